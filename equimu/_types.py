@@ -1,0 +1,22 @@
+"""The one glossary of the words in shape annotations, and the array types that several layers share.
+
+| word | meaning |
+|---|---|
+| `batch` | sequences a step |
+| `seq` | positions of a sequence (`seq_q`, `seq_k` where queries and keys differ) |
+| `d_model` | width of the residual stream |
+| `d_ff` | width of the MLP's hidden layer |
+| `heads`, `kv_heads` | query heads; key/value heads (divides `heads`) |
+| `head_dim` | width of one head |
+| `vocab` | number of token ids |
+| `layers` | blocks in the stack |
+"""
+
+from typing import Any, TypeAlias
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+Scalar: TypeAlias = float | Float[Array, ""]
+Tokens: TypeAlias = Int[Array, "seq"]
+Key: TypeAlias = PRNGKeyArray
+PyTree: TypeAlias = Any

@@ -1,0 +1,107 @@
+"""Causal self-attention with grouped key/value heads."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..attention import dot_product_attention
+from .._errors import EquimuError
+from .._types import Key
+from ._linear import InnerLinear, Linear
+from ._norm import Gain, RMSNorm
+from ._rope import rotary
+
+
+class SelfAttention(eqx.Module):
+    """Projections, optional qk-norm, rotary embedding, and the fused core.
+
+    `scale` multiplies the scores q·k before the softmax.
+    """
+
+    query: Linear
+    key: InnerLinear
+    value: InnerLinear
+    output: Linear
+    query_norm: RMSNorm | None
+    key_norm: RMSNorm | None
+    n_head: int = eqx.field(static=True)
+    n_kv_head: int = eqx.field(static=True)
+    head_dim: int = eqx.field(static=True)
+    rotary_base: float | None = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+    backend: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        d_model: int,
+        head_dim: int,
+        *,
+        n_kv_head: int | None = None,
+        rotary_base: float | None = 10_000.0,
+        scale: float | None = None,
+        qk_norm: bool = False,
+        norm_gain: Gain = "none",
+        norm_eps: float = 1e-5,
+        use_bias: bool = False,
+        zero_query: bool = False,
+        zero_residual: bool = False,
+        backend: str = "auto",
+        key: Key,
+    ):
+        """
+        Args:
+            d_model: width of the input and the output; a multiple of `head_dim`.
+            head_dim: width of one head; there are d_model / head_dim query heads.
+            n_kv_head: key/value heads, a divisor of the query heads (1 is multi-query attention); all by default.
+            rotary_base: wavelength base of the rotary embedding; None for no positional encoding.
+            scale: factor on the scores; 1/head_dim by default, as μP asks (the standard is 1/sqrt(head_dim)).
+            qk_norm: RMS-normalise queries and keys over head_dim, before the rotary embedding.
+            norm_gain, norm_eps: as in `RMSNorm`, for the qk-norm.
+            use_bias: biases on all four projections.
+            zero_query: start the query projection at zero.
+            zero_residual: start the output projection at zero.
+            backend: as in `equimu.attention.dot_product_attention`.
+            key: random key.
+
+        Raises:
+            EquimuError: sizes that do not divide each other.
+        """
+        if d_model % head_dim != 0:
+            raise EquimuError(f"d_model {d_model} is not a multiple of head_dim {head_dim}; change either")
+        if rotary_base is not None and head_dim % 2 != 0:
+            raise EquimuError(f"head_dim {head_dim} is odd, so a rotary embedding cannot pair its entries")
+        n_head = d_model // head_dim
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        if n_kv_head < 1 or n_head % n_kv_head != 0:
+            raise EquimuError(
+                f"{n_kv_head} key/value heads do not divide the {n_head} query heads (d_model {d_model} / head_dim {head_dim})"
+            )
+        q_key, k_key, v_key, o_key = jax.random.split(key, 4)
+        d_kv = n_kv_head * head_dim
+        self.query = Linear(d_model, d_model, use_bias=use_bias, zero=zero_query, key=q_key)
+        self.key = InnerLinear(d_model, d_kv, use_bias=use_bias, key=k_key)
+        self.value = InnerLinear(d_model, d_kv, use_bias=use_bias, key=v_key)
+        self.output = Linear(d_model, d_model, use_bias=use_bias, zero=zero_residual, key=o_key)
+        self.query_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None
+        self.key_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None
+        self.n_head = n_head
+        self.n_kv_head = n_kv_head
+        self.head_dim = head_dim
+        self.rotary_base = rotary_base
+        self.scale = 1.0 / head_dim if scale is None else scale
+        self.backend = backend
+
+    def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
+        seq, d_model = x.shape
+        q = self.query(x).reshape(seq, self.n_head, self.head_dim)
+        k = self.key(x).reshape(seq, self.n_kv_head, self.head_dim)
+        v = self.value(x).reshape(seq, self.n_kv_head, self.head_dim)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.rotary_base is not None:
+            positions = jnp.arange(seq)
+            q = rotary(q, positions, base=self.rotary_base)
+            k = rotary(k, positions, base=self.rotary_base)
+        mixed = dot_product_attention(q, k, v, scale=self.scale, backend=self.backend)
+        return self.output(mixed.reshape(seq, d_model))

@@ -1,0 +1,51 @@
+"""Root-mean-square normalisation."""
+
+from typing import Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._axes import register_axes
+from .._errors import EquimuError, nearest
+
+Gain: TypeAlias = Literal["none", "vector", "scalar"]
+
+
+def rms_norm(x: Float[Array, "*seq d_model"], *, eps: float = 1e-5) -> Float[Array, "*seq d_model"]:
+    """`x / sqrt(mean(x²) + eps)` over the last axis, in float32 or better; the result has its input's dtype."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype)
+
+
+class RMSNorm(eqx.Module):
+    """`rms_norm`, times a trainable gain: none, one per feature, or a single one. Gains start at 1."""
+
+    gain: Float[Array, "..."] | None
+    eps: float = eqx.field(static=True)
+    kind: Gain = eqx.field(static=True)
+
+    def __init__(self, d_model: int, *, gain: Gain = "none", eps: float = 1e-5):
+        """
+        Args:
+            d_model: size of the normalised axis.
+            gain: `"none"`, `"vector"` (one per feature) or `"scalar"`.
+            eps: added to the mean square, inside the root.
+
+        Raises:
+            EquimuError: unknown kind of gain.
+        """
+        if gain not in get_args(Gain):
+            raise EquimuError(f"gain {gain!r} is unknown: {nearest(gain, get_args(Gain))}")
+        self.gain = {"none": None, "vector": jnp.ones(d_model), "scalar": jnp.ones(())}[gain]
+        self.eps = eps
+        self.kind = gain
+
+    def __call__(self, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq d_model"]:
+        y = rms_norm(x, eps=self.eps)
+        return y if self.gain is None else y * self.gain.astype(x.dtype)
+
+
+register_axes(RMSNorm, gain=lambda norm: ("out",) if norm.kind == "vector" else ())

@@ -1,0 +1,182 @@
+"""A decoder transformer: pre-norm blocks, stacked and scanned."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._errors import EquimuError
+from .._types import Key
+from ._attention import SelfAttention
+from ._embedding import Embedding, TiedEmbedding
+from ._linear import Linear
+from ._mlp import MLP, Activation
+from ._norm import Gain, RMSNorm
+
+
+class Block(eqx.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    attention_norm: RMSNorm
+    attention: SelfAttention
+    mlp_norm: RMSNorm
+    mlp: MLP
+
+    def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(eqx.Module):
+    """A decoder-only language model. Unbatched: `jax.vmap(model)(tokens)` for a batch.
+
+    The blocks are one `Block` whose arrays have a leading axis of layers.
+    """
+
+    embedding: Embedding | TiedEmbedding
+    embedding_norm: RMSNorm | None
+    blocks: Block
+    norm: RMSNorm
+    unembedding: Linear | None
+    dtype: Any = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        d_model: int,
+        n_layer: int,
+        head_dim: int,
+        n_kv_head: int | None = None,
+        d_ff_multiple: float = 4.0,
+        activation: Activation = "relu",
+        rotary_base: float | None = 10_000.0,
+        attention_scale: float | None = None,
+        norm_gain: Gain = "none",
+        norm_eps: float = 1e-5,
+        embedding_norm: bool = False,
+        qk_norm: bool = False,
+        use_bias: bool = False,
+        zero_query: bool = False,
+        zero_residual: bool = False,
+        zero_unembedding: bool = False,
+        tie_embeddings: bool = False,
+        dtype: Any = None,
+        remat: bool = False,
+        attention_backend: str = "auto",
+        key: Key,
+    ):
+        """
+        Args:
+            vocab_size: number of token ids.
+            d_model: width of the residual stream; a multiple of `head_dim`.
+            n_layer: number of blocks.
+            head_dim: width of one attention head.
+            n_kv_head: key/value heads (1 is multi-query attention); as many as query heads by default.
+            d_ff_multiple: the MLP's hidden width is int(d_ff_multiple · d_model).
+            activation: `"relu"`, `"gelu"`, `"squared_relu"` or `"swiglu"`.
+            rotary_base: wavelength base of the rotary embedding; None for no positional encoding.
+            attention_scale: factor on the attention scores; 1/head_dim by default.
+            norm_gain: trainable gains of all norms: `"none"`, `"vector"` or `"scalar"`.
+            norm_eps: epsilon inside the root of all norms.
+            embedding_norm: RMS-normalise the embedding.
+            qk_norm: RMS-normalise queries and keys.
+            use_bias: biases on every projection, the unembedding included.
+            zero_query, zero_residual, zero_unembedding: start the query projections; the output projections of attention and
+                MLP; the unembedding at zero.
+            tie_embeddings: use the embedding as the unembedding too. Not every parameterization permits it.
+            dtype: of the computation between embedding and logits, e.g. `jnp.bfloat16`; the weights' own by default. Norms,
+                softmax and logits are float32 or better in any case.
+            remat: recompute each block in the backward pass instead of keeping its intermediates.
+            attention_backend: as in `equimu.attention.dot_product_attention`.
+            key: random key.
+
+        Raises:
+            EquimuError: sizes that do not fit each other, or an unknown choice.
+        """
+        if n_layer < 1:
+            raise EquimuError(f"n_layer must be at least 1, got {n_layer}")
+        d_ff = int(d_ff_multiple * d_model)
+        if d_ff < 1:
+            raise EquimuError(f"d_ff_multiple {d_ff_multiple} leaves the MLP no hidden units at d_model {d_model}")
+        if tie_embeddings and (zero_unembedding or use_bias):
+            what = "zero_unembedding" if zero_unembedding else "use_bias"
+            raise EquimuError(f"{what} and tie_embeddings exclude each other: a tied unembedding is the embedding itself")
+
+        def make_norm(width: int) -> RMSNorm:
+            return RMSNorm(width, gain=norm_gain, eps=norm_eps)
+
+        def make_block(block_key: Key) -> Block:
+            attention_key, mlp_key = jax.random.split(block_key)
+            return Block(
+                attention_norm=make_norm(d_model),
+                attention=SelfAttention(
+                    d_model,
+                    head_dim,
+                    n_kv_head=n_kv_head,
+                    rotary_base=rotary_base,
+                    scale=attention_scale,
+                    qk_norm=qk_norm,
+                    norm_gain=norm_gain,
+                    norm_eps=norm_eps,
+                    use_bias=use_bias,
+                    zero_query=zero_query,
+                    zero_residual=zero_residual,
+                    backend=attention_backend,
+                    key=attention_key,
+                ),
+                mlp_norm=make_norm(d_model),
+                mlp=MLP(
+                    d_model,
+                    d_ff,
+                    activation=activation,
+                    use_bias=use_bias,
+                    zero_residual=zero_residual,
+                    key=mlp_key,
+                ),
+            )
+
+        embedding_key, block_key, unembedding_key = jax.random.split(key, 3)
+        make_embedding = TiedEmbedding if tie_embeddings else Embedding
+        self.embedding = make_embedding(vocab_size, d_model, key=embedding_key)
+        self.embedding_norm = make_norm(d_model) if embedding_norm else None
+        self.blocks = eqx.filter_vmap(make_block)(jax.random.split(block_key, n_layer))
+        self.norm = make_norm(d_model)
+        self.unembedding = (
+            None
+            if tie_embeddings
+            else Linear(d_model, vocab_size, use_bias=use_bias, zero=zero_unembedding, key=unembedding_key)
+        )
+        self.dtype = dtype
+        self.remat = remat
+
+    def features(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq d_model"]:
+        """The normalised residual stream behind the last block, from which the logits are read."""
+        x = self.embedding(tokens)
+        if self.dtype is not None:
+            x = x.astype(self.dtype)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+
+        def layer(x: Array, arrays: Any) -> tuple[Array, None]:
+            block = eqx.combine(arrays, static)
+            return block(x), None
+
+        x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, arrays)
+        return self.norm(x)
+
+    def unembed(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq vocab"]:
+        """Logits of each token, float32 or better, from `features`."""
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        if isinstance(self.embedding, TiedEmbedding):
+            return self.embedding.unembed(x, dtype=dtype)
+        assert self.unembedding is not None
+        return self.unembedding(x, dtype=dtype)
+
+    def __call__(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq vocab"]:
+        """Logits for the token behind each position."""
+        return self.unembed(self.features(tokens))

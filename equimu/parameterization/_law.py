@@ -1,0 +1,97 @@
+"""Laws: monomials in the sizes of a leaf, the alphabet in which parameterizations are written."""
+
+import dataclasses
+from fractions import Fraction
+
+from .._errors import EquimuError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dimensions:
+    """The sizes of one leaf that a law may use.
+
+    - `fan_in`: product of its summed axes; 1 where there is none (biases, gains, look-up tables).
+    - `fan_out`: product of its output axes.
+    - `fan_in_ratio`, `fan_out_ratio`: the same relative to the base model, exactly (192 over 128 is 3/2).
+    - `width_ratio`: the fan-in's ratio where the fan-in grows with the width, else the fan-out's.
+    - `depth_ratio`: the depth's ratio for leaves of repeated blocks, 1 elsewhere.
+    """
+
+    fan_in: int
+    fan_out: int
+    fan_in_ratio: Fraction = Fraction(1)
+    fan_out_ratio: Fraction = Fraction(1)
+    width_ratio: Fraction = Fraction(1)
+    depth_ratio: Fraction = Fraction(1)
+
+
+SYMBOLS = tuple(field.name for field in dataclasses.fields(Dimensions))
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """`coefficient` times a product of powers of the leaf's `Dimensions`.
+
+    Laws multiply, divide and take powers among themselves and with numbers: `2 * fan_in**-0.5 / width_ratio`.
+    """
+
+    coefficient: float = 1.0
+    exponents: tuple[tuple[str, Fraction], ...] = ()  # sorted by symbol, without zeros
+
+    def __mul__(self, other: "Law | float") -> "Law":
+        other = as_law(other)
+        total = dict(self.exponents)
+        for symbol, exponent in other.exponents:
+            total[symbol] = total.get(symbol, Fraction(0)) + exponent
+        return Law(self.coefficient * other.coefficient, _canonical(total))
+
+    def __pow__(self, exponent: float | Fraction) -> "Law":
+        exact = Fraction(exponent).limit_denominator(10**6)
+        return Law(self.coefficient ** float(exact), _canonical({s: e * exact for s, e in self.exponents}))
+
+    def __rmul__(self, other: float) -> "Law":
+        return self * other
+
+    def __truediv__(self, other: "Law | float") -> "Law":
+        return self * as_law(other) ** -1
+
+    def __rtruediv__(self, other: float) -> "Law":
+        return as_law(other) * self**-1
+
+    def __call__(self, dimensions: Dimensions) -> float:
+        """The law's value for a leaf of these sizes."""
+        value = self.coefficient
+        for symbol, exponent in self.exponents:
+            value *= float(getattr(dimensions, symbol)) ** float(exponent)
+        return value
+
+    def __str__(self) -> str:
+        factors = [f"{symbol}" if e == 1 else f"{symbol}^{e}" for symbol, e in self.exponents]
+        if self.coefficient != 1 or not factors:
+            factors.insert(0, f"{self.coefficient:g}")
+        return " · ".join(factors)
+
+
+def _canonical(exponents: dict[str, Fraction]) -> tuple[tuple[str, Fraction], ...]:
+    return tuple(sorted((s, e) for s, e in exponents.items() if e != 0))
+
+
+def as_law(value: "Law | float") -> Law:
+    """A number as the constant law; a law as it is."""
+    return value if isinstance(value, Law) else Law(float(value))
+
+
+def symbol(name: str) -> Law:
+    """The law that is the named field of `Dimensions`."""
+    if name not in SYMBOLS:
+        raise EquimuError(f"{name!r} is no size of a leaf (valid: {', '.join(SYMBOLS)})")
+    return Law(1.0, ((name, Fraction(1)),))
+
+
+ONE = Law()
+fan_in = symbol("fan_in")
+fan_out = symbol("fan_out")
+fan_in_ratio = symbol("fan_in_ratio")
+fan_out_ratio = symbol("fan_out_ratio")
+width_ratio = symbol("width_ratio")
+depth_ratio = symbol("depth_ratio")

@@ -1,0 +1,149 @@
+"""Which size is a width and which a depth, and each leaf's dimensions: found by tracing, never by name."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from .._errors import EquimuError
+from ._law import Dimensions
+from ._leaves import Leaf, locate
+from ._trace import Blueprint
+
+_IN = {"in", "kernel"}
+_OUT = {"out", "inner"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The arrays of the target model, and how they grow from the base to it.
+
+    - `wide`: for each leaf's path, the axes that grow with some width.
+    - `at_base_width`: for each leaf's path, its shape with every width at the base and every depth at the target.
+    - `depth_ratio`: for each leaf's path, the ratio of the depths that its block is repeated by.
+    """
+
+    leaves: list[Leaf]
+    wide: Mapping[str, frozenset[int]]
+    at_base_width: Mapping[str, tuple[int, ...]]
+    depth_ratio: Mapping[str, Fraction]
+
+
+def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int]) -> Geometry:
+    """Traces the model at the target and with one size changed at a time.
+
+    Raises:
+        EquimuError: base and target name different sizes, a size is no positive integer, larger at the base than at the
+            target, changes no array, or changes both widths and the number of blocks.
+    """
+    _check_sizes(base, target)
+    leaves = locate(Blueprint(make, target).shapes())
+    wide: dict[str, set[int]] = {leaf.path: set() for leaf in leaves}
+    depth_ratio = {leaf.path: Fraction(1) for leaf in leaves}
+    widths: list[str] = []
+    changed: list[Leaf] = leaves
+    for name, size in target.items():
+        # At equal sizes the change has to be made up: what a leaf's axes are does not depend on the ratio.
+        other = base[name] if base[name] != size else 2 * size
+        changed = locate(Blueprint(make, {**target, name: other}).shapes())
+        grown, repeated = _compare(name, leaves, changed)
+        if grown:
+            widths.append(name)
+        for path, axes in grown.items():
+            wide[path] |= axes
+        for path in repeated:
+            depth_ratio[path] *= Fraction(size, base[name])
+    if all(base[name] == target[name] for name in widths):
+        reference = leaves
+    elif len(widths) == 1 and list(target) == widths:
+        reference = changed
+    else:
+        reference = locate(Blueprint(make, {**target, **{name: base[name] for name in widths}}).shapes())
+    return Geometry(
+        leaves=leaves,
+        wide={path: frozenset(axes) for path, axes in wide.items()},
+        at_base_width={leaf.path: leaf.shape for leaf in reference},
+        depth_ratio=depth_ratio,
+    )
+
+
+def _check_sizes(base: Mapping[str, int], target: Mapping[str, int]) -> None:
+    if not base or set(base) != set(target):
+        raise EquimuError(
+            f"base and target must name the same sizes, at least one: got {sorted(base)} and {sorted(target)}"
+        )
+    for name in base:
+        for sizes in (base, target):
+            size = sizes[name]
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise EquimuError(f"{name} must be a positive integer, got {size!r}")
+        if base[name] > target[name]:
+            raise EquimuError(
+                f"base {name} {base[name]} is larger than the target's {target[name]}; "
+                "the base is the small model: exchange them or lower the base"
+            )
+
+
+def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[str, set[int]], set[str]]:
+    """The axes that a size changes, by leaf, and the leaves of which it changes the number."""
+    theirs = {leaf.path: leaf for leaf in changed}
+    counts, their_counts = (Counter(leaf.pattern for leaf in found) for found in (leaves, changed))
+    grown: dict[str, set[int]] = {}
+    repeated: set[str] = set()
+    for leaf in leaves:
+        if counts[leaf.pattern] != their_counts[leaf.pattern]:
+            repeated.add(leaf.path)
+        other = theirs.get(leaf.path)
+        if other is None or other.shape == leaf.shape:
+            continue
+        if len(other.shape) != len(leaf.shape):
+            raise EquimuError(
+                f"{leaf.describe()} changes its number of axes with {name}, which no rule can follow: "
+                f"{list(leaf.shape)} and {list(other.shape)}"
+            )
+        for axis, (mine, its) in enumerate(zip(leaf.shape, other.shape, strict=True)):
+            if mine != its:
+                if axis < leaf.stacks:
+                    repeated.add(leaf.path)
+                else:
+                    grown.setdefault(leaf.path, set()).add(axis)
+    if set(their_counts) - set(counts) or (not grown and not repeated):
+        what = "adds arrays of another kind to" if set(their_counts) - set(counts) else "changes no array of"
+        raise EquimuError(f"{name} {what} the model, so it is neither a width nor a depth; leave it out of base and target")
+    if grown and repeated:
+        raise EquimuError(
+            f"{name} changes both the width of arrays ({min(grown)}) and the number of blocks ({min(repeated)}); "
+            "give `make` one size for each"
+        )
+    return grown, repeated
+
+
+def dimensions(
+    leaf: Leaf, words: tuple[str, ...], geometry: Geometry
+) -> tuple[Dimensions, bool, bool]:
+    """A leaf's dimensions when its trailing axes are read as `words`, and whether its fan-in and its fan-out are wide."""
+    shape, base_shape = leaf.shape, geometry.at_base_width[leaf.path]
+    first = len(shape) - len(words)
+
+    def fan(kinds: set[str], sizes: tuple[int, ...]) -> int:
+        return math.prod(size for word, size in zip(words, sizes[first:], strict=True) if word in kinds)
+
+    grown = {words[axis - first] for axis in geometry.wide[leaf.path]}
+    wide_in = bool(grown & _IN)
+    wide_out = bool(grown & _OUT) or (wide_in and "inner" in words)
+    in_ratio = Fraction(fan(_IN, shape), fan(_IN, base_shape))
+    out_ratio = Fraction(fan(_OUT, shape), fan(_OUT, base_shape))
+    return (
+        Dimensions(
+            fan_in=fan(_IN, shape),
+            fan_out=fan(_OUT, shape),
+            fan_in_ratio=in_ratio,
+            fan_out_ratio=out_ratio,
+            width_ratio=in_ratio if wide_in else out_ratio,
+            depth_ratio=geometry.depth_ratio[leaf.path],
+        ),
+        wide_in,
+        wide_out,
+    )

@@ -1,0 +1,101 @@
+"""The rule tree as text: a table for people, JSON for files."""
+
+import dataclasses
+import json
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import EquimuError
+from .._types import PyTree
+from ._law import Dimensions
+from ._rule import NUMBERS, is_rule
+from ._tree import rules_of
+
+_COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
+
+
+def table(tree: PyTree, *, markdown: bool = False) -> str:
+    """One row a leaf: path, shape, role, the initial draw, and the four factors.
+
+    Args:
+        tree: the tree of rules.
+        markdown: a Markdown table instead of aligned columns.
+    """
+    rows = [_COLUMNS]
+    for rule in rules_of(tree):
+        numbers = tuple(_number(getattr(rule, name)) for name in _COLUMNS[4:])
+        rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), *numbers))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    edge, between = ("| ", " | ") if markdown else ("", "  ")
+    lines = [
+        (edge + between.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + edge[::-1]).rstrip()
+        for row in rows
+    ]
+    rule_line = edge + between.join("-" * width for width in widths) + edge[::-1]
+    return "\n".join([lines[0], rule_line.rstrip(), *lines[1:]])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "(traced)"
+
+
+def _draw(rule: Any) -> str:
+    if rule.init_mean is None:
+        return "as the model"
+    if isinstance(rule.init_std, float) and rule.init_std == 0.0:
+        return f"= {_number(rule.init_mean)}"
+    return f"N(0, {_number(rule.init_std)}²)"
+
+
+def to_json(tree: PyTree) -> str:
+    """The rules as JSON, by path; `from_json` reads them back exactly.
+
+    Raises:
+        EquimuError: a number of a rule is traced.
+    """
+    rules: dict[str, Any] = {}
+    for rule in rules_of(tree):
+        for name in ("init_mean", *NUMBERS):
+            if not isinstance(getattr(rule, name), float | None):
+                raise EquimuError(f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from")
+        record = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name not in ("path", "blueprint")}
+        record["dtype"] = jnp.dtype(rule.dtype).name
+        record["dimensions"] = {k: str(v) if isinstance(v, Fraction) else v for k, v in vars(rule.dimensions).items()}
+        rules[rule.path] = record
+    return json.dumps({"format": 1, "rules": rules}, indent=1)
+
+
+def from_json(text: str, *, like: PyTree) -> PyTree:
+    """The tree that `to_json` wrote.
+
+    Args:
+        text: the JSON.
+        like: a tree of the same model (JSON holds the rules, not the model's structure).
+
+    Raises:
+        EquimuError: no JSON of this format, or the rules of another model; names the first difference.
+    """
+    try:
+        rules = json.loads(text)["rules"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EquimuError(f"this is no tree of rules in JSON ({error}); write one with to_json(tree)") from None
+    expected = {rule.path for rule in rules_of(like)}
+    if expected != set(rules):
+        odd = sorted(expected ^ set(rules))[0]
+        side = "only the model" if odd in expected else "only the JSON"
+        raise EquimuError(f"these rules are of another model: {side} has {odd}")
+
+    def read(leaf: Any) -> Any:
+        if not is_rule(leaf):
+            return leaf
+        record = dict(rules[leaf.path])
+        if tuple(record["shape"]) != leaf.shape:
+            raise EquimuError(f"these rules are of another model: {leaf.path} is {record['shape']} there, {list(leaf.shape)} here")
+        sizes = {k: Fraction(v) if isinstance(v, str) else v for k, v in record.pop("dimensions").items()}
+        record.update(shape=leaf.shape, dtype=jnp.dtype(record["dtype"]), dimensions=Dimensions(**sizes))
+        return dataclasses.replace(leaf, **record)
+
+    return jax.tree.map(read, like)

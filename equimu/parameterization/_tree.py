@@ -1,0 +1,229 @@
+"""`parameterize`: from a constructor and a table of laws to a tree of rules; `scaled`: the tree's multipliers, applied."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import jax
+
+from .._axes import AXIS_WORDS
+from .._errors import EquimuError
+from .._types import PyTree
+from ._law import Law
+from ._leaves import Leaf, dotted, is_array_or_shape, is_within
+from ._rule import NUMBERS, ROLES, Role, Rule, is_rule
+from ._schemes import BaseConstants, Parameterization
+from ._sizes import Geometry, dimensions, measure
+from ._trace import Blueprint, Start, starts
+
+
+def parameterize(
+    make: Callable[..., Any],
+    parameterization: Parameterization,
+    *,
+    base: Mapping[str, int],
+    target: Mapping[str, int],
+) -> PyTree:
+    """The tree of rules of a model: the model's own pytree with a `Rule` in place of each inexact array.
+
+    `make` is only traced for shapes: a model of any size takes no memory.
+
+    Args:
+        make: the model's constructor; called as `make(**sizes, key=key)`.
+        parameterization: the table of laws, e.g. `mup()`.
+        base: the sizes of the small model, on which hyperparameters are tuned.
+        target: the sizes of the model to train; the same names, none smaller than at the base. Which sizes are widths and
+            which depths is found by tracing the model with one of them changed.
+
+    Returns:
+        The tree. `eqx.tree_at` and `jax.tree.map` edit it like any pytree; rules are leaves.
+
+    Raises:
+        EquimuError: sizes that do not fit each other, an array whose axes are neither declared nor unambiguous, tied arrays
+            that the parameterization cannot serve, base constants for a place that the model does not have.
+    """
+    blueprint = Blueprint(make, dict(target))
+    geometry = measure(make, base, target)
+    rules: dict[str, Rule] = {}
+    for leaf, start in zip(geometry.leaves, starts(blueprint), strict=True):
+        if leaf.trainable and leaf.tied_source is None:
+            rules[leaf.path] = _rule(leaf, start, geometry, parameterization, blueprint)
+    for leaf in geometry.leaves:
+        if leaf.trainable and leaf.tied_source is not None:
+            rules[leaf.path] = _tied_slot(leaf, rules[leaf.tied_source], geometry, parameterization, blueprint)
+    for constants in parameterization.constants:
+        rules = _with_constants(rules, constants)
+    remaining = iter(geometry.leaves)
+
+    def place(x: Any) -> Any:
+        if not is_array_or_shape(x):
+            return x
+        leaf = next(remaining)
+        return rules[leaf.path] if leaf.trainable else x
+
+    return jax.tree.map(place, blueprint.shapes())
+
+
+def scaled(tree: PyTree, model: PyTree) -> PyTree:
+    """The model with each array multiplied by its rule's `multiplier`: what the forward pass uses.
+
+    Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model: it is also the
+    export of plain weights.
+
+    Raises:
+        EquimuError: the tree is not of this model.
+    """
+
+    def multiply(rule: Any, leaf: Any) -> Any:
+        if not is_rule(rule) or (isinstance(rule.multiplier, float) and rule.multiplier == 1.0):
+            return leaf
+        return leaf * jax.numpy.asarray(rule.multiplier, leaf.dtype)
+
+    check_same_structure(tree, model)
+    return jax.tree.map(multiply, tree, model)
+
+
+def check_same_structure(tree: PyTree, model: PyTree) -> None:
+    """Raises an `EquimuError` that names the first difference unless the model has the tree's structure and shapes."""
+    rules, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, other = jax.tree_util.tree_flatten_with_path(model)
+    for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
+        if path != their_path:
+            raise EquimuError(f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}")
+        if is_rule(rule) and getattr(leaf, "shape", None) != rule.shape:
+            raise EquimuError(
+                f"the tree of rules is of another model: {rule.path} is {list(rule.shape)} there and "
+                f"{list(getattr(leaf, 'shape', ()))} here"
+            )
+    if structure != other:
+        raise EquimuError(
+            f"the tree of rules is of another model: {len(rules)} leaves there, {len(leaves)} here, "
+            "or other static fields; parameterize the constructor that made this model"
+        )
+
+
+def rules_of(tree: PyTree) -> list[Rule]:
+    """The rules of a tree, in the order of its leaves."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_rule(leaf)]
+
+
+def _role(words: tuple[str, ...], wide_in: bool, wide_out: bool) -> Role:
+    if wide_in:
+        return "hidden" if wide_out else "output"
+    if not wide_out:
+        return "scalar"
+    return "input" if {"in", "kernel", "table"} & set(words) else "vector"
+
+
+def _words(leaf: Leaf, start: Start, geometry: Geometry) -> tuple[str, ...]:
+    """The words of a leaf's axes, declared or, where only one reading exists, inferred."""
+    if leaf.axes is not None:
+        return leaf.axes.words
+    wide = geometry.wide[leaf.path]
+    if len(leaf.shape) <= 1:
+        return ("out",) * len(leaf.shape)
+    if not wide and not start.drawn:
+        return ("table",) * len(leaf.shape)  # a constant that grows with nothing: no number of its rule depends on axes
+    owner = type(leaf.owner).__name__ if leaf.owner is not None else "TheModuleThatHoldsIt"
+    guess = ", ".join('"out"' if axis in wide else '"table"' for axis in range(len(leaf.shape)))
+    raise EquimuError(
+        f"{leaf.describe()} has no declared axes and more than one reading; declare it, with the words that are right "
+        f"({', '.join(sorted(AXIS_WORDS))}): equimu.register_axes({owner}, {leaf.field or 'field'}=({guess}))"
+    )
+
+
+def _rule(leaf: Leaf, start: Start, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint) -> Rule:
+    words = _words(leaf, start, geometry)
+    sizes, wide_in, wide_out = dimensions(leaf, words, geometry)
+    role = _role(words, wide_in, wide_out)
+    row = parameterization.row(role)
+    multiplier = row.multiplier(sizes)
+    constant = leaf.axes.constant if leaf.axes is not None and leaf.axes.constant is not None else start.fill
+    if constant is not None:
+        # What the forward pass sees is the constant itself, whatever the multiplier.
+        init_mean, init_std = constant / multiplier, 0.0
+    elif start.drawn:
+        init_mean, init_std = 0.0, row.init_std(sizes)
+    else:
+        init_mean, init_std = None, 0.0
+    return Rule(
+        path=leaf.path,
+        shape=leaf.shape,
+        dtype=leaf.dtype,
+        role=role,
+        init_mean=init_mean,
+        init_std=init_std,
+        multiplier=multiplier,
+        lr=row.lr(sizes),
+        weight_decay=row.weight_decay(sizes),
+        eps=row.eps(sizes),
+        optimizer=parameterization.optimizer,
+        dimensions=sizes,
+        blueprint=blueprint,
+    )
+
+
+def _tied_slot(
+    slot: Leaf, source: Rule, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint
+) -> Rule:
+    """The rule of the scalar that carries the multiplier of a tied array's second use. It is never trained.
+
+    One array has one standard deviation and one learning rate, so both uses must ask for the same growth of each with the
+    width; the constant between their standard deviations goes into the multiplier.
+    """
+    (leaf,) = (leaf for leaf in geometry.leaves if leaf.path == source.path)
+    assert leaf.axes is not None and leaf.axes.tied is not None
+    sizes, wide_in, wide_out = dimensions(leaf, leaf.axes.tied, geometry)
+    role = _role(leaf.axes.tied, wide_in, wide_out)
+    first, second = parameterization.row(source.role), parameterization.row(role)
+    for number in ("init_std", "lr", "weight_decay", "eps"):
+        growth = _width_exponent(getattr(first, number), source.role), _width_exponent(getattr(second, number), role)
+        if growth[0] != growth[1]:
+            raise EquimuError(
+                f"{source.path} is tied, which {parameterization.name} does not permit: its {number} would go as "
+                f"width^{growth[0]} as {source.role} and as width^{growth[1]} as {role}; use tpv(8), or untie the embeddings"
+            )
+    multiplier = second.multiplier(sizes) * second.init_std(sizes) / first.init_std(source.dimensions)
+    return dataclasses.replace(
+        source,
+        path=slot.path,
+        shape=slot.shape,
+        dtype=slot.dtype,
+        role="scalar",
+        init_mean=1.0,
+        init_std=0.0,
+        multiplier=multiplier,
+        lr=0.0,
+        weight_decay=0.0,
+        eps=1.0,
+        dimensions=sizes,
+        blueprint=blueprint,
+    )
+
+
+def _width_exponent(law: Law, role: Role) -> Fraction:
+    """The power of the width in a law, for a leaf of this role."""
+    grows = {
+        "fan_in": role in ("hidden", "output"),
+        "fan_out": role in ("hidden", "input", "vector"),
+        "width": role != "scalar",
+    }
+    return sum((e for s, e in law.exponents if grows.get(s.removesuffix("_ratio"), False)), Fraction(0))
+
+
+def _with_constants(rules: dict[str, Rule], constants: BaseConstants) -> dict[str, Rule]:
+    def matches(rule: Rule) -> bool:
+        return rule.role == constants.where or is_within(rule.path, constants.where)
+
+    if not any(matches(rule) for rule in rules.values()):
+        # A role that this model has no leaf of is no mistake; a path is.
+        if constants.where in ROLES:
+            return rules
+        raise EquimuError(f"base constants for {constants.where!r}: the model has no such role, module or leaf")
+    return {
+        path: dataclasses.replace(rule, **{n: getattr(rule, n) * getattr(constants, n) for n in NUMBERS})
+        if matches(rule)
+        else rule
+        for path, rule in rules.items()
+    }
