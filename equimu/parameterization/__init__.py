@@ -21,4 +21,11 @@ from ._schemes import (
     tpv as tpv,
 )
 from ._table import from_json as from_json, table as table, to_json as to_json
-from ._tree import check_same_structure as check_same_structure, parameterize as parameterize, rules_of as rules_of, scaled as scaled
+from ._tree import (
+    check_same_structure as check_same_structure,
+    numbers_of as numbers_of,
+    parameterize as parameterize,
+    rules_of as rules_of,
+    scaled as scaled,
+    with_numbers as with_numbers,
+)

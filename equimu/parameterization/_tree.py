@@ -108,6 +108,28 @@ def rules_of(tree: PyTree) -> list[Rule]:
     return [leaf for leaf in jax.tree.leaves(tree) if is_rule(leaf)]
 
 
+def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
+    """The numbers of each rule, by path: inputs of a program that is compiled once for many trees of one model.
+
+    A multiplier of exactly 1 and the start of what the model itself makes are left out: they are part of the program.
+    """
+
+    def given(rule: Rule) -> dict[str, Any]:
+        values = {name: getattr(rule, name) for name in ("init_mean", *NUMBERS)}
+        if values["init_mean"] is None:
+            del values["init_mean"], values["init_std"]
+        if isinstance(rule.multiplier, float) and rule.multiplier == 1.0:
+            del values["multiplier"]
+        return values
+
+    return {rule.path: given(rule) for rule in rules_of(tree)}
+
+
+def with_numbers(tree: PyTree, numbers: Mapping[str, Mapping[str, Any]]) -> PyTree:
+    """The tree with the numbers of its rules replaced, by path; they may be traced. The inverse of `numbers_of`."""
+    return jax.tree.map(lambda leaf: dataclasses.replace(leaf, **numbers[leaf.path]) if is_rule(leaf) else leaf, tree)
+
+
 def _role(words: tuple[str, ...], wide_in: bool, wide_out: bool) -> Role:
     if wide_in:
         return "hidden" if wide_out else "output"

@@ -1,0 +1,187 @@
+"""What a run is: frozen dataclasses, of which every field is a flag of the command line and part of the run's identity."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .._errors import EquimuError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The decoder transformer; see `equimu.nn.Transformer`."""
+
+    width: int = 128
+    """d_model, a multiple of head_dim."""
+    n_layer: int = 2
+    head_dim: int = 16
+    n_kv_head: int | None = None
+    """Key/value heads; None for as many as query heads, 1 for multi-query attention."""
+    d_ff_multiple: float = 4.0
+    activation: Literal["relu", "gelu", "squared_relu", "swiglu"] = "relu"
+    rotary_base: float | None = 10_000.0
+    """None for no positional encoding."""
+    attention_scale: Literal["1/head_dim", "1/sqrt(head_dim)"] | float = "1/head_dim"
+    norm_gain: Literal["none", "vector", "scalar"] = "none"
+    norm_eps: float = 1e-5
+    embedding_norm: bool = False
+    qk_norm: bool = False
+    use_bias: bool = False
+    zero_query: bool = False
+    zero_residual: bool = False
+    tie_embeddings: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; weights, norms, softmax, logits and loss are float32 in any case."""
+    remat: bool = False
+    attention_backend: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterizationConfig:
+    """The rules; see `equimu.mup`, `equimu.tpv`, `equimu.sp`."""
+
+    name: Literal["mup", "sp", "tpv3", "tpv8", "tpv9"] = "mup"
+    form: Literal["relative", "absolute"] = "relative"
+    base_width: int = 32
+    """Width of the small model, to which the rules are relative."""
+    eps: Literal["gradient", "lr", "constant"] = "gradient"
+    """How the optimizer's epsilon follows the width."""
+    unembedding: Literal["table", "standard", "zero"] = "table"
+    """Initial deviation of the unembedding: as the table says, 1/sqrt(width), or zero."""
+    tune: tuple[str, ...] = ()
+    """Base constants, e.g. output.multiplier=4 or blocks.mlp.lr=0.5."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its schedule; see `equimu.adamw`, `equimu.lion`, `equimu.sgd`."""
+
+    name: Literal["adamw", "lion", "sgd"] = "adamw"
+    learning_rate: float = 2**-5
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.9
+    """SGD's only; 0 for none."""
+    weight_decay: float = 0.0
+    weight_decay_rule: Literal["standard", "independent", "scaled"] = "independent"
+    clip_norm: float | None = 1.0
+    """Global norm to which gradients are clipped; None for no clipping."""
+    warmup: float = 0.1
+    """Share of the steps."""
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    floor: float = 1e-4
+    """The schedule's factor at the first and the last update."""
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The text and its batches; see `equimu.data`."""
+
+    corpus: str = "stdlib"
+    """"stdlib" (the sources of Python's standard library), or a file, folder or glob of text."""
+    store: str | None = None
+    """A token store that `equimu data` made, folder or URL, in place of a corpus."""
+    tokenizer: str = "bytes"
+    """"bytes", or the path of a Hugging Face tokenizers JSON file."""
+    windows: Literal["concatenate", "document"] = "concatenate"
+    seq: int = 128
+    """Positions of a row."""
+    rows: int = 8
+    """Rows of a batch."""
+    validation_share: float = 0.05
+    """Of the documents."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run."""
+
+    model: ModelConfig = ModelConfig()
+    parameterization: ParameterizationConfig = ParameterizationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    steps: int = 150
+    seed: int = 0
+    """Of the initial weights and of the order of the data."""
+    accumulate: int = 1
+    """Parts that a batch is worked off in, one after the other, to save memory."""
+    loss_denominator: Literal["mask", "positions"] = "mask"
+    """What the differentiated loss is divided by: the counted targets, or all positions of the batch (as in Lingle's code)."""
+    log_every: int = 10
+    validation_batches: int | None = 32
+    """Batches of the validation split at the end of the run; None for all."""
+
+    def __post_init__(self):
+        positive = {
+            "steps": self.steps,
+            "accumulate": self.accumulate,
+            "log_every": self.log_every,
+            "model.width": self.model.width,
+            "model.head_dim": self.model.head_dim,
+            "data.seq": self.data.seq,
+            "data.rows": self.data.rows,
+            "parameterization.base_width": self.parameterization.base_width,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise EquimuError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.optimizer.warmup <= 1:
+            raise EquimuError(f"optimizer.warmup is a share of the steps, from 0 to 1, got {self.optimizer.warmup}")
+        if self.data.rows % self.accumulate != 0:
+            raise EquimuError(f"a batch of {self.data.rows} rows cannot be worked off in {self.accumulate} equal parts")
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """A config from plain JSON types; fields left out keep their defaults.
+
+    Raises:
+        EquimuError: an unknown key (with the nearest valid one), or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise EquimuError(f"unknown key {where + key!r}: {nearest(key, hints)}")
+        found[key] = _read(hints[key], value, where + key)
+    return cls(**found)
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise EquimuError(f"{where} must be an object with keys, got {value!r}")
+        return config_from_dict(typing.cast(type, hint), value, where + ".")
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_read(options[0], item, where) for item in value)
+    if origin in (typing.Union, types.UnionType):
+        for option in options:
+            try:
+                return _read(option, value, where)
+            except EquimuError:
+                continue
+    elif origin is Literal:
+        if value in options:
+            return value
+        raise EquimuError(f"{where} {value!r} is unknown: {nearest(str(value), map(str, options))}")
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    raise EquimuError(f"{where} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain JSON types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

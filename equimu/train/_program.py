@@ -1,0 +1,120 @@
+"""The compiled programs of a run: one set serves all runs that differ only in numbers.
+
+Learning rate, decay, length, seed and the numbers of the rules are inputs of the programs, so a sweep over them, and over
+parameterizations, compiles once per width.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from .._types import Key, PyTree
+from ..data import Batch
+from ..parameterization import initialize, is_rule, numbers_of, rules_of, scaled, with_numbers
+from ._build import build_optimizer
+from ._config import DataConfig, ParameterizationConfig, RunConfig
+from ._mesh import make_mesh
+from ._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
+
+Numbers = dict[str, dict[str, Any]]
+
+
+class Hyperparameters(NamedTuple):
+    """What differs between runs of one program, apart from the numbers of the rules."""
+
+    learning_rate: Any
+    weight_decay: Any
+    steps: Any
+    warmup: Any
+
+
+def hyperparameters_of(config: RunConfig) -> Hyperparameters:
+    """The run-time values of a config."""
+    optimizer = config.optimizer
+    return Hyperparameters(
+        learning_rate=jnp.float32(optimizer.learning_rate),
+        weight_decay=jnp.float32(optimizer.weight_decay),
+        steps=jnp.int32(config.steps),
+        warmup=jnp.int32(round(optimizer.warmup * config.steps)),
+    )
+
+
+class Program:
+    """Compiled initialisation, step and evaluation of all runs that share a `program_key`."""
+
+    def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh):
+        self.mesh = mesh
+        self._config = config
+        self._tree = tree
+        # The model less its arrays: activation functions and the like.
+        self._static = jax.tree.map(lambda leaf: None if is_rule(leaf) else leaf, tree)
+        self.init = jax.jit(self._init)
+        self._jitted_step = jax.jit(self._step, donate_argnums=0)
+        self._compiled_step: Any = None
+        self.evaluate = jax.jit(self._evaluate)
+
+    def compiled_step(self, *args: Any) -> Any:
+        """The step (state, batch, numbers, hyperparameters) → (state, metrics), compiled once; it consumes the state."""
+        if self._compiled_step is None:
+            self._compiled_step = self._jitted_step.lower(*args).compile()
+        return self._compiled_step
+
+    def _optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
+        return build_optimizer(self._config.optimizer, tree, **hyper._asdict())
+
+    def _apply(self, tree: PyTree, params: PyTree) -> PyTree:
+        return scaled(tree, eqx.combine(params, self._static))
+
+    def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
+        tree = with_numbers(self._tree, numbers)
+        params = eqx.filter(initialize(tree, key), eqx.is_inexact_array)
+        return TrainState(params, self._optimizer(tree, hyper).init(params), jnp.int32(0))
+
+    def _step(
+        self, state: TrainState, batch: Batch, numbers: Numbers, hyper: Hyperparameters
+    ) -> tuple[TrainState, StepMetrics]:
+        tree = with_numbers(self._tree, numbers)
+        gradient = loss_and_gradient(
+            functools.partial(self._apply, tree),
+            self.mesh,
+            accumulate=self._config.accumulate,
+            denominator=self._config.loss_denominator,
+        )
+        loss, grads = gradient(state.params, batch)
+        return update(state, loss, grads, self._optimizer(tree, hyper))
+
+    def _evaluate(self, params: PyTree, batch: Batch, numbers: Numbers) -> tuple[Array, Array]:
+        tree = with_numbers(self._tree, numbers)
+        return evaluation(functools.partial(self._apply, tree), self.mesh)(params, batch)
+
+
+_PROGRAMS: dict[Any, Program] = {}
+
+
+def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
+    """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules."""
+    numbers = numbers_of(tree)
+    inputs_cleared = dataclasses.replace(
+        config,
+        # A decay of zero is another program, one without the decay.
+        optimizer=dataclasses.replace(
+            config.optimizer, learning_rate=0.0, warmup=0.0, weight_decay=float(config.optimizer.weight_decay > 0)
+        ),
+        parameterization=ParameterizationConfig(),
+        data=DataConfig(seq=config.data.seq, rows=config.data.rows),
+        steps=1,
+        seed=0,
+    )
+    # What of the tree is not among the numbers: the model, and which numbers there are.
+    shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
+    key = (inputs_cleared, shapes, jax.tree.structure(tree))
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = Program(config, tree, make_mesh())
+    arrays = jax.tree.map(lambda x: jnp.float32(x), numbers)
+    return _PROGRAMS[key], arrays
