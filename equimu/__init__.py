@@ -1,0 +1,41 @@
+"""equimu: hyperparameter transfer (μP) in JAX, by trees of rules shaped like the model.
+
+import equimu as mu
+
+tree = mu.parameterize(make, mu.mup(), base={"d_model": 128}, target={"d_model": 1024})
+model = mu.initialize(tree, key)
+optimizer = mu.adamw(tree, learning_rate=2**-6)
+logits = mu.scaled(tree, model)(tokens)
+"""
+
+from equimu import attention as attention
+from equimu import data as data
+from equimu import nn as nn
+from equimu import optim as optim
+from equimu import parameterization as parameterization
+from equimu import report as report
+from equimu._axes import axes as axes
+from equimu._axes import register_axes as register_axes
+from equimu._errors import EquimuError as EquimuError
+from equimu.optim import adamw as adamw
+from equimu.optim import lion as lion
+from equimu.optim import multi_transform as multi_transform
+from equimu.optim import sgd as sgd
+from equimu.optim import warmup_schedule as warmup_schedule
+from equimu.parameterization import Parameterization as Parameterization
+from equimu.parameterization import Row as Row
+from equimu.parameterization import Rule as Rule
+from equimu.parameterization import from_json as from_json
+from equimu.parameterization import initialize as initialize
+from equimu.parameterization import is_rule as is_rule
+from equimu.parameterization import mup as mup
+from equimu.parameterization import parameterize as parameterize
+from equimu.parameterization import scaled as scaled
+from equimu.parameterization import sp as sp
+from equimu.parameterization import table as table
+from equimu.parameterization import to_json as to_json
+from equimu.parameterization import tpv as tpv
+from equimu.sweep import SweepConfig as SweepConfig
+from equimu.sweep import sweep as sweep  # the function, as `train` below: their packages hold little else
+from equimu.train import RunConfig as RunConfig
+from equimu.train import train as train

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 
-from ._errors import EquimuError, nearest
+from equimu._errors import EquimuError, nearest
 
 AXIS_WORDS = frozenset({"in", "out", "inner", "kernel", "table", "stack"})
 

@@ -1,0 +1,257 @@
+"""The command line: flags to configs, results to text. A mistake is one line on stderr and exit code 2."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from equimu._errors import EquimuError, nearest
+from equimu._progress import progress
+from equimu.data import read_corpus, tokenizer_from_name, write_store
+from equimu.parameterization import table, to_json
+from equimu.report import Cell, cells_of, print_table, read_cells, report, write_report
+from equimu.sweep import SweepConfig, parameterization_name, sweep
+from equimu.train import Run, RunConfig, build_parameterization, build_tree, config_from_dict, train
+
+_Flat = tyro.conf.arg(name="")
+_INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print the rule table of a config: how each array is drawn, multiplied and trained."""
+
+    config: Annotated[RunConfig, _Flat] = RunConfig()
+    format: Annotated[str, tyro.conf.arg(metavar="{text,markdown,json}")] = "text"
+
+    def __call__(self) -> None:
+        """Prints."""
+        if self.format not in ("text", "markdown", "json"):
+            raise EquimuError(
+                f"format {self.format!r} is unknown: {nearest(self.format, ('text', 'markdown', 'json'))}"
+            )
+        tree = build_tree(self.config, tokenizer_from_name(self.config.data.tokenizer).vocab_size)
+        if self.format == "json":
+            print(to_json(tree))
+            return
+        rules, optimizer = self.config.parameterization, self.config.optimizer.name
+        name = build_parameterization(rules, optimizer).name
+        print(f"{name} with {optimizer}, width {self.config.model.width} over base {rules.base_width}\n")
+        print(table(tree, markdown=self.format == "markdown"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one model. A run that was done before is not done again."""
+
+    config: Annotated[RunConfig, _Flat] = RunConfig()
+    out: Path = Path("runs")
+    """Root of the run folders."""
+
+    def __call__(self) -> None:
+        """Trains, and prints the loss and the folder."""
+        with progress("training", self.config.steps) as bar:
+            run = train(self.config, out=self.out, on_row=lambda row: bar.update(row["step"], _row(row)))
+        print(f"validation {_loss(run)}")
+        print(run.folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Sweep learning rates over widths and parameterizations, and report. Interrupted, it goes on where it was."""
+
+    config: Annotated[SweepConfig, _Flat] = SweepConfig()
+    out: Path = Path("runs/sweep")
+    """Root of the run folders; the report is written there too."""
+
+    def __call__(self) -> None:
+        """Trains what is not done yet, and writes and prints the report."""
+        with progress("sweeping", 1) as bar:
+            runs = sweep(
+                self.config,
+                out=self.out,
+                on_cell=lambda run, done, total: bar.update(done, _cell(run), total),
+            )
+        _report(cells_of(runs), self.out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Report on the finished runs below a folder: table, figure and verdict."""
+
+    runs: tyro.conf.Positional[Path]
+    """Root of the run folders."""
+    out: Path | None = None
+    """Folder for the report; the root itself by default."""
+
+    def __call__(self) -> None:
+        """Writes and prints the report."""
+        _report(read_cells(self.runs), self.out or self.runs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Make a token store from text, for --data.store."""
+
+    store: tyro.conf.Positional[str]
+    """Folder or URL of the store."""
+    corpus: str = "stdlib"
+    """"stdlib", or a file, folder or glob of text."""
+    tokenizer: str = "bytes"
+    """"bytes", or the path of a Hugging Face tokenizers JSON file."""
+    validation_share: float = 0.05
+    """Share of the documents held out."""
+    dtype: str | None = None
+    """uint8, uint16 or uint32; the smallest that holds the vocabulary by default."""
+
+    def __call__(self) -> None:
+        """Writes the store and prints what it holds."""
+        made = write_store(
+            self.store,
+            read_corpus(self.corpus),
+            tokenizer_from_name(self.tokenizer),
+            validation=self.validation_share,
+            dtype=self.dtype,
+        )
+        for split, count in made.info.tokens.items():
+            print(f"{split}: {count} tokens in {made.info.documents[split]} documents")
+
+
+_COMMANDS: dict[str, type] = {"show": Show, "train": Train, "sweep": Sweep, "report": Report, "data": Data}
+# The configs that `--config FILE` fills.
+_CONFIGS: dict[str, type] = {"show": RunConfig, "train": RunConfig, "sweep": SweepConfig}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The program `equimu`. Exits with 0, with 2 and one line on stderr for a mistake, with 130 when interrupted."""
+    try:
+        _parse(list(sys.argv[1:] if argv is None else argv))()
+        sys.stdout.flush()
+    except EquimuError as error:
+        print(f"equimu: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("equimu: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command that the arguments ask for, ready to be called."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0)
+    name, *flags = arguments
+    if name not in _COMMANDS:
+        raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
+    command = _COMMANDS[name]
+    path, flags = _take_config_file(flags)
+    default: Any = tyro.MISSING_NONPROP
+    if path is not None:
+        if name not in _CONFIGS:
+            raise EquimuError(f"{name} takes no --config; {', '.join(_CONFIGS)} do")
+        default = command(config=config_from_dict(_CONFIGS[name], _read_config_file(path)))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                command,
+                prog=f"equimu {name}",
+                args=flags,
+                default=default,
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise EquimuError(_one_line(errors.getvalue())) from None
+
+
+def _overview() -> str:
+    lines = [f"  {name:8}{(command.__doc__ or '').splitlines()[0]}" for name, command in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: equimu COMMAND [FLAGS]",
+            "",
+            "Hyperparameter transfer (μP) in JAX.",
+            "",
+            *lines,
+            "",
+            "equimu COMMAND --help tells the flags; show, train and sweep also take them from --config FILE (JSON or TOML).",
+        ]
+    )
+
+
+def _take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
+    """The value of --config, and the other flags."""
+    for index, flag in enumerate(flags):
+        if flag == "--config":
+            if index + 1 == len(flags):
+                raise EquimuError("--config needs a file behind it")
+            return Path(flags[index + 1]), flags[:index] + flags[index + 2 :]
+        if flag.startswith("--config="):
+            return Path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
+    return None, flags
+
+
+def _read_config_file(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise EquimuError(f"cannot read the config {path}: {error.strerror}") from None
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
+        raise EquimuError(f"the config {path} is no {kind}: {error}") from None
+    if not isinstance(values, dict):
+        raise EquimuError(f"the config {path} must be an object of keys and values")
+    # The config.json of a run folder holds more than the config.
+    return values["config"] if set(values) == {"config", "data"} and isinstance(values["data"], str) else values
+
+
+def _one_line(message: str) -> str:
+    """tyro's boxed message as one line: what is wrong and, where it knows, the nearest flag."""
+    paragraphs: list[list[str]] = [[]]
+    for line in message.splitlines():
+        text = line.strip("│╭╮╰╯ ").strip()
+        if re.fullmatch(r"[─\s]*", text) or line.startswith("╭"):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(text)
+    told = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(told))
+    first = told[0] if told else "these flags make no sense"
+    return first.rstrip(".") + (f"; did you mean {near.group(1)}?" if near else "; --help tells the flags")
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    return f"loss {row['loss']:.4f}  {row['tokens_per_second']:.0f} tokens/s" if "loss" in row else ""
+
+
+def _loss(run: Run) -> str:
+    return "diverged" if run.status == "diverged" else f"loss {run.validation_loss:.4f}"
+
+
+def _cell(run: Run) -> str:
+    config = run.config
+    name, rate = parameterization_name(config.parameterization), config.optimizer.learning_rate
+    return f"{name} width {config.model.width} learning rate {rate:.3g} seed {config.seed}: {_loss(run)}"
+
+
+def _report(cells: list[Cell], folder: Path) -> None:
+    made = report(cells)
+    print_table(made)
+    for path in write_report(made, folder):
+        print(path)
