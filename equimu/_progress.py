@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Protocol
 
 
@@ -15,7 +15,7 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Progress]:
+def progress(what: str, total: int) -> Generator[Progress]:
     """A bar or lines, for as long as the context is open.
 
     Args:

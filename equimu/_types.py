@@ -17,6 +17,6 @@ from typing import Any, TypeAlias
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Scalar: TypeAlias = float | Float[Array, ""]
-Tokens: TypeAlias = Int[Array, "seq"]
+Tokens: TypeAlias = Int[Array, " seq"]
 Key: TypeAlias = PRNGKeyArray
 PyTree: TypeAlias = Any

@@ -1,9 +1,15 @@
 """Layers and a decoder transformer in the Equinox manner: modules own arrays, unbatched calls, `vmap` outside."""
 
-from ._attention import SelfAttention as SelfAttention
-from ._embedding import Embedding as Embedding, TiedEmbedding as TiedEmbedding
-from ._linear import InnerLinear as InnerLinear, Linear as Linear
-from ._mlp import MLP as MLP, Activation as Activation, activate as activate
-from ._norm import Gain as Gain, RMSNorm as RMSNorm, rms_norm as rms_norm
-from ._rope import rotary as rotary
-from ._transformer import Block as Block, Transformer as Transformer
+from equimu.nn._attention import SelfAttention as SelfAttention
+from equimu.nn._embedding import Embedding as Embedding
+from equimu.nn._embedding import TiedEmbedding as TiedEmbedding
+from equimu.nn._linear import Linear as Linear
+from equimu.nn._mlp import MLP as MLP
+from equimu.nn._mlp import Activation as Activation
+from equimu.nn._mlp import activate as activate
+from equimu.nn._norm import Gain as Gain
+from equimu.nn._norm import RMSNorm as RMSNorm
+from equimu.nn._norm import rms_norm as rms_norm
+from equimu.nn._rope import rotary as rotary
+from equimu.nn._transformer import Block as Block
+from equimu.nn._transformer import Transformer as Transformer

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..attention import dot_product_attention
-from .._errors import EquimuError
-from .._types import Key
-from ._linear import InnerLinear, Linear
-from ._norm import Gain, RMSNorm
-from ._rope import rotary
+from equimu._errors import EquimuError
+from equimu._types import Key
+from equimu.attention import dot_product_attention
+from equimu.nn._linear import Linear
+from equimu.nn._norm import Gain, RMSNorm
+from equimu.nn._rope import rotary
 
 
 class SelfAttention(eqx.Module):
@@ -20,8 +20,8 @@ class SelfAttention(eqx.Module):
     """
 
     query: Linear
-    key: InnerLinear
-    value: InnerLinear
+    key: Linear
+    value: Linear
     output: Linear
     query_norm: RMSNorm | None
     key_norm: RMSNorm | None
@@ -80,8 +80,8 @@ class SelfAttention(eqx.Module):
         q_key, k_key, v_key, o_key = jax.random.split(key, 4)
         d_kv = n_kv_head * head_dim
         self.query = Linear(d_model, d_model, use_bias=use_bias, zero=zero_query, key=q_key)
-        self.key = InnerLinear(d_model, d_kv, use_bias=use_bias, key=k_key)
-        self.value = InnerLinear(d_model, d_kv, use_bias=use_bias, key=v_key)
+        self.key = Linear(d_model, d_kv, use_bias=use_bias, inner=True, key=k_key)
+        self.value = Linear(d_model, d_kv, use_bias=use_bias, inner=True, key=v_key)
         self.output = Linear(d_model, d_model, use_bias=use_bias, zero=zero_residual, key=o_key)
         self.query_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None
         self.key_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None

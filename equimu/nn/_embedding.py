@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._axes import axes, register_axes
-from .._types import Key
+from equimu._axes import axes, register_axes
+from equimu._types import Key
 
 
 class Embedding(eqx.Module):
@@ -25,7 +25,7 @@ class Embedding(eqx.Module):
         """
         self.weight = jax.random.normal(key, (vocab_size, d_model))
 
-    def __call__(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq d_model"]:
+    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq d_model"]:
         return self.weight[tokens]
 
 
@@ -44,7 +44,7 @@ class TiedEmbedding(eqx.Module):
         self.weight = jax.random.normal(key, (vocab_size, d_model))
         self.readout_multiplier = jnp.asarray(1.0 / d_model)
 
-    def __call__(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq d_model"]:
+    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq d_model"]:
         return self.weight[tokens]
 
     def unembed(self, x: Float[Array, "seq d_model"], *, dtype: Any = None) -> Float[Array, "seq vocab"]:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._errors import EquimuError, nearest
-from .._types import Key
-from ._linear import Linear
+from equimu._errors import EquimuError, nearest
+from equimu._types import Key
+from equimu.nn._linear import Linear
 
 Activation: TypeAlias = Literal["relu", "gelu", "squared_relu", "swiglu"]
 

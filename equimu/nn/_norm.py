@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._axes import register_axes
-from .._errors import EquimuError, nearest
+from equimu._axes import register_axes
+from equimu._errors import EquimuError, nearest
 
 Gain: TypeAlias = Literal["none", "vector", "scalar"]
 

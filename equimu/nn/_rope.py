@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int
 
 
 def rotary(
-    x: Float[Array, "seq heads head_dim"], positions: Int[Array, "seq"], *, base: float
+    x: Float[Array, "seq heads head_dim"], positions: Int[Array, " seq"], *, base: float
 ) -> Float[Array, "seq heads head_dim"]:
     """Rotates the pair (x[j], x[j + head_dim/2]) by the angle position · base^(-j / (head_dim/2)).
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._errors import EquimuError
-from .._types import Key
-from ._attention import SelfAttention
-from ._embedding import Embedding, TiedEmbedding
-from ._linear import Linear
-from ._mlp import MLP, Activation
-from ._norm import Gain, RMSNorm
+from equimu._errors import EquimuError
+from equimu._types import Key
+from equimu.nn._attention import SelfAttention
+from equimu.nn._embedding import Embedding, TiedEmbedding
+from equimu.nn._linear import Linear
+from equimu.nn._mlp import MLP, Activation
+from equimu.nn._norm import Gain, RMSNorm
 
 
 class Block(eqx.Module):
@@ -104,7 +104,9 @@ class Transformer(eqx.Module):
             raise EquimuError(f"d_ff_multiple {d_ff_multiple} leaves the MLP no hidden units at d_model {d_model}")
         if tie_embeddings and (zero_unembedding or use_bias):
             what = "zero_unembedding" if zero_unembedding else "use_bias"
-            raise EquimuError(f"{what} and tie_embeddings exclude each other: a tied unembedding is the embedding itself")
+            raise EquimuError(
+                f"{what} and tie_embeddings exclude each other: a tied unembedding is the embedding itself"
+            )
 
         def make_norm(width: int) -> RMSNorm:
             return RMSNorm(width, gain=norm_gain, eps=norm_eps)
@@ -153,7 +155,7 @@ class Transformer(eqx.Module):
         self.dtype = dtype
         self.remat = remat
 
-    def features(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq d_model"]:
+    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq d_model"]:
         """The normalised residual stream behind the last block, from which the logits are read."""
         x = self.embedding(tokens)
         if self.dtype is not None:
@@ -177,6 +179,6 @@ class Transformer(eqx.Module):
         assert self.unembedding is not None
         return self.unembedding(x, dtype=dtype)
 
-    def __call__(self, tokens: Int[Array, "seq"]) -> Float[Array, "seq vocab"]:
+    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq vocab"]:
         """Logits for the token behind each position."""
         return self.unembed(self.features(tokens))

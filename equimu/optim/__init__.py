@@ -1,5 +1,10 @@
 """Optimizers that read their factors from a tree of rules; any optax optimizer through `multi_transform`."""
 
-from ._multi_transform import multi_transform as multi_transform
-from ._optimizers import DecayRule as DecayRule, adamw as adamw, lion as lion, sgd as sgd
-from ._schedule import Decay as Decay, Schedule as Schedule, warmup_schedule as warmup_schedule
+from equimu.optim._multi_transform import multi_transform as multi_transform
+from equimu.optim._optimizers import DecayRule as DecayRule
+from equimu.optim._optimizers import adamw as adamw
+from equimu.optim._optimizers import lion as lion
+from equimu.optim._optimizers import sgd as sgd
+from equimu.optim._schedule import Decay as Decay
+from equimu.optim._schedule import Schedule as Schedule
+from equimu.optim._schedule import warmup_schedule as warmup_schedule

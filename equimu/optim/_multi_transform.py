@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from .._types import PyTree
-from ..parameterization import Rule, is_rule
+from equimu._types import PyTree
+from equimu.parameterization import Rule, is_rule
 
 # What tells two leaves apart without telling their rules apart.
 _OF_THE_LEAF = {"path", "shape", "dtype", "blueprint"}
@@ -29,7 +29,7 @@ def multi_transform(
     Returns:
         A transformation of `eqx.filter(model, eqx.is_inexact_array)`.
     """
-    transforms: dict[str, optax.GradientTransformation] = {}
+    transforms: dict[Hashable, optax.GradientTransformation] = {}
     names: dict[Hashable, str] = {}
 
     def label(leaf: Any) -> str | None:

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import optax
 
-from .._errors import EquimuError, nearest
-from .._types import PyTree, Scalar
-from ..parameterization import Family, Rule, rules_of
-from ._multi_transform import multi_transform
-from ._schedule import Schedule
+from equimu._errors import EquimuError, nearest
+from equimu._types import PyTree, Scalar
+from equimu.optim._multi_transform import multi_transform
+from equimu.optim._schedule import Schedule
+from equimu.parameterization import Family, Rule, rules_of
 
 DecayRule: TypeAlias = Literal["standard", "independent", "scaled"]
 

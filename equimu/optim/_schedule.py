@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._errors import EquimuError, nearest
-from .._types import Scalar
+from equimu._errors import EquimuError, nearest
+from equimu._types import Scalar
 
 Decay: TypeAlias = Literal["linear", "cosine", "constant"]
 Schedule: TypeAlias = Callable[[Any], Any]

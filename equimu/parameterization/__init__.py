@@ -1,31 +1,32 @@
 """Trees of rules: what each array of a model starts from, is multiplied by, and how it is trained."""
 
-from ._init import initialize as initialize
-from ._law import (
-    Dimensions as Dimensions,
-    Law as Law,
-    depth_ratio as depth_ratio,
-    fan_in as fan_in,
-    fan_in_ratio as fan_in_ratio,
-    fan_out as fan_out,
-    fan_out_ratio as fan_out_ratio,
-    width_ratio as width_ratio,
-)
-from ._rule import NUMBERS as NUMBERS, ROLES as ROLES, Family as Family, Role as Role, Rule as Rule, is_rule as is_rule
-from ._schemes import (
-    BaseConstants as BaseConstants,
-    Parameterization as Parameterization,
-    Row as Row,
-    mup as mup,
-    sp as sp,
-    tpv as tpv,
-)
-from ._table import from_json as from_json, table as table, to_json as to_json
-from ._tree import (
-    check_same_structure as check_same_structure,
-    numbers_of as numbers_of,
-    parameterize as parameterize,
-    rules_of as rules_of,
-    scaled as scaled,
-    with_numbers as with_numbers,
-)
+from equimu.parameterization._init import initialize as initialize
+from equimu.parameterization._law import Dimensions as Dimensions
+from equimu.parameterization._law import Law as Law
+from equimu.parameterization._law import depth_ratio as depth_ratio
+from equimu.parameterization._law import fan_in as fan_in
+from equimu.parameterization._law import fan_in_ratio as fan_in_ratio
+from equimu.parameterization._law import fan_out as fan_out
+from equimu.parameterization._law import fan_out_ratio as fan_out_ratio
+from equimu.parameterization._law import width_ratio as width_ratio
+from equimu.parameterization._rule import NUMBERS as NUMBERS
+from equimu.parameterization._rule import ROLES as ROLES
+from equimu.parameterization._rule import Family as Family
+from equimu.parameterization._rule import Role as Role
+from equimu.parameterization._rule import Rule as Rule
+from equimu.parameterization._rule import is_rule as is_rule
+from equimu.parameterization._schemes import BaseConstants as BaseConstants
+from equimu.parameterization._schemes import Parameterization as Parameterization
+from equimu.parameterization._schemes import Row as Row
+from equimu.parameterization._schemes import mup as mup
+from equimu.parameterization._schemes import sp as sp
+from equimu.parameterization._schemes import tpv as tpv
+from equimu.parameterization._table import from_json as from_json
+from equimu.parameterization._table import table as table
+from equimu.parameterization._table import to_json as to_json
+from equimu.parameterization._tree import check_same_structure as check_same_structure
+from equimu.parameterization._tree import numbers_of as numbers_of
+from equimu.parameterization._tree import parameterize as parameterize
+from equimu.parameterization._tree import rules_of as rules_of
+from equimu.parameterization._tree import scaled as scaled
+from equimu.parameterization._tree import with_numbers as with_numbers

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._errors import EquimuError
-from .._types import Key, PyTree
-from ._leaves import is_array_or_shape
-from ._rule import Rule, is_rule
-from ._tree import rules_of
+from equimu._errors import EquimuError
+from equimu._types import Key, PyTree
+from equimu.parameterization._leaves import is_array_or_shape
+from equimu.parameterization._rule import Rule, is_rule
+from equimu.parameterization._tree import rules_of
 
 
 def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:

@@ -3,7 +3,7 @@
 import dataclasses
 from fractions import Fraction
 
-from .._errors import EquimuError
+from equimu._errors import EquimuError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, treedef_is_leaf
 
-from .._axes import Axes, find_axes, find_tied_source
-from .._errors import EquimuError
+from equimu._axes import Axes, find_axes, find_tied_source
+from equimu._errors import EquimuError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,9 @@ def locate(model: Any) -> list[Leaf]:
     return list(_walk(model, (), None, (), None))
 
 
-def _walk(node: Any, path: tuple[Any, ...], owner: Any, owner_path: tuple[Any, ...], field: str | None) -> Iterator[Leaf]:
+def _walk(
+    node: Any, path: tuple[Any, ...], owner: Any, owner_path: tuple[Any, ...], field: str | None
+) -> Iterator[Leaf]:
     if node is None:
         return
     if treedef_is_leaf(jax.tree.structure(node)):

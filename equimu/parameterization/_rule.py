@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
-from .._errors import EquimuError
-from .._types import Scalar
-from ._law import Dimensions
+from equimu._errors import EquimuError
+from equimu._types import Scalar
+from equimu.parameterization._law import Dimensions
 
 Role: TypeAlias = Literal["input", "hidden", "output", "vector", "scalar"]
 Family: TypeAlias = Literal["adam", "sign", "sgd"]

@@ -7,9 +7,18 @@ Tensor Programs V (arXiv 2203.03466); "Lingle" is A Large-Scale Exploration of Î
 import dataclasses
 from typing import Literal, TypeAlias
 
-from .._errors import EquimuError, nearest
-from ._law import ONE, Law, as_law, fan_in, fan_in_ratio, fan_out, fan_out_ratio, width_ratio
-from ._rule import FAMILIES, NUMBERS, ROLES, Family, Role
+from equimu._errors import EquimuError, nearest
+from equimu.parameterization._law import (
+    ONE,
+    Law,
+    as_law,
+    fan_in,
+    fan_in_ratio,
+    fan_out,
+    fan_out_ratio,
+    width_ratio,
+)
+from equimu.parameterization._rule import FAMILIES, NUMBERS, ROLES, Family, Role
 
 Form: TypeAlias = Literal["relative", "absolute"]
 EpsRule: TypeAlias = Literal["gradient", "lr", "constant"]
@@ -96,9 +105,7 @@ def sp(*, optimizer: Family = "adam") -> Parameterization:
     return Parameterization(name="sp", optimizer=optimizer)
 
 
-def mup(
-    form: Form = "relative", *, optimizer: Family = "adam", eps: EpsRule = "gradient"
-) -> Parameterization:
+def mup(form: Form = "relative", *, optimizer: Family = "adam", eps: EpsRule = "gradient") -> Parameterization:
     """Maximal update parameterization as in Lingle's paper (arXiv 2404.05728), which is TP-V's Table 3.
 
     Initialisation is absolute in both forms: variance 1/fan_in, and 1/fan_inÂ² for the unembedding.
@@ -168,9 +175,7 @@ _TABLE_3_LINGLE = {
 # From here on, relative: the standard deviation is the standard one at the base width.
 _TABLE_3_RELATIVE = {
     **_TABLE_3_LINGLE,
-    "output": _Laws(
-        fan_in**-0.5 * fan_in_ratio**-0.5, ONE, 1 / fan_in_ratio, 1 / fan_in_ratio
-    ),
+    "output": _Laws(fan_in**-0.5 * fan_in_ratio**-0.5, ONE, 1 / fan_in_ratio, 1 / fan_in_ratio),
 }
 _TABLE_8_ABSOLUTE = {**_TABLE_3_ABSOLUTE, "output": _Laws(ONE, 1 / fan_in, ONE, fan_in)}
 _TABLE_8_RELATIVE = {
@@ -183,9 +188,7 @@ _TABLE_9_ABSOLUTE = {
     "hidden": _HIDDEN["absolute"],
 }
 _TABLE_9_RELATIVE = {
-    "input": _Laws(
-        fan_in**-0.5 * fan_out_ratio**-0.5, fan_out_ratio**0.5, fan_out_ratio**-0.5, ONE
-    ),
+    "input": _Laws(fan_in**-0.5 * fan_out_ratio**-0.5, fan_out_ratio**0.5, fan_out_ratio**-0.5, ONE),
     "output": _Laws(fan_in**-0.5, fan_in_ratio**-0.5, fan_in_ratio**-0.5, ONE),
     "hidden": _HIDDEN["relative"],
 }

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from .._errors import EquimuError
-from ._law import Dimensions
-from ._leaves import Leaf, locate
-from ._trace import Blueprint
+from equimu._errors import EquimuError
+from equimu.parameterization._law import Dimensions
+from equimu.parameterization._leaves import Leaf, locate
+from equimu.parameterization._trace import Blueprint
 
 _IN = {"in", "kernel"}
 _OUT = {"out", "inner"}
@@ -111,7 +111,9 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
                     grown.setdefault(leaf.path, set()).add(axis)
     if set(their_counts) - set(counts) or (not grown and not repeated):
         what = "adds arrays of another kind to" if set(their_counts) - set(counts) else "changes no array of"
-        raise EquimuError(f"{name} {what} the model, so it is neither a width nor a depth; leave it out of base and target")
+        raise EquimuError(
+            f"{name} {what} the model, so it is neither a width nor a depth; leave it out of base and target"
+        )
     if grown and repeated:
         raise EquimuError(
             f"{name} changes both the width of arrays ({min(grown)}) and the number of blocks ({min(repeated)}); "
@@ -120,9 +122,7 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
     return grown, repeated
 
 
-def dimensions(
-    leaf: Leaf, words: tuple[str, ...], geometry: Geometry
-) -> tuple[Dimensions, bool, bool]:
+def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[Dimensions, bool, bool]:
     """A leaf's dimensions when its trailing axes are read as `words`, and whether its fan-in and its fan-out are wide."""
     shape, base_shape = leaf.shape, geometry.at_base_width[leaf.path]
     first = len(shape) - len(words)

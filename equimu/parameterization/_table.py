@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._errors import EquimuError
-from .._types import PyTree
-from ._law import Dimensions
-from ._rule import NUMBERS, is_rule
-from ._tree import rules_of
+from equimu._errors import EquimuError
+from equimu._types import PyTree
+from equimu.parameterization._law import Dimensions
+from equimu.parameterization._rule import NUMBERS, is_rule
+from equimu.parameterization._tree import rules_of
 
 _COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
 
@@ -24,7 +24,7 @@ def table(tree: PyTree, *, markdown: bool = False) -> str:
         tree: the tree of rules.
         markdown: a Markdown table instead of aligned columns.
     """
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for rule in rules_of(tree):
         numbers = tuple(_number(getattr(rule, name)) for name in _COLUMNS[4:])
         rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), *numbers))
@@ -60,8 +60,12 @@ def to_json(tree: PyTree) -> str:
     for rule in rules_of(tree):
         for name in ("init_mean", *NUMBERS):
             if not isinstance(getattr(rule, name), float | None):
-                raise EquimuError(f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from")
-        record = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name not in ("path", "blueprint")}
+                raise EquimuError(
+                    f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from"
+                )
+        record = {
+            f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name not in ("path", "blueprint")
+        }
         record["dtype"] = jnp.dtype(rule.dtype).name
         record["dimensions"] = {k: str(v) if isinstance(v, Fraction) else v for k, v in vars(rule.dimensions).items()}
         rules[rule.path] = record
@@ -93,8 +97,12 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
             return leaf
         record = dict(rules[leaf.path])
         if tuple(record["shape"]) != leaf.shape:
-            raise EquimuError(f"these rules are of another model: {leaf.path} is {record['shape']} there, {list(leaf.shape)} here")
-        sizes = {k: Fraction(v) if isinstance(v, str) else v for k, v in record.pop("dimensions").items()}
+            raise EquimuError(
+                f"these rules are of another model: {leaf.path} is {record['shape']} there, {list(leaf.shape)} here"
+            )
+        sizes: dict[str, Any] = {
+            k: Fraction(v) if isinstance(v, str) else v for k, v in record.pop("dimensions").items()
+        }
         record.update(shape=leaf.shape, dtype=jnp.dtype(record["dtype"]), dimensions=Dimensions(**sizes))
         return dataclasses.replace(leaf, **record)
 

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from .._types import Key
-
 # What is known of an array in a traced constructor: a numpy scalar (every entry has this value), or one of these.
 _KEYFREE = "does not depend on the key"
 _DRAWN = "depends on the key"
@@ -55,14 +53,33 @@ def starts(blueprint: Blueprint) -> list[Start]:
 
 
 def _of_value(value: Any) -> Any:
-    return np.asarray(value)[()] if np.ndim(value) == 0 and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else _KEYFREE
+    return (
+        np.asarray(value)[()]
+        if np.ndim(value) == 0 and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        else _KEYFREE
+    )
 
 
 # Primitives that only move entries about: a constant array stays the same constant.
 _MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p", "slice"}
 # Entry by entry: the constant of the result is the primitive applied to the constants of the operands.
 _ELEMENTWISE = {
-    *("add", "sub", "mul", "div", "neg", "abs", "sqrt", "rsqrt", "exp", "log", "integer_pow", "pow", "max", "min"),
+    *(
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "abs",
+        "sqrt",
+        "rsqrt",
+        "exp",
+        "log",
+        "integer_pow",
+        "pow",
+        "max",
+        "min",
+    ),
     "convert_element_type",
 }
 _CALLS = {"pjit", "jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}

@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
-from .._axes import AXIS_WORDS
-from .._errors import EquimuError
-from .._types import PyTree
-from ._law import Law
-from ._leaves import Leaf, dotted, is_array_or_shape, is_within
-from ._rule import NUMBERS, ROLES, Role, Rule, is_rule
-from ._schemes import BaseConstants, Parameterization
-from ._sizes import Geometry, dimensions, measure
-from ._trace import Blueprint, Start, starts
+from equimu._axes import AXIS_WORDS
+from equimu._errors import EquimuError
+from equimu._types import PyTree
+from equimu.parameterization._law import Law
+from equimu.parameterization._leaves import Leaf, dotted, is_array_or_shape, is_within
+from equimu.parameterization._rule import NUMBERS, ROLES, Role, Rule, is_rule
+from equimu.parameterization._schemes import BaseConstants, Parameterization
+from equimu.parameterization._sizes import Geometry, dimensions, measure
+from equimu.parameterization._trace import Blueprint, Start, starts
 
 
 def parameterize(
@@ -90,7 +90,9 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     leaves, other = jax.tree_util.tree_flatten_with_path(model)
     for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
         if path != their_path:
-            raise EquimuError(f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}")
+            raise EquimuError(
+                f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}"
+            )
         if is_rule(rule) and getattr(leaf, "shape", None) != rule.shape:
             raise EquimuError(
                 f"the tree of rules is of another model: {rule.path} is {list(rule.shape)} there and "
@@ -155,7 +157,9 @@ def _words(leaf: Leaf, start: Start, geometry: Geometry) -> tuple[str, ...]:
     )
 
 
-def _rule(leaf: Leaf, start: Start, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint) -> Rule:
+def _rule(
+    leaf: Leaf, start: Start, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint
+) -> Rule:
     words = _words(leaf, start, geometry)
     sizes, wide_in, wide_out = dimensions(leaf, words, geometry)
     role = _role(words, wide_in, wide_out)
@@ -200,7 +204,10 @@ def _tied_slot(
     role = _role(leaf.axes.tied, wide_in, wide_out)
     first, second = parameterization.row(source.role), parameterization.row(role)
     for number in ("init_std", "lr", "weight_decay", "eps"):
-        growth = _width_exponent(getattr(first, number), source.role), _width_exponent(getattr(second, number), role)
+        growth = (
+            _width_exponent(getattr(first, number), source.role),
+            _width_exponent(getattr(second, number), role),
+        )
         if growth[0] != growth[1]:
             raise EquimuError(
                 f"{source.path} is tied, which {parameterization.name} does not permit: its {number} would go as "

@@ -2,18 +2,19 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 
-from .._errors import EquimuError
-from .._types import PyTree, Scalar
-from ..nn import Transformer
-from ..optim import adamw, lion, sgd, warmup_schedule
-from ..parameterization import Family, Parameterization, fan_in, mup, parameterize, sp, tpv
-from ._config import ModelConfig, OptimizerConfig, ParameterizationConfig, RunConfig
+from equimu._errors import EquimuError
+from equimu._types import PyTree, Scalar
+from equimu.nn import Transformer
+from equimu.optim import adamw, lion, sgd, warmup_schedule
+from equimu.parameterization import Family, Parameterization, fan_in, mup, parameterize, sp, tpv
+from equimu.train._config import ModelConfig, OptimizerConfig, ParameterizationConfig, RunConfig
 
+_TPV_TABLES: dict[str, Literal[3, 8, 9]] = {"tpv3": 3, "tpv8": 8, "tpv9": 9}
 _FAMILIES: dict[str, Family] = {"adamw": "adam", "lion": "sign", "sgd": "sgd"}
 
 
@@ -55,8 +56,7 @@ def build_parameterization(config: ParameterizationConfig, optimizer: str) -> Pa
     elif config.name == "mup":
         table = mup(config.form, optimizer=family, eps=config.eps)
     else:
-        number = {"tpv3": 3, "tpv8": 8, "tpv9": 9}[config.name]
-        table = tpv(number, form=config.form, optimizer=family, eps=config.eps)
+        table = tpv(_TPV_TABLES[config.name], form=config.form, optimizer=family, eps=config.eps)
     if config.unembedding == "standard":
         table = table.replace("output", init_std=fan_in**-0.5)
     for text in config.tune:
@@ -80,7 +80,13 @@ def build_tree(config: RunConfig, vocab_size: int) -> PyTree:
 
 
 def build_optimizer(
-    config: OptimizerConfig, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
+    config: OptimizerConfig,
+    tree: PyTree,
+    *,
+    learning_rate: Scalar,
+    weight_decay: Scalar,
+    steps: Any,
+    warmup: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer; what a sweep varies is given apart from the config, so that it can be traced."""
     common: dict[str, Any] = dict(

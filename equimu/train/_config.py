@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._errors import EquimuError, nearest
+from equimu._errors import EquimuError, nearest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

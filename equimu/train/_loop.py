@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 
-from ..data import Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
-from ..parameterization import to_json
-from ._build import build_tree
-from ._config import DataConfig, RunConfig
-from ._mesh import shard_batch
-from ._program import hyperparameters_of, program_for
-from ._run import Run, RunFolder, read_run
+from equimu.data import Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
+from equimu.parameterization import to_json
+from equimu.train._build import build_tree
+from equimu.train._config import DataConfig, RunConfig
+from equimu.train._mesh import shard_batch
+from equimu.train._program import hyperparameters_of, program_for
+from equimu.train._run import Run, RunFolder, read_run
 
 OnRow = Callable[[Mapping[str, Any]], None]
 

@@ -6,7 +6,9 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy_sum(
-    logits: Float[Array, "*batch seq vocab"], targets: Int[Array, "*batch seq"], mask: Float[Array, "*batch seq"]
+    logits: Float[Array, "*batch seq vocab"],
+    targets: Int[Array, "*batch seq"],
+    mask: Float[Array, "*batch seq"],
 ) -> Float[Array, ""]:
     """The sum of -log p(target) over the positions where the mask is 1, in nats, in the logits' dtype.
 

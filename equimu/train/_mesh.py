@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._errors import EquimuError
+from equimu._errors import EquimuError
 
 AXES = ("data", "fsdp", "tensor")
 # A batch's rows are spread over these; on `tensor` every device sees the same rows.

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from .._types import Key, PyTree
-from ..data import Batch
-from ..parameterization import initialize, is_rule, numbers_of, rules_of, scaled, with_numbers
-from ._build import build_optimizer
-from ._config import DataConfig, ParameterizationConfig, RunConfig
-from ._mesh import make_mesh
-from ._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
+from equimu._types import Key, PyTree
+from equimu.data import Batch
+from equimu.parameterization import initialize, is_rule, numbers_of, rules_of, scaled, with_numbers
+from equimu.train._build import build_optimizer
+from equimu.train._config import DataConfig, ParameterizationConfig, RunConfig
+from equimu.train._mesh import make_mesh
+from equimu.train._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
 
 Numbers = dict[str, dict[str, Any]]
 
@@ -104,7 +104,10 @@ def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
         config,
         # A decay of zero is another program, one without the decay.
         optimizer=dataclasses.replace(
-            config.optimizer, learning_rate=0.0, warmup=0.0, weight_decay=float(config.optimizer.weight_decay > 0)
+            config.optimizer,
+            learning_rate=0.0,
+            warmup=0.0,
+            weight_decay=float(config.optimizer.weight_decay > 0),
         ),
         parameterization=ParameterizationConfig(),
         data=DataConfig(seq=config.data.seq, rows=config.data.rows),

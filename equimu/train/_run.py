@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .._errors import EquimuError
-from ..data import StoreInfo
-from ._config import RunConfig, config_from_dict, config_to_dict, digest
+from equimu._errors import EquimuError
+from equimu.data import StoreInfo
+from equimu.train._config import RunConfig, config_from_dict, config_to_dict, digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ class RunFolder:
             found = json.loads(path.read_text())
         except FileNotFoundError:
             if self.path.is_dir() and any(self.path.iterdir()):
-                raise EquimuError(f"{self.path} holds files but no config.json, so it is no run; choose another --out") from None
+                raise EquimuError(
+                    f"{self.path} holds files but no config.json, so it is no run; choose another --out"
+                ) from None
             return
         except ValueError:
             raise EquimuError(f"{path} is no JSON; move the folder away, or choose another --out") from None

@@ -13,10 +13,10 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from .._types import PyTree
-from ..data import Batch
-from ._loss import cross_entropy_sum
-from ._mesh import AXES, BATCH
+from equimu._types import PyTree
+from equimu.data import Batch
+from equimu.train._loss import cross_entropy_sum
+from equimu.train._mesh import AXES, BATCH
 
 BATCH_AXES = AXES[:2]
 
@@ -59,9 +59,7 @@ def loss_and_gradient(
         divisor = jnp.maximum(targets, 1) if denominator == "mask" else jnp.float32(positions)
 
         def loss(params: PyTree, part: Batch) -> Float[Array, ""]:
-            logits = jax.vmap(apply(params))(part.inputs)
-            total = cross_entropy_sum(logits, part.targets, part.mask.astype(logits.dtype))
-            return jax.lax.psum(total, BATCH_AXES) / divisor
+            return jax.lax.psum(_summed_loss(apply(params), part), BATCH_AXES) / divisor
 
         gradient = jax.value_and_grad(loss)
         if accumulate == 1:
@@ -95,8 +93,12 @@ def evaluation(apply: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTre
     """The function (params, batch) → (summed loss, number of counted targets), over all devices of a mesh."""
 
     def local(params: PyTree, batch: Batch) -> tuple[Array, Array]:
-        logits = jax.vmap(apply(params))(batch.inputs)
-        total = cross_entropy_sum(logits, batch.targets, batch.mask.astype(logits.dtype))
-        return jax.lax.psum((total, jnp.sum(batch.mask)), BATCH_AXES)
+        return jax.lax.psum((_summed_loss(apply(params), batch), jnp.sum(batch.mask)), BATCH_AXES)
 
     return jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=PartitionSpec())
+
+
+def _summed_loss(model: Any, batch: Batch) -> Float[Array, ""]:
+    inputs, targets, mask = (jnp.asarray(x) for x in batch)
+    logits = jax.vmap(model)(inputs)
+    return cross_entropy_sum(logits, targets, mask.astype(logits.dtype))

@@ -1,0 +1,93 @@
+"""The grid of a sweep: parameterizations × widths × learning rates × seeds."""
+
+import dataclasses
+import itertools
+import typing
+from collections.abc import Iterator
+
+from equimu._errors import EquimuError, nearest
+from equimu.train import ParameterizationConfig, RunConfig
+
+_NAMES = typing.get_args(typing.get_type_hints(ParameterizationConfig)["name"])
+_ABSOLUTE = "-absolute"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A sweep of learning rates over widths, each cell of which is one run."""
+
+    run: RunConfig = RunConfig()
+    """What all cells share."""
+    parameterizations: tuple[str, ...] = ("mup", "sp")
+    """Names as in parameterization.name, or with -absolute behind them for the absolute form."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    log2_learning_rates: tuple[float, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
+    seeds: tuple[int, ...] = (0,)
+    base_width: int | None = None
+    """Width that the rules are relative to; None for the smallest of the grid."""
+
+    def __post_init__(self):
+        for name in ("parameterizations", "widths", "log2_learning_rates", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise EquimuError(f"the grid is empty: {name} has no value; give at least one")
+            if len(set(values)) != len(values):
+                raise EquimuError(f"{name} names a value twice: {', '.join(map(str, values))}")
+        for name in self.parameterizations:
+            if name.removesuffix(_ABSOLUTE) not in _NAMES or name == "sp" + _ABSOLUTE:
+                raise EquimuError(f"parameterization {name!r} is unknown: {nearest(name, _NAMES)}")
+        default, given = RunConfig(), self.run
+        taken = {
+            "model.width": (given.model.width, default.model.width, "widths"),
+            "optimizer.learning_rate": (
+                given.optimizer.learning_rate,
+                default.optimizer.learning_rate,
+                "log2_learning_rates",
+            ),
+            "seed": (given.seed, default.seed, "seeds"),
+            "parameterization.name": (
+                given.parameterization.name,
+                default.parameterization.name,
+                "parameterizations",
+            ),
+            "parameterization.form": (
+                given.parameterization.form,
+                default.parameterization.form,
+                "parameterizations",
+            ),
+            "parameterization.base_width": (
+                given.parameterization.base_width,
+                default.parameterization.base_width,
+                "base_width",
+            ),
+        }
+        for name, (value, usual, grid) in taken.items():
+            if value != usual:
+                raise EquimuError(f"{name}={value} is for a single run; a sweep takes it from {grid}")
+
+
+def cells(config: SweepConfig) -> Iterator[RunConfig]:
+    """The runs of the grid, ordered such that those of one width, which share a compiled program, are neighbours."""
+    run = config.run
+    base_width = min(config.widths) if config.base_width is None else config.base_width
+    for width, name, seed, exponent in itertools.product(
+        config.widths, config.parameterizations, config.seeds, config.log2_learning_rates
+    ):
+        parameterization = dataclasses.replace(
+            run.parameterization,
+            name=typing.cast(typing.Any, name.removesuffix(_ABSOLUTE)),
+            form="absolute" if name.endswith(_ABSOLUTE) else "relative",
+            base_width=base_width,
+        )
+        yield dataclasses.replace(
+            run,
+            model=dataclasses.replace(run.model, width=width),
+            parameterization=parameterization,
+            optimizer=dataclasses.replace(run.optimizer, learning_rate=2.0**exponent),
+            seed=seed,
+        )
+
+
+def parameterization_name(config: ParameterizationConfig) -> str:
+    """The name by which a grid asks for a parameterization."""
+    return config.name + (_ABSOLUTE if config.form == "absolute" and config.name != "sp" else "")
