@@ -15,7 +15,7 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Generator[Progress]:
+def progress(what: str, total: int) -> Generator[Progress, None, None]:
     """A bar or lines, for as long as the context is open.
 
     Args:

@@ -1,11 +1,28 @@
 """Eight CPU devices for the meshes, and every jaxtyping annotation of the package checked by beartype."""
 
+import json
+import os
+from pathlib import Path
+
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("equimu", "beartype.beartype").__enter__()
+install_import_hook("equimu", "typechecker.typechecker").__enter__()
 
 assert jax.device_count() == 8, f"the tests need 8 CPU devices, found {jax.device_count()}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    """Token stores of the tests go to a folder of the tests, not to the user's."""
+    os.environ["EQUIMU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def corpus() -> str:
+    """A few files of real text: the sources of the standard library's json package."""
+    return str(Path(json.__file__).parent / "*.py")

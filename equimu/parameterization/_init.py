@@ -48,7 +48,7 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
             return made / jnp.asarray(leaf.multiplier, leaf.dtype)
         if isinstance(leaf.init_std, float) and leaf.init_std == 0.0:
             return jnp.full(leaf.shape, leaf.init_mean, leaf.dtype)
-        unit = made / jnp.sqrt(jnp.mean(jnp.abs(made) ** 2)) if rescale else _normal(leaf, key)
+        unit = _to_unit(made) if rescale else _normal(leaf, key)
         return (leaf.init_mean + leaf.init_std * unit).astype(leaf.dtype)
 
     return jax.tree.map(draw, tree, own, is_leaf=lambda x: x is None)
@@ -57,6 +57,12 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
 def _made_by_model(leaf: Any) -> bool:
     """Whether only the model's constructor can make this leaf: a table, a mask, an array of integers."""
     return leaf.init_mean is None if is_rule(leaf) else is_array_or_shape(leaf)
+
+
+def _to_unit(made: Any) -> Any:
+    """The draw over its root mean square; zeros, which get here where a deviation of zero is traced, stay zeros."""
+    rms = jnp.sqrt(jnp.mean(jnp.abs(made) ** 2))
+    return made / jnp.where(rms == 0, 1, rms)
 
 
 def _normal(rule: Rule, key: Key) -> Any:

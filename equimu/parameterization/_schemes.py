@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal, TypeAlias
 
 from equimu._errors import EquimuError, nearest
+from equimu._types import Scalar
 from equimu.parameterization._law import (
     ONE,
     Law,
@@ -45,15 +46,16 @@ class Row:
 class BaseConstants:
     """Factors on the five numbers of some leaves: what is tuned on the small model and carried to the large one.
 
-    `where` is a role, or the path of a leaf or of a module (`"blocks.mlp"` stands for every leaf inside it).
+    `where` is a role, or the path of a leaf or of a module (`"blocks.mlp"` stands for every leaf inside it). Factors
+    may be traced.
     """
 
     where: str
-    init_std: float = 1.0
-    multiplier: float = 1.0
-    lr: float = 1.0
-    weight_decay: float = 1.0
-    eps: float = 1.0
+    init_std: Scalar = 1.0
+    multiplier: Scalar = 1.0
+    lr: Scalar = 1.0
+    weight_decay: Scalar = 1.0
+    eps: Scalar = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Parameterization:
         _check_choice("role", role, ROLES)
         return dataclasses.replace(self, **{role: self.row(role).replace(**laws)})
 
-    def tune(self, where: str, **factors: float) -> "Parameterization":
+    def tune(self, where: str, **factors: Scalar) -> "Parameterization":
         """The same table with base constants on a role, module or leaf, e.g. `mup().tune("output", multiplier=4.0)`."""
         for name in factors:
             _check_choice("base constant", name, NUMBERS)

@@ -20,13 +20,13 @@ _OUT = {"out", "inner"}
 class Geometry:
     """The arrays of the target model, and how they grow from the base to it.
 
-    - `wide`: for each leaf's path, the axes that grow with some width.
+    - `wide`: for each leaf's path, the axes that grow with some width, and by what ratio that width grows.
     - `at_base_width`: for each leaf's path, its shape with every width at the base and every depth at the target.
     - `depth_ratio`: for each leaf's path, the ratio of the depths that its block is repeated by.
     """
 
     leaves: list[Leaf]
-    wide: Mapping[str, frozenset[int]]
+    wide: Mapping[str, Mapping[int, Fraction]]
     at_base_width: Mapping[str, tuple[int, ...]]
     depth_ratio: Mapping[str, Fraction]
 
@@ -40,7 +40,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
     """
     _check_sizes(base, target)
     leaves = locate(Blueprint(make, target).shapes())
-    wide: dict[str, set[int]] = {leaf.path: set() for leaf in leaves}
+    wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in leaves}
     depth_ratio = {leaf.path: Fraction(1) for leaf in leaves}
     widths: list[str] = []
     changed: list[Leaf] = leaves
@@ -51,10 +51,12 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
         grown, repeated = _compare(name, leaves, changed)
         if grown:
             widths.append(name)
+        ratio = Fraction(size, base[name])
         for path, axes in grown.items():
-            wide[path] |= axes
+            for axis in axes:
+                wide[path][axis] = wide[path].get(axis, 1) * ratio
         for path in repeated:
-            depth_ratio[path] *= Fraction(size, base[name])
+            depth_ratio[path] *= ratio
     if all(base[name] == target[name] for name in widths):
         reference = leaves
     elif len(widths) == 1 and list(target) == widths:
@@ -63,7 +65,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
         reference = locate(Blueprint(make, {**target, **{name: base[name] for name in widths}}).shapes())
     return Geometry(
         leaves=leaves,
-        wide={path: frozenset(axes) for path, axes in wide.items()},
+        wide=wide,
         at_base_width={leaf.path: leaf.shape for leaf in reference},
         depth_ratio=depth_ratio,
     )
@@ -124,21 +126,22 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
 
 def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[Dimensions, bool, bool]:
     """A leaf's dimensions when its trailing axes are read as `words`, and whether its fan-in and its fan-out are wide."""
-    shape, base_shape = leaf.shape, geometry.at_base_width[leaf.path]
+    shape, base_shape, wide = leaf.shape, geometry.at_base_width[leaf.path], geometry.wide[leaf.path]
     first = len(shape) - len(words)
 
-    def fan(kinds: set[str], sizes: tuple[int, ...]) -> int:
-        return math.prod(size for word, size in zip(words, sizes[first:], strict=True) if word in kinds)
+    def fan(kinds: set[str]) -> tuple[int, Fraction]:
+        axes = [axis for axis, word in enumerate(words, start=first) if word in kinds]
+        grown = (_growth(shape[axis], base_shape[axis], wide[axis]) for axis in axes if axis in wide)
+        return math.prod(shape[axis] for axis in axes), math.prod(grown, start=Fraction(1))
 
-    grown = {words[axis - first] for axis in geometry.wide[leaf.path]}
+    grown = {words[axis - first] for axis in wide}
     wide_in = bool(grown & _IN)
     wide_out = bool(grown & _OUT) or (wide_in and "inner" in words)
-    in_ratio = Fraction(fan(_IN, shape), fan(_IN, base_shape))
-    out_ratio = Fraction(fan(_OUT, shape), fan(_OUT, base_shape))
+    (fan_in, in_ratio), (fan_out, out_ratio) = fan(_IN), fan(_OUT)
     return (
         Dimensions(
-            fan_in=fan(_IN, shape),
-            fan_out=fan(_OUT, shape),
+            fan_in=fan_in,
+            fan_out=fan_out,
             fan_in_ratio=in_ratio,
             fan_out_ratio=out_ratio,
             width_ratio=in_ratio if wide_in else out_ratio,
@@ -147,3 +150,9 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
         wide_in,
         wide_out,
     )
+
+
+def _growth(size: int, base: int, ratio: Fraction) -> Fraction:
+    """By what an axis grows: exactly as its width, where it differs from that by rounding only, as int(8/3 · width) does."""
+    own = Fraction(size, base)
+    return ratio if abs(own / ratio - 1) < Fraction(1, 20) else own

@@ -14,6 +14,7 @@ from equimu.parameterization._law import Dimensions
 from equimu.parameterization._rule import NUMBERS, is_rule
 from equimu.parameterization._tree import rules_of
 
+_FORMAT = 1  # of the JSON; another number where an older reader would read it wrongly
 _COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
 
 
@@ -39,7 +40,7 @@ def table(tree: PyTree, *, markdown: bool = False) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "(traced)"
+    return f"{value:.6g}" if isinstance(value, float | int) else "(traced)"
 
 
 def _draw(rule: Any) -> str:
@@ -59,7 +60,7 @@ def to_json(tree: PyTree) -> str:
     rules: dict[str, Any] = {}
     for rule in rules_of(tree):
         for name in ("init_mean", *NUMBERS):
-            if not isinstance(getattr(rule, name), float | None):
+            if not isinstance(getattr(rule, name), float | int | None):
                 raise EquimuError(
                     f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from"
                 )
@@ -69,7 +70,7 @@ def to_json(tree: PyTree) -> str:
         record["dtype"] = jnp.dtype(rule.dtype).name
         record["dimensions"] = {k: str(v) if isinstance(v, Fraction) else v for k, v in vars(rule.dimensions).items()}
         rules[rule.path] = record
-    return json.dumps({"format": 1, "rules": rules}, indent=1)
+    return json.dumps({"format": _FORMAT, "rules": rules}, indent=1)
 
 
 def from_json(text: str, *, like: PyTree) -> PyTree:
@@ -83,9 +84,14 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
         EquimuError: no JSON of this format, or the rules of another model; names the first difference.
     """
     try:
-        rules = json.loads(text)["rules"]
+        found = json.loads(text)
+        version, rules = found["format"], found["rules"]
     except (ValueError, KeyError, TypeError) as error:
         raise EquimuError(f"this is no tree of rules in JSON ({error}); write one with to_json(tree)") from None
+    if version != _FORMAT:
+        raise EquimuError(
+            f"these rules are in format {version!r}, which this version of equimu cannot read ({_FORMAT})"
+        )
     expected = {rule.path for rule in rules_of(like)}
     if expected != set(rules):
         odd = sorted(expected ^ set(rules))[0]

@@ -213,7 +213,9 @@ def _tied_slot(
                 f"{source.path} is tied, which {parameterization.name} does not permit: its {number} would go as "
                 f"width^{growth[0]} as {source.role} and as width^{growth[1]} as {role}; use tpv(8), or untie the embeddings"
             )
-    multiplier = second.multiplier(sizes) * second.init_std(sizes) / first.init_std(source.dimensions)
+    # The array arrives at its second use with the first use's multiplier already applied.
+    used = first.multiplier(source.dimensions) * first.init_std(source.dimensions)
+    multiplier = second.multiplier(sizes) * second.init_std(sizes) / used
     return dataclasses.replace(
         source,
         path=slot.path,

@@ -44,6 +44,7 @@ def build_make(config: RunConfig, vocab_size: int) -> Callable[..., Transformer]
         tie_embeddings=model.tie_embeddings,
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
+        unroll=model.unroll,
         attention_backend=model.attention_backend,
     )
 

@@ -37,6 +37,8 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; weights, norms, softmax, logits and loss are float32 in any case."""
     remat: bool = False
+    unroll: int = 1
+    """Blocks per iteration of the scan over them; on a CPU a small model runs faster unrolled."""
     attention_backend: str = "auto"
 
 

@@ -63,22 +63,21 @@ def _validation(config: DataConfig, batches: int | None) -> OrderedLoader:
 
 
 def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRow) -> None:
-    # Everything that can be wrong shows in these lines; only then is the folder made.
+    # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
     data = config.data
     tree = build_tree(config, store.info.vocab_size)
     loader = Loader(store, seq=data.seq, rows=data.rows, seed=config.seed, windows=data.windows)
     validation = _validation(data, config.validation_batches)
     program, numbers = program_for(config, tree)
+    hyper = hyperparameters_of(config)
+    state = program.init(numbers, hyper, jax.random.key(config.seed))
+    step_fn = program.compiled_step(state, shard_batch(loader.batch(0), program.mesh), numbers, hyper)
     folder.start(to_json(tree))
 
     def log(row: dict[str, Any]) -> None:
         folder.append(row)
         on_row(row)
 
-    hyper = hyperparameters_of(config)
-    state = program.init(numbers, hyper, jax.random.key(config.seed))
-    # Compiled before the clock starts, so that tokens per second are those of training.
-    step_fn = program.compiled_step(state, shard_batch(loader.batch(0), program.mesh), numbers, hyper)
     batches = loader.iterate()
     started, logged = time.perf_counter(), 0
     for step in range(1, config.steps + 1):
@@ -102,7 +101,7 @@ def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRo
                 return
     total = count = 0.0
     for batch in validation:
-        summed, counted = program.evaluate(state.params, shard_batch(batch, program.mesh), numbers)
+        summed, counted = program.evaluate(state, shard_batch(batch, program.mesh), numbers)
         total, count = total + float(summed), count + float(counted)
     loss = total / count
     log({"step": config.steps, "tokens": config.steps * data.rows * data.seq, "validation_loss": loss})

@@ -6,13 +6,13 @@ parameterizations, compiles once per width.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from equimu._types import Key, PyTree
 from equimu.data import Batch
@@ -22,7 +22,8 @@ from equimu.train._config import DataConfig, ParameterizationConfig, RunConfig
 from equimu.train._mesh import make_mesh
 from equimu.train._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
 
-Numbers = dict[str, dict[str, Any]]
+# The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
+Numbers: TypeAlias = Float[Array, " numbers"]
 
 
 class Hyperparameters(NamedTuple):
@@ -46,7 +47,11 @@ def hyperparameters_of(config: RunConfig) -> Hyperparameters:
 
 
 class Program:
-    """Compiled initialisation, step and evaluation of all runs that share a `program_key`."""
+    """Compiled initialisation, step and evaluation of all runs that share a program.
+
+    A state is passed as the flat list of its arrays: taking modules apart and putting them together again would cost the
+    loop more than a small model's step does.
+    """
 
     def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh):
         self.mesh = mesh
@@ -54,7 +59,10 @@ class Program:
         self._tree = tree
         # The model less its arrays: activation functions and the like.
         self._static = jax.tree.map(lambda leaf: None if is_rule(leaf) else leaf, tree)
-        self.init = jax.jit(self._init)
+        numbers, self._numbers_structure = jax.tree.flatten(numbers_of(tree))
+        state = jax.eval_shape(self._init, jnp.zeros(len(numbers)), hyperparameters_of(config), jax.random.key(0))
+        self._state_structure = jax.tree.structure(state)
+        self.init = jax.jit(lambda *args: jax.tree.leaves(self._init(*args)))
         self._jitted_step = jax.jit(self._step, donate_argnums=0)
         self._compiled_step: Any = None
         self.evaluate = jax.jit(self._evaluate)
@@ -65,6 +73,13 @@ class Program:
             self._compiled_step = self._jitted_step.lower(*args).compile()
         return self._compiled_step
 
+    def state(self, leaves: list[Array]) -> TrainState:
+        """A state from its arrays."""
+        return jax.tree.unflatten(self._state_structure, leaves)
+
+    def _rules(self, numbers: Numbers) -> PyTree:
+        return with_numbers(self._tree, jax.tree.unflatten(self._numbers_structure, list(numbers)))
+
     def _optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
         return build_optimizer(self._config.optimizer, tree, **hyper._asdict())
 
@@ -72,14 +87,14 @@ class Program:
         return scaled(tree, eqx.combine(params, self._static))
 
     def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
-        tree = with_numbers(self._tree, numbers)
+        tree = self._rules(numbers)
         params = eqx.filter(initialize(tree, key), eqx.is_inexact_array)
         return TrainState(params, self._optimizer(tree, hyper).init(params), jnp.int32(0))
 
     def _step(
-        self, state: TrainState, batch: Batch, numbers: Numbers, hyper: Hyperparameters
-    ) -> tuple[TrainState, StepMetrics]:
-        tree = with_numbers(self._tree, numbers)
+        self, leaves: list[Array], batch: Batch, numbers: Numbers, hyper: Hyperparameters
+    ) -> tuple[list[Array], StepMetrics]:
+        tree, state = self._rules(numbers), self.state(leaves)
         gradient = loss_and_gradient(
             functools.partial(self._apply, tree),
             self.mesh,
@@ -87,11 +102,12 @@ class Program:
             denominator=self._config.loss_denominator,
         )
         loss, grads = gradient(state.params, batch)
-        return update(state, loss, grads, self._optimizer(tree, hyper))
+        state, metrics = update(state, loss, grads, self._optimizer(tree, hyper))
+        return jax.tree.leaves(state), metrics
 
-    def _evaluate(self, params: PyTree, batch: Batch, numbers: Numbers) -> tuple[Array, Array]:
-        tree = with_numbers(self._tree, numbers)
-        return evaluation(functools.partial(self._apply, tree), self.mesh)(params, batch)
+    def _evaluate(self, leaves: list[Array], batch: Batch, numbers: Numbers) -> tuple[Array, Array]:
+        tree = self._rules(numbers)
+        return evaluation(functools.partial(self._apply, tree), self.mesh)(self.state(leaves).params, batch)
 
 
 _PROGRAMS: dict[Any, Program] = {}
@@ -119,5 +135,4 @@ def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
     key = (inputs_cleared, shapes, jax.tree.structure(tree))
     if key not in _PROGRAMS:
         _PROGRAMS[key] = Program(config, tree, make_mesh())
-    arrays = jax.tree.map(lambda x: jnp.float32(x), numbers)
-    return _PROGRAMS[key], arrays
+    return _PROGRAMS[key], jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree
 from equimu.data import Batch
 from equimu.train._loss import cross_entropy_sum
@@ -51,7 +52,12 @@ def loss_and_gradient(
         mesh: with the axes of `make_mesh`. Parameters are replicated.
         accumulate: parts of each device's rows that are worked off one after the other.
         denominator: what the differentiated loss is divided by: `"mask"`, the counted targets, or `"positions"`.
+
+    Raises:
+        EquimuError: unknown denominator, or (when called) rows that do not divide into equal parts.
     """
+    if denominator not in ("mask", "positions"):
+        raise EquimuError(f"denominator {denominator!r} is unknown: {nearest(denominator, ('mask', 'positions'))}")
 
     def local(params: PyTree, batch: Batch) -> tuple[Float[Array, ""], PyTree]:
         targets = jax.lax.psum(jnp.sum(batch.mask), BATCH_AXES)
@@ -65,6 +71,9 @@ def loss_and_gradient(
         if accumulate == 1:
             value, grads = gradient(params, batch)
         else:
+            rows = batch.mask.shape[0]
+            if rows % accumulate != 0:
+                raise EquimuError(f"{rows} rows a device cannot be worked off in {accumulate} equal parts")
             parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
 
             def add(total: Any, part: Batch) -> tuple[Any, None]:

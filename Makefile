@@ -1,0 +1,42 @@
+# Each command makes its own virtual environment and installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test test-all lint docs clean
+
+demo: $(VENV)/.demo  ## sweep μP and SP over widths on real text; prints the paths of a table and a figure
+	$(VENV)/bin/equimu sweep --config examples/demo.toml --out runs/demo
+
+test: $(VENV)/.test  ## the quick tests
+	$(VENV)/bin/python -m pytest -q -m "not slow"
+
+test-all: $(VENV)/.test  ## all tests
+	$(VENV)/bin/python -m pytest -q
+
+lint: $(VENV)/.test  ## formatting, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+docs: $(VENV)/.docs  ## the documentation, as a folder of pages
+	$(VENV)/bin/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site runs
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "equimu needs Python 3.11 or newer; make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) '.[test]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) '.[docs]'
+	touch $@

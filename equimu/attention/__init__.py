@@ -1,0 +1,6 @@
+"""Attention as pure functions on arrays, with an explicit scale."""
+
+from equimu.attention._api import Explanation as Explanation
+from equimu.attention._api import decode_attention as decode_attention
+from equimu.attention._api import dot_product_attention as dot_product_attention
+from equimu.attention._api import explain as explain

@@ -1,0 +1,107 @@
+"""What is known of an attention call before it runs, and the checks of its arguments."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equimu._errors import EquimuError
+from equimu.attention._varying import varying_axes
+from equimu.attention._visible import Visibility
+
+Aval = jax.Array | jax.ShapeDtypeStruct
+Segments = Aval | tuple[Aval, Aval] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The static facts that decide which backend can serve; the rest of the call is traced."""
+
+    seq_q: int
+    seq_k: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: jnp.dtype
+    visibility: Visibility
+    segments: bool
+    q_offset: int | None  # None where it is traced
+    static_scale: bool
+    varying: bool  # inside a shard_map that checks which values vary over the mesh
+
+
+def split_segments(segment_ids: Segments) -> tuple[Any, Any]:
+    """The ids of the queries and of the keys: one array may serve both."""
+    return segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
+
+
+def check(
+    q: Aval,
+    k: Aval,
+    v: Aval,
+    *,
+    scale: float | jax.Array,
+    causal: bool,
+    window: int | None,
+    segment_ids: Segments,
+    q_offset: int | jax.Array,
+) -> Problem:
+    """The problem that the arguments pose, or an error that names the argument that cannot be.
+
+    Raises:
+        EquimuError: ranks, shapes, dtypes or head counts that do not fit together, a window that is not
+            positive, a scale or an offset that is not a scalar.
+    """
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        if array.ndim < 3:
+            raise EquimuError(
+                f"{name} has shape {array.shape}: attention needs at least the axes (seq, heads, head_dim)"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise EquimuError(f"{name} has dtype {array.dtype}, which is no floating-point type: cast it")
+        if array.dtype != q.dtype:
+            raise EquimuError(f"{name} has dtype {array.dtype} and q has {q.dtype}: cast them to one dtype")
+
+    *batch, seq_q, heads, head_dim = q.shape
+    *k_batch, seq_k, kv_heads, k_head_dim = k.shape
+    if k.shape != v.shape:
+        raise EquimuError(f"v has shape {v.shape} and k has {k.shape}: they must be equal")
+    if k_batch != batch:
+        raise EquimuError(
+            f"k has the batch axes {tuple(k_batch)} and q has {tuple(batch)}: broadcast or vmap one of them"
+        )
+    if k_head_dim != head_dim:
+        raise EquimuError(f"k has head_dim {k_head_dim} and q has {head_dim}: they must be equal")
+    if kv_heads == 0 or heads % kv_heads:
+        raise EquimuError(
+            f"q has {heads} heads, which are not divisible by the {kv_heads} heads of k and v: "
+            "each key/value head must serve equally many query heads"
+        )
+    if window is not None and window < 1:
+        raise EquimuError(f"window is {window}: give the number of visible positions, at least 1, or None")
+    for name, value in (("scale", scale), ("q_offset", q_offset)):
+        if jnp.ndim(value) != 0:
+            raise EquimuError(f"{name} has shape {jnp.shape(value)}: give a scalar (vmap where it varies)")
+
+    q_segments, k_segments = split_segments(segment_ids)
+    for name, ids, seq in (("queries", q_segments, seq_q), ("keys", k_segments, seq_k)):
+        if ids is not None and ids.shape != (*batch, seq):
+            raise EquimuError(
+                f"segment_ids of the {name} have shape {ids.shape} where {(*batch, seq)} is needed: "
+                "give one array for both, or a pair (of the queries, of the keys) where their lengths differ"
+            )
+
+    return Problem(
+        seq_q=seq_q,
+        seq_k=seq_k,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=jnp.dtype(q.dtype),
+        visibility=Visibility(causal=causal, window=window),
+        segments=segment_ids is not None,
+        q_offset=q_offset if isinstance(q_offset, int) else None,
+        static_scale=isinstance(scale, int | float),
+        varying=bool(varying_axes((q, k, v))),
+    )

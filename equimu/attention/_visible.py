@@ -1,0 +1,37 @@
+"""Which keys a query may see by position, and between which positions such keys, or such queries, lie."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+Position = Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Visibility:
+    """A query at position p sees the keys at positions up to p (`causal`) and less than `window` away."""
+
+    causal: bool
+    window: int | None
+
+    def mask(self, q: Int[Array, "..."], k: Int[Array, "..."]) -> Bool[Array, "..."]:
+        """True where a query at position `q` may see a key at position `k`; the two broadcast."""
+        seen = q >= k if self.causal else jnp.ones(jnp.broadcast_shapes(q.shape, k.shape), bool)
+        if self.window is not None:
+            seen &= jnp.abs(q - k) < self.window
+        return seen
+
+    def keys(self, first: Position, last: Position) -> tuple[Position | None, Position | None]:
+        """The first and the last position that queries at `first` to `last` see; None: no bound."""
+        reach = None if self.window is None else self.window - 1
+        left = None if reach is None else first - reach
+        right = last if self.causal else None if reach is None else last + reach
+        return left, right
+
+    def queries(self, first: Position, last: Position) -> tuple[Position | None, Position | None]:
+        """The first and the last position from which keys at `first` to `last` are seen; None: no bound."""
+        reach = None if self.window is None else self.window - 1
+        left = first if self.causal else None if reach is None else first - reach
+        right = None if reach is None else last + reach
+        return left, right

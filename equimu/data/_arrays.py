@@ -1,0 +1,151 @@
+"""Checksummed arrays and a commit marker in a folder or an object store, by tensorstore."""
+
+import contextlib
+import functools
+import hashlib
+import re
+import shutil
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from equimu._errors import EquimuError
+
+# A shard is one file or object, the unit of writing; a chunk carries a checksum and is the unit of reading.
+_SHARD = 2**24
+_CHUNK = 2**16
+# Cached chunks of arrays that are too large for memory.
+_CACHE_BYTES = 2**28
+
+
+@contextlib.contextmanager
+def told_as(what: str) -> Generator[None]:
+    """Turns whatever tensorstore raises into an `EquimuError` of one line that begins with `what`."""
+    try:
+        yield
+    except EquimuError:
+        raise
+    except Exception as error:  # mostly a ValueError, but by no promise
+        raise EquimuError(f"{what}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _tensorstore() -> Any:  # most of its signatures are untyped, hence Any
+    import tensorstore
+
+    return tensorstore
+
+
+@functools.cache
+def _context() -> Any:
+    ts = _tensorstore()
+    # One for all: `memory://` lives in its context. The content never changes, so caches need no re-check.
+    return ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+
+
+def open_place(place: str) -> Any:
+    """The tensorstore key-value store at a local folder or a URL (`gs://`, `s3://`, `file://`, `memory://`)."""
+    ts = _tensorstore()
+    if re.match(r"[a-z][a-z0-9+.-]*://", place):
+        where: Any = place.rstrip("/") + "/"
+    else:  # not as a URL: a local name may hold '%', '#' or '?'
+        where = {"driver": "file", "path": f"{Path(place).expanduser().absolute()}/"}
+    with told_as(f"cannot open {place!r}, a folder or a URL such as gs://bucket/name is wanted"):
+        return ts.KvStore.open(where, context=_context()).result()
+
+
+def delete_below(place: str, folder: str) -> None:
+    """Deletes a folder at a place and everything in it."""
+    ts = _tensorstore()
+    kvstore = open_place(place)
+    with told_as(f"cannot delete {folder} at {place!r}"):
+        # '0' is the character after '/'
+        kvstore.delete_range(ts.KvStore.KeyRange(f"{folder}/", f"{folder}0")).result()
+    where = kvstore.spec().to_json()
+    if where["driver"] == "file":  # a file system keeps the empty folders
+        shutil.rmtree(f"{where['path']}{folder}", ignore_errors=True)
+
+
+class ArrayWriter:
+    """Appends to a one-dimensional zarr3 array, whole shards at a time, so that memory stays bounded.
+
+    Args:
+        place: folder or URL.
+        path: of the array, below the place.
+        dtype: of the elements.
+    """
+
+    def __init__(self, place: str, path: str, dtype: np.dtype[Any]):
+        ts = _tensorstore()
+        checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        sharding = {"chunk_shape": [_CHUNK], "codecs": checked, "index_codecs": checked}
+        spec = {
+            "driver": "zarr3",
+            "kvstore": (open_place(place) / f"{path}/").spec().to_json(),
+            # Without this a chunk of zeros is not written, and reads like a lost one.
+            "store_data_equal_to_fill_value": True,
+            "metadata": {
+                "shape": [0],
+                "data_type": dtype.name,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [_SHARD]}},
+                "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            },
+        }
+        self.size = 0
+        self._place, self._dtype = place, dtype
+        self._digest = hashlib.sha256()
+        self._waiting: list[np.ndarray] = []
+        self._written = 0
+        with told_as(f"cannot write to {place!r}"):
+            self._array = ts.open(spec, create=True, context=_context()).result()
+
+    def append(self, values: np.ndarray) -> None:
+        """Adds values at the end; they are safe only after `finish`."""
+        self._waiting.append(values.astype(self._dtype))
+        self.size += len(values)
+        waiting = self.size - self._written
+        if waiting >= _SHARD:
+            self._write(waiting - waiting % _SHARD)
+
+    def finish(self) -> str:
+        """Writes what waits; returns a hash of all elements."""
+        self._write(self.size - self._written)
+        return self._digest.hexdigest()
+
+    def _write(self, count: int) -> None:
+        if not count:
+            return
+        values = np.concatenate(self._waiting)
+        self._waiting = [values[count:]]
+        start, self._written = self._written, self._written + count
+        with told_as(f"cannot write to {self._place!r}"):
+            self._array = self._array.resize(exclusive_max=[self._written], expand_only=True).result()
+            self._array[start : self._written].write(values[:count]).result()
+        self._digest.update(values[:count].astype(self._dtype.newbyteorder("<")).tobytes())
+
+
+def open_array(place: str, path: str) -> Any:
+    """Opens an array for reading; a lost chunk is an error, not zeros."""
+    ts = _tensorstore()
+    spec = {
+        "driver": "zarr3",
+        "kvstore": (open_place(place) / f"{path}/").spec().to_json(),
+        "fill_missing_data_reads": False,
+        "recheck_cached_data": False,
+        "recheck_cached_metadata": "open",
+    }
+    return ts.open(spec, read=True, context=_context()).result()
+
+
+def read_rows(array: Any, starts: Sequence[int] | np.ndarray, length: int) -> Shaped[np.ndarray, "rows length"]:
+    """Reads stretches of an array in one batch of requests; places past its end are 0."""
+    ts = _tensorstore()
+    rows = np.zeros((len(starts), length), array.dtype.numpy_dtype)
+    with ts.Batch() as batch:
+        stretches = [array[s : min(s + length, array.shape[0])].read(batch=batch) for s in map(int, starts)]
+    for row, stretch in zip(rows, stretches, strict=True):
+        values = stretch.result()
+        row[: len(values)] = values
+    return rows

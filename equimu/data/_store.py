@@ -1,0 +1,172 @@
+"""Token stores: a corpus as checksummed token arrays, split into training and validation by document.
+
+Layout, under a folder or URL: `equimu-tokens.json`, written last and only if absent, names the folder with
+the arrays (`train`, `validation`: every document's tokens and its end-of-document, one after the other;
+`train-offsets`, `validation-offsets`: where each document begins, and where the last one ends). Whoever reads
+a store reads that file first: what an interrupted or slower writer leaves behind is never taken for a store.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt
+
+from equimu._errors import EquimuError, nearest
+from equimu.data._arrays import open_array, open_place, told_as
+from equimu.data._tokenizer import Tokenizer
+
+FORMAT = 1
+_INFO = "equimu-tokens.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What a token store says of itself.
+
+    Attributes:
+        format: version of the layout.
+        folder: where the arrays are, below the store's place.
+        recipe: names the corpus, the tokenizer and the split that the store was made from.
+        corpus: the corpus' name.
+        tokenizer: the tokenizer's name.
+        tokenizer_fingerprint: its fingerprint.
+        vocab_size: token ids are below this.
+        bos: beginning-of-document id.
+        eod: end-of-document id.
+        dtype: of the stored tokens.
+        documents: number of documents of each split.
+        tokens: number of tokens of each split, one end-of-document per document included.
+        replaced: characters U+FFFD in the text; bytes that were not UTF-8 became one.
+        fingerprint: of all tokens and document boundaries: equal fingerprints, equal data.
+    """
+
+    format: int
+    folder: str
+    recipe: str
+    corpus: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    vocab_size: int
+    bos: int
+    eod: int
+    dtype: str
+    documents: Mapping[str, int]
+    tokens: Mapping[str, int]
+    replaced: int
+    fingerprint: str
+
+
+class TokenStore:
+    """A finished token store. Made by `open_store`, `write_store` or `prepare`.
+
+    Attributes:
+        place: its folder or URL.
+        info: what it says of itself.
+    """
+
+    def __init__(self, place: str, info: StoreInfo):
+        self.place = place
+        self.info = info
+
+    def __repr__(self) -> str:
+        return f"TokenStore({self.place!r}, tokens={dict(self.info.tokens)}, tokenizer={self.info.tokenizer!r})"
+
+    def array(self, name: str) -> Any:
+        """Opens `"train"`, `"validation"`, `"train-offsets"` or `"validation-offsets"` for tensorstore.
+
+        Raises:
+            EquimuError: no such split, or the array is lost or damaged.
+        """
+        split, _, offsets = name.partition("-")
+        if split not in self.info.tokens:
+            raise EquimuError(f"a token store has no split {split!r}; {nearest(split, self.info.tokens)}")
+        size = self.info.documents[split] + 1 if offsets else self.info.tokens[split]
+        dtype = "int64" if offsets else self.info.dtype
+        with self.reading():
+            array = open_array(self.place, f"{self.info.folder}/{name}")
+            if array.shape != (size,) or array.dtype.name != dtype:
+                raise ValueError(f"{name} is {array.dtype.name}{array.shape}, not {dtype}({size},)")
+            return array
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Context in which a failed read is told in one line."""
+        return _reading(self.place)
+
+    def tokens(self, split: str) -> UInt[np.ndarray, " tokens"]:
+        """All tokens of `"train"` or `"validation"`, read into memory."""
+        with self.reading():
+            return self.array(split).read().result()
+
+    def offsets(self, split: str) -> Int[np.ndarray, " boundaries"]:
+        """Where each document begins in `tokens(split)`, and, last, where they end."""
+        with self.reading():
+            return self.array(f"{split}-offsets").read().result()
+
+
+def open_store(place: str | Path, tokenizer: Tokenizer | None = None) -> TokenStore:
+    """Opens a finished token store.
+
+    Args:
+        place: folder or URL.
+        tokenizer: where given, the store must have been written with it.
+
+    Returns:
+        The store; arrays are opened when they are first asked for.
+
+    Raises:
+        EquimuError: there is no store, it is damaged, or it was written with another tokenizer.
+    """
+    place = str(place)
+    info = read_info(place)
+    if info is None:
+        raise EquimuError(f"there is no token store at {place!r}; make one with `equimu data` or `write_store`")
+    if tokenizer is not None and tokenizer.fingerprint != info.tokenizer_fingerprint:
+        raise EquimuError(
+            f"token store {place!r} was written with tokenizer {info.tokenizer!r} "
+            f"({info.tokenizer_fingerprint}), not with {tokenizer.name!r} ({tokenizer.fingerprint}); "
+            "use that tokenizer or make another store"
+        )
+    return TokenStore(place, info)
+
+
+def read_info(place: str) -> StoreInfo | None:
+    """What the store at a place says of itself; None where there is no store."""
+    kvstore = open_place(place)
+    with told_as(f"cannot read token store {place!r}"):
+        read = kvstore.read(_INFO).result()
+    if read.state == "missing":
+        return None
+    with _reading(place):
+        fields = json.loads(read.value)
+        if fields.pop("checksum") != _checksum(fields):
+            raise ValueError(f"{_INFO} does not match its checksum")
+        if fields["format"] != FORMAT:
+            raise EquimuError(f"token store {place!r} has format {fields['format']}, not {FORMAT}; make it again")
+        return StoreInfo(**fields)
+
+
+def commit_info(place: str, info: StoreInfo) -> bool:
+    """Makes written arrays a store, unless one is at that place already; returns whether it did."""
+    fields = dataclasses.asdict(info)
+    content = json.dumps({**fields, "checksum": _checksum(fields)}, indent=1)
+    kvstore = open_place(place)
+    with told_as(f"cannot write token store {place!r}"):
+        there = kvstore.read(_INFO).result()
+        if there.state != "missing":
+            return False
+        written = kvstore.write(_INFO, content, if_equal=there.stamp.generation).result()
+    return bool(written.generation)  # empty where another writer came in between
+
+
+def _reading(place: str) -> AbstractContextManager[None]:
+    return told_as(f"token store {place!r} cannot be read; if it is damaged, delete it and make it again")
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,169 @@
+"""Text to token ids and back: raw bytes, or any tokenizer file of Hugging Face's `tokenizers`."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from equimu._errors import EquimuError
+
+# What published tokenizers call the two special tokens; used only where exactly one of a list is there.
+_BOS_NAMES = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]")
+_EOD_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What a token store and a sampler need to know of a tokenizer.
+
+    `fingerprint` names the map from text to ids: equal fingerprints, equal ids. A store keeps it, so that
+    tokens are never read with another tokenizer than the one that wrote them.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int: ...
+    @property
+    def eod(self) -> int: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteTokenizer:
+    """A token is a byte of the text's UTF-8: 256 ids, nothing to train or to download.
+
+    Byte 0 never stands in text, so it serves as end-of-document and as beginning-of-document, and the
+    vocabulary stays at 256. (A corpus file that holds it is refused as binary.)
+    """
+
+    name: str = dataclasses.field(default="bytes", init=False)
+    fingerprint: str = dataclasses.field(default="bytes-eod0", init=False)
+    vocab_size: int = dataclasses.field(default=256, init=False)
+    bos: int = dataclasses.field(default=0, init=False)
+    eod: int = dataclasses.field(default=0, init=False)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, without special tokens.
+
+        Args:
+            texts: texts without the character NUL.
+
+        Returns:
+            One uint8 array per text.
+
+        Raises:
+            EquimuError: a text holds NUL.
+        """
+        if any("\0" in text for text in texts):
+            raise EquimuError(
+                "a text holds the character NUL, which the bytes tokenizer keeps for end-of-document; "
+                "remove it from the text or use another tokenizer"
+            )
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids; special ids are left out, bytes that are not UTF-8 become U+FFFD."""
+        return bytes(i for i in map(int, ids) if i != self.eod).decode(errors="replace")
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` of Hugging Face's `tokenizers` package (needs the extra `hf`).
+
+    Text is encoded as it is: no special tokens are added, text that looks like a special token is not taken
+    for one, and truncation or padding set in the file is switched off.
+
+    Args:
+        path: the JSON file.
+        bos: beginning-of-document token, e.g. `"<s>"`; None takes the one the file has under a usual name,
+            and the end-of-document token where it has none.
+        eod: end-of-document token, e.g. `"</s>"`; None takes the one the file has under a usual name.
+
+    Raises:
+        EquimuError: no such file, not a tokenizer file, an unknown or ambiguous special token, or the
+            package `tokenizers` is missing.
+    """
+
+    def __init__(self, path: str | Path, *, bos: str | None = None, eod: str | None = None):
+        path = Path(path).expanduser()
+        try:
+            import tokenizers
+        except ImportError:
+            raise EquimuError(
+                f"tokenizer file {path} needs the package 'tokenizers': pip install 'equimu[hf]'"
+            ) from None
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EquimuError(
+                f"cannot read tokenizer file {path}: {error.strerror}; write 'bytes' or the path of a tokenizer.json"
+            ) from None
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the Rust side raises bare `Exception`
+            reason = str(error).splitlines()[0]
+            raise EquimuError(f"{path} is not a tokenizer file of Hugging Face's `tokenizers`: {reason}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        self.name = str(path)
+        # Ids may have holes (T5's sentinels, reserved tokens), so the count of tokens would be too small.
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.eod = self._special(eod, _EOD_NAMES, "eod")
+        self.bos = self._special(bos, _BOS_NAMES, "bos", default=self.eod)
+        ids = f"{self.bos},{self.eod}".encode()
+        self.fingerprint = "hf-" + hashlib.sha256(content + ids).hexdigest()[:32]
+
+    def _special(self, token: str | None, usual: Sequence[str], word: str, default: int | None = None) -> int:
+        if token is not None:
+            token_id = self._tokenizer.token_to_id(token)
+            if token_id is None:
+                raise EquimuError(f"{self.name} has no token {token!r}; write {word}= a token of that file")
+            return token_id
+        added = self._tokenizer.get_added_tokens_decoder()
+        found = {t.content: i for i, t in added.items() if t.special and t.content in usual}
+        if not found and default is not None:
+            return default
+        if len(found) != 1:
+            has = f"several candidates ({', '.join(found)})" if found else "none of the usual names"
+            raise EquimuError(f"{self.name}: which token is {word}? It has {has}; write {word}='...'")
+        return found.popitem()[1]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text (in parallel threads), without special tokens: one uint32 array per text."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids; special tokens are left out."""
+        special = {self.bos, self.eod}
+        return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)
+
+
+def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = None) -> Tokenizer:
+    """The tokenizer that a config or a flag names.
+
+    Args:
+        name: `"bytes"`, or the path of a Hugging Face `tokenizer.json`.
+        bos: beginning-of-document token of a tokenizer file; see `HuggingFaceTokenizer`.
+        eod: end-of-document token of a tokenizer file.
+
+    Returns:
+        A `ByteTokenizer` or a `HuggingFaceTokenizer`.
+
+    Raises:
+        EquimuError: see `HuggingFaceTokenizer`; or special tokens given for `"bytes"`.
+    """
+    if name != "bytes":
+        return HuggingFaceTokenizer(name, bos=bos, eod=eod)
+    if bos is not None or eod is not None:
+        raise EquimuError("tokenizer 'bytes' has byte 0 as its only special token; leave bos and eod out")
+    return ByteTokenizer()

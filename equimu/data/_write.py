@@ -1,0 +1,219 @@
+"""From a corpus and a tokenizer to a token store."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimu._errors import EquimuError, nearest
+from equimu.data._arrays import ArrayWriter, delete_below
+from equimu.data._corpus import Corpus, read_corpus
+from equimu.data._store import FORMAT, StoreInfo, TokenStore, commit_info, read_info
+from equimu.data._tokenizer import Tokenizer
+
+_SPLITS = ("train", "validation")
+_DTYPES = ("uint8", "uint16", "uint32")
+_ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this size
+
+
+def write_store(
+    place: str | Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    validation: float = 0.05,
+    split_seed: int = 0,
+    dtype: str | None = None,
+) -> TokenStore:
+    """Tokenizes a corpus into a store; a store that is already there and was made from the same is returned.
+
+    The side of a document depends only on its content and `split_seed`, so equal documents land on one side.
+    Both sides get at least one document. Several processes may write the same store at once: the first to
+    finish wins.
+
+    Args:
+        place: folder or URL.
+        corpus: the text.
+        tokenizer: text to ids.
+        validation: share of the documents held out, in expectation, in (0, 1).
+        split_seed: other seeds hold out other documents.
+        dtype: `"uint8"`, `"uint16"` or `"uint32"`; None takes the smallest that holds the vocabulary.
+
+    Returns:
+        The store.
+
+    Raises:
+        EquimuError: empty corpus, a file that is not text, one document only, a vocabulary larger than the
+            dtype, another store at this place, or a place that cannot be written.
+    """
+    place = str(place)
+    if not 0 < validation < 1:
+        raise EquimuError(f"validation={validation} must lie between 0 and 1, such as 0.05")
+    token_dtype = _token_dtype(tokenizer, dtype)
+    recipe = _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
+    store = _made_before(place, recipe)
+    if store is not None:
+        return store
+    threshold = _threshold(corpus, validation, split_seed)
+    folder = f"data-{uuid.uuid4().hex[:12]}"
+    committed = False
+    try:
+        documents, tokens, replaced, fingerprint = _write_arrays(
+            place, folder, corpus, tokenizer, token_dtype, lambda text: _hash(text, split_seed) < threshold
+        )
+        info = StoreInfo(
+            format=FORMAT,
+            folder=folder,
+            recipe=recipe,
+            corpus=corpus.name,
+            tokenizer=tokenizer.name,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            vocab_size=tokenizer.vocab_size,
+            bos=tokenizer.bos,
+            eod=tokenizer.eod,
+            dtype=token_dtype.name,
+            documents=documents,
+            tokens=tokens,
+            replaced=replaced,
+            fingerprint=fingerprint,
+        )
+        committed = commit_info(place, info)
+    finally:
+        if not committed:
+            with contextlib.suppress(EquimuError):  # what went wrong before is what to tell
+                delete_below(place, folder)
+    store = _made_before(place, recipe)
+    assert store is not None, "a store was committed here, by this writer or by a faster one"
+    return store
+
+
+def prepare(
+    spec: str,
+    tokenizer: Tokenizer,
+    folder: str | Path | None = None,
+    *,
+    validation: float = 0.05,
+    split_seed: int = 0,
+) -> TokenStore:
+    """The token store of a corpus, made if it is not in the cache yet.
+
+    Args:
+        spec: as for `read_corpus`: `"stdlib"`, or a file, folder or glob of text.
+        tokenizer: text to ids.
+        folder: folder or URL that keeps stores; None is `default_cache()`.
+        validation: as for `write_store`.
+        split_seed: as for `write_store`.
+
+    Returns:
+        The store, named by what it was made from: changed text makes another.
+
+    Raises:
+        EquimuError: as `read_corpus` and `write_store`.
+    """
+    corpus = read_corpus(spec)
+    recipe = _recipe(corpus, tokenizer, validation, split_seed, _token_dtype(tokenizer, None))
+    folder = str(default_cache() if folder is None else folder).rstrip("/")
+    place = f"{folder}/tokens-{recipe[:16]}"
+    return write_store(place, corpus, tokenizer, validation=validation, split_seed=split_seed)
+
+
+def default_cache() -> Path:
+    """The user's folder for token stores: `$EQUIMU_CACHE`, or `~/.cache/equimu`."""
+    return Path(os.environ.get("EQUIMU_CACHE") or Path.home() / ".cache" / "equimu")
+
+
+def _made_before(place: str, recipe: str) -> TokenStore | None:
+    info = read_info(place)
+    if info is not None and info.recipe != recipe:
+        raise EquimuError(
+            f"{place!r} holds a token store made from other text, tokenizer or settings "
+            f"(corpus {info.corpus!r}, tokenizer {info.tokenizer!r}); write to another place or delete it"
+        )
+    return None if info is None else TokenStore(place, info)
+
+
+def _token_dtype(tokenizer: Tokenizer, name: str | None) -> np.dtype[Any]:
+    if name is not None and name not in _DTYPES:
+        raise EquimuError(f"dtype={name!r} cannot hold tokens; {nearest(name, _DTYPES)}")
+    smallest = next(d for d in _DTYPES if tokenizer.vocab_size <= np.iinfo(d).max + 1)
+    if name is not None and np.dtype(name).itemsize < np.dtype(smallest).itemsize:
+        raise EquimuError(
+            f"dtype={name!r} cannot hold a vocabulary of {tokenizer.vocab_size} tokens; "
+            f"write {smallest!r} or leave it out"
+        )
+    return np.dtype(name or smallest)
+
+
+def _recipe(corpus: Corpus, tokenizer: Tokenizer, validation: float, split_seed: int, dtype: np.dtype[Any]) -> str:
+    parts = [FORMAT, corpus.fingerprint, tokenizer.fingerprint, validation, split_seed, dtype.name]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _hash(text: str, split_seed: int) -> int:
+    key = f"equimu split {split_seed}".encode()
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest())
+
+
+def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
+    """Documents whose hash lies below go to validation; off the share only where a side would stay empty."""
+    wanted, lowest, highest = round(share * 2**64), 2**64, -1
+    for text in corpus.documents():
+        value = _hash(text, split_seed)
+        lowest, highest = min(lowest, value), max(highest, value)
+        if lowest < wanted <= highest:  # both sides have a document: no need to read on
+            return wanted
+    if highest < 0:
+        raise EquimuError(f"corpus {corpus.name!r} is empty: its files hold no text")
+    if lowest == highest:
+        raise EquimuError(
+            f"corpus {corpus.name!r} is one document; bring a different second one to hold out for validation"
+        )
+    return lowest + 1 if wanted <= lowest else highest
+
+
+def _batches(corpus: Corpus) -> Iterator[list[str]]:
+    texts: list[str] = []
+    characters = 0
+    for text in corpus.documents():
+        texts.append(text)
+        characters += len(text)
+        if characters >= _ENCODE_CHARACTERS:
+            yield texts
+            texts, characters = [], 0
+    if texts:
+        yield texts
+
+
+def _write_arrays(
+    place: str,
+    folder: str,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    dtype: np.dtype[Any],
+    held_out: Callable[[str], bool],
+) -> tuple[dict[str, int], dict[str, int], int, str]:
+    """Writes all arrays; returns documents and tokens of each split, characters replaced, and fingerprint."""
+    tokens = {split: ArrayWriter(place, f"{folder}/{split}", dtype) for split in _SPLITS}
+    offsets = {split: ArrayWriter(place, f"{folder}/{split}-offsets", np.dtype("int64")) for split in _SPLITS}
+    for split in _SPLITS:
+        offsets[split].append(np.array([0]))
+    replaced = 0
+    for texts in _batches(corpus):
+        sides = ["validation" if held_out(text) else "train" for text in texts]
+        encoded = tokenizer.encode_batch(texts)
+        for split in _SPLITS:
+            closed = [np.append(i, tokenizer.eod) for i, side in zip(encoded, sides, strict=True) if side == split]
+            if closed:
+                offsets[split].append(tokens[split].size + np.cumsum([len(ids) for ids in closed]))
+                tokens[split].append(np.concatenate(closed))
+        replaced += sum(text.count("\ufffd") for text in texts)
+    digests = [writer.finish() for split in _SPLITS for writer in (tokens[split], offsets[split])]
+    fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
+    documents = {split: offsets[split].size - 1 for split in _SPLITS}
+    return documents, {split: tokens[split].size for split in _SPLITS}, replaced, fingerprint

@@ -1,0 +1,93 @@
+"""From the cells of a sweep to everything that is said about it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from equimu.report._cells import Cell, Curve, curves
+from equimu.report._fit import Fit, fit
+from equimu.report._law import Law, law
+from equimu.report._regret import Regret, carried_rate, growth, regrets
+from equimu.report._verdict import Verdict, verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One parameterization of a sweep.
+
+    Attributes:
+        parameterization: its label.
+        curves: loss against learning rate, one per width, ascending.
+        fit: their optima.
+        law: the optima's dependence on width; None with fewer than two known ones.
+        carried: log2 of the rate that is carried over from the smallest width.
+        regrets: what that costs, for every width but the smallest.
+        regret_growth: nats per token that the carried-over rate costs more with each doubling of width.
+        above_best: per width, the loss at the optimum less the lowest one of all parameterizations at that width;
+            None where either is not known.
+        verdict: whether the best learning rate transfers.
+    """
+
+    parameterization: str
+    curves: tuple[Curve, ...]
+    fit: Fit
+    law: Law | None
+    carried: float | None
+    regrets: tuple[Regret, ...]
+    regret_growth: float | None
+    above_best: tuple[float | None, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A learning-rate sweep, judged.
+
+    The measures of transfer are those that arXiv 2605.21486 proposes: the scatter of the optimum about its law
+    (`Law.scatter`), the loss that the carried-over rate costs and its growth (`Panel.regrets`,
+    `Panel.regret_growth`), and the loss at the optimum against the best parameterization (`Panel.above_best`).
+
+    Attributes:
+        panels: one per parameterization, in order of appearance.
+    """
+
+    panels: tuple[Panel, ...]
+
+
+def report(cells: Iterable[Cell]) -> Report:
+    """Judges the finished runs of a learning-rate sweep.
+
+    Args:
+        cells: the runs, in any order; a sweep that is not complete is judged as far as it goes.
+
+    Returns:
+        Optima, laws, regrets and verdicts of each parameterization.
+
+    Raises:
+        EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
+    """
+    groups = curves(cells)
+    fits = {name: fit(group) for name, group in groups.items()}
+    lowest: dict[int, float] = {}
+    for fitted in fits.values():
+        for optimum in fitted.optima:
+            if optimum.lowest is not None:
+                lowest[optimum.width] = min(optimum.lowest, lowest.get(optimum.width, optimum.lowest))
+    return Report(panels=tuple(_panel(name, group, fits[name], lowest) for name, group in groups.items()))
+
+
+def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float]) -> Panel:
+    line = law(fitted)
+    costs = regrets(group, fitted)
+    return Panel(
+        parameterization=name,
+        curves=group,
+        fit=fitted,
+        law=line,
+        carried=carried_rate(fitted),
+        regrets=costs,
+        regret_growth=growth(costs),
+        above_best=tuple(
+            None if optimum.lowest is None else optimum.lowest - lowest[optimum.width] for optimum in fitted.optima
+        ),
+        verdict=verdict(group, fitted, line),
+    )

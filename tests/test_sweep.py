@@ -1,0 +1,80 @@
+import dataclasses
+import json
+
+import pytest
+from runs import small_run
+
+from equimu import EquimuError, SweepConfig, sweep
+from equimu.report import cells_of, read_cells, report, write_report
+from equimu.train import _program as program_module
+from equimu.train import train
+
+
+def small_sweep(corpus, **grid):
+    run = small_run(corpus)
+    fresh = type(run)()
+    run = dataclasses.replace(
+        run,
+        model=dataclasses.replace(run.model, width=fresh.model.width),
+        parameterization=fresh.parameterization,
+        optimizer=dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate),
+    )
+    grid = {"widths": (8, 16), "log2_learning_rates": (-7.0, -5.0, -3.0), **grid}
+    return SweepConfig(run=run, **grid)
+
+
+def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path):
+    program_module._PROGRAMS.clear()
+    told = []
+    config = small_sweep(corpus)
+    runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: told.append((done, total)))
+    assert len(runs) == 12 and sorted(told) == [(n, 12) for n in range(1, 13)]
+    assert len(program_module._PROGRAMS) == 2
+    assert len({run.folder for run in runs}) == 12
+
+
+def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
+    config = small_sweep(corpus, widths=(8,))
+
+    def stop(run, done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config, out=tmp_path / "cut", on_cell=stop)
+    finished = {path.parent: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("*/done")}
+    assert 4 <= len(finished) < 6
+    runs = sweep(config, out=tmp_path / "cut")
+    assert all((folder / "done").stat().st_mtime_ns == time for folder, time in finished.items())
+    whole = sweep(config, out=tmp_path / "whole")
+    assert [run.validation_loss for run in runs] == [run.validation_loss for run in whole]
+
+
+def test_a_cell_is_the_run_that_train_would_do(corpus, tmp_path):
+    runs = sweep(small_sweep(corpus, widths=(8,), parameterizations=("mup",)), out=tmp_path / "sweep")
+    program_module._PROGRAMS.clear()
+    alone = train(runs[0].config, out=tmp_path / "alone")
+    assert alone.validation_loss == runs[0].validation_loss
+    assert alone.folder.name == runs[0].folder.name
+
+
+def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
+    with pytest.raises(EquimuError, match="12 is not a multiple of head_dim 8"):
+        sweep(small_sweep(corpus, widths=(8, 12)), out=tmp_path / "out")
+    with pytest.raises(EquimuError, match="larger than the target"):
+        sweep(small_sweep(corpus, base_width=16), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_of_run_folders(corpus, tmp_path):
+    runs = sweep(small_sweep(corpus), out=tmp_path / "runs")
+    cells = read_cells(tmp_path / "runs")
+    key = lambda c: (c.parameterization, c.width, c.learning_rate)  # noqa: E731
+    assert sorted(cells, key=key) == sorted(cells_of(runs), key=key)
+    page, figure, data = write_report(report(cells), tmp_path / "report")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "mup" in page.read_text() and json.loads(data.read_text())
+    # runs that differ in more than a sweep varies do not belong in one figure
+    train(small_run(corpus, width=8 * 4, steps=3), out=tmp_path / "runs")
+    with pytest.raises(EquimuError, match="more than one sweep"):
+        read_cells(tmp_path / "runs")
