@@ -19,7 +19,7 @@ from equimu._progress import progress
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 from equimu.parameterization import table, to_json
 from equimu.report import Cell, cells_of, print_table, read_cells, report, write_report
-from equimu.sweep import SweepConfig, parameterization_name, sweep
+from equimu.sweep import SweepConfig, cores, parameterization_name, sweep
 from equimu.train import Run, RunConfig, build_parameterization, build_tree, config_from_dict, train
 
 _Flat = tyro.conf.arg(name="")

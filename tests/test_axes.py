@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+
 from equimu import EquimuError, axes, mup, parameterize, register_axes
 from equimu._axes import Axes, find_axes, find_tied_source
 from equimu.parameterization import rules_of

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
-from equimu.attention._backends import BACKENDS, ORDER, choose, find, refusal
+from equimu.attention._backends import BACKENDS, PLATFORMS, choose, find, refusal
 from equimu.attention._problem import Aval, Segments, check, split_segments
 from equimu.attention._varying import vary_alike
 
@@ -74,7 +74,10 @@ def dot_product_attention(
         if reason is not None:
             raise EquimuError(f"backend {backend!r} cannot serve this call: {reason}; backend='auto' can")
         return chosen.run(q, k, v, **rest)
-    branches = {platform: functools.partial(choose(problem, platform)[0].run, **rest) for platform in ORDER}
+    choices = {platform: choose(problem, platform).run for platform in PLATFORMS}
+    if len(set(choices.values())) == 1:
+        return choices["default"](q, k, v, **rest)
+    branches = {platform: functools.partial(run, **rest) for platform, run in choices.items()}
     return jax.lax.platform_dependent(q, k, v, **branches)
 
 
@@ -166,7 +169,7 @@ def explain(
     problem = check(q, k, v, scale=scale, causal=causal, window=window, segment_ids=segment_ids, q_offset=q_offset)
     if platform is None:
         platform = _default_platform()
-    chosen, _ = choose(problem, platform)
+    chosen = choose(problem, platform)
     others = {
         name: refusal(backend, problem, platform) or f"{chosen.name} comes first"
         for name, backend in BACKENDS.items()

@@ -53,20 +53,21 @@ def blockwise(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(tiling: Tiling, q, k, v, scale, q_offset, q_segments, k_segments):
-    return _forward(tiling, q, k, v, scale, q_offset, q_segments, k_segments)[0]
+def _attend(tiling: Tiling, *arguments: Any) -> Array:
+    return _forward(tiling, *arguments)[0]
 
 
-def _forward(tiling: Tiling, q, k, v, scale, q_offset, q_segments, k_segments):
+def _forward(tiling: Tiling, *arguments: Any) -> tuple[Array, Any]:
     """The output, and what the backward pass needs: the arguments, the output and `lse`."""
+    q, k, v, scale, q_offset, q_segments, k_segments = arguments
     forward = functools.partial(_forward_sequences, tiling, scale, q_offset)
     out, lse = _over_batch(tiling, forward, q, k, v, q_segments, k_segments)
-    return out, (q, k, v, scale, q_offset, q_segments, k_segments, out, lse)
+    return out, (arguments, out, lse)
 
 
-def _backward(tiling: Tiling, saved, d_out):
+def _backward(tiling: Tiling, saved: Any, d_out: Array) -> tuple[Any, ...]:
     """The gradients of q, k, v and scale."""
-    q, k, v, scale, q_offset, q_segments, k_segments, out, lse = saved
+    (q, k, v, scale, q_offset, q_segments, k_segments), out, lse = saved
     backward = functools.partial(_backward_sequences, tiling, scale, q_offset)
     dq, dk, dv = _over_batch(tiling, backward, q, k, v, q_segments, k_segments, out, lse, d_out)
     d_scale = jnp.sum(q.astype(scale.dtype) * dq)
@@ -76,23 +77,25 @@ def _backward(tiling: Tiling, saved, d_out):
 _attend.defvjp(_forward, _backward)
 
 
-def _forward_sequences(tiling: Tiling, scale, q_offset, q, k, v, q_segments, k_segments):
+def _forward_sequences(
+    tiling: Tiling, scale: Any, q_offset: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any
+) -> tuple[Array, Array]:
     """The output and `lse` of some sequences: `(batch, seq_q, heads, ...)`."""
     kv_heads, dtype = k.shape[2], scale.dtype
     group = q.shape[2] // kv_heads
     queries = _pad((q, _per_head(q_segments, q)), tiling.block_q)
     keys = _pad((k, v, _per_head(k_segments, k)), tiling.block_k)
 
-    def block_of_queries(i):
+    def block_of_queries(i: Any) -> Any:
         q_i, q_id = _cut(queries, i, tiling.block_q, kv_heads)
         q_at = _positions(q_offset, i, tiling.block_q, group)
 
-        def meet_keys(j, carry):
+        def meet_keys(j: Any, carry: Any) -> Any:
             top, total, out = carry
             k_j, v_j, k_id = _cut(keys, j, tiling.block_k, kv_heads)
             k_at = _positions(0, j, tiling.block_k)
             s = scale * _dot(q_i, k_j, transpose=True)
-            s = jnp.where(_seen(tiling, _column((q_at, q_id)), _row((k_at, k_id))), s, -jnp.inf)
+            s = _hide(tiling, s, _column((q_at, q_id)), _row((k_at, k_id)))
             new_top = jnp.maximum(top, jnp.max(s, axis=2))
             p = jnp.exp(s - _column(new_top))
             shrink = jnp.exp(top - new_top)
@@ -111,7 +114,19 @@ def _forward_sequences(tiling: Tiling, scale, q_offset, q, k, v, q_segments, k_s
     return _join(lax.map(block_of_queries, jnp.arange(tiling.blocks_q, dtype=jnp.int32)), tiling.seq_q)
 
 
-def _backward_sequences(tiling: Tiling, scale, q_offset, q, k, v, q_segments, k_segments, out, lse, d_out):
+def _backward_sequences(
+    tiling: Tiling,
+    scale: Any,
+    q_offset: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    q_segments: Any,
+    k_segments: Any,
+    out: Any,
+    lse: Any,
+    d_out: Any,
+) -> tuple[Array, Array, Array]:
     """The gradients of q (still to be scaled), k and v, of some sequences."""
     (batch, _, heads, head_dim), kv_heads, dtype = q.shape, k.shape[2], scale.dtype
     group = heads // kv_heads
@@ -123,17 +138,17 @@ def _backward_sequences(tiling: Tiling, scale, q_offset, q, k, v, q_segments, k_
     # The tiles are transposed here, keys by queries, and so is the gradient of q: each product then takes its
     # operands as they lie. (A transposed left operand costs XLA on the CPU half of its speed, hence the
     # barrier: without it the transpose of the keys would be moved back into the product.)
-    def block_of_keys(dq, j):
+    def block_of_keys(dq: Any, j: Any) -> Any:
         k_j, v_j, k_id = _cut(keys, j, tiling.block_k, kv_heads)
         k_at = _positions(0, j, tiling.block_k)
         transposed_k_j = lax.optimization_barrier(jnp.matrix_transpose(k_j))
 
-        def meet_queries(i, carry):
+        def meet_queries(i: Any, carry: Any) -> Any:
             dq, dk, dv = carry
             q_i, d_out_i, lse_i, delta_i, q_id = _cut(queries, i, tiling.block_q, kv_heads)
             q_at = _positions(q_offset, i, tiling.block_q, group)
             s = scale * _dot(k_j, q_i, transpose=True)
-            s = jnp.where(_seen(tiling, _row((q_at, q_id)), _column((k_at, k_id))), s, -jnp.inf)
+            s = _hide(tiling, s, _row((q_at, q_id)), _column((k_at, k_id)))
             p = jnp.exp(s - _row(lse_i))
             ds = (p * (_dot(v_j, d_out_i, transpose=True) - _row(delta_i))).astype(q.dtype)
             dv += _dot(p.astype(v.dtype), d_out_i)
@@ -151,15 +166,23 @@ def _backward_sequences(tiling: Tiling, scale, q_offset, q, k, v, q_segments, k_
     return _uncut(jnp.matrix_transpose(dq), q)[:, : tiling.seq_q], dk, dv
 
 
-def _seen(tiling: Tiling, q_at: Any, k_at: Any) -> Array:
-    """Which scores of a tile count, for queries and keys at these (positions, segments); the two broadcast."""
+def _hide(tiling: Tiling, s: Array, q_at: Any, k_at: Any) -> Array:
+    """Minus infinity for the scores of a tile that are not seen, given (positions, segments) that broadcast."""
     (q_position, q_segment), (k_position, k_segment) = q_at, k_at
-    seen = tiling.visibility.mask(q_position, k_position)
-    if tiling.blocks_k * tiling.block_k > tiling.seq_k:
-        seen &= k_position < tiling.seq_k
+
+    def seen(q: Array, k: Array) -> Array:
+        inside = k < tiling.seq_k if tiling.blocks_k * tiling.block_k > tiling.seq_k else True
+        return tiling.visibility.mask(q, k) & inside
+
+    def hide(s: Array) -> Array:
+        mask = seen(q_position, k_position)
+        return jnp.where(mask if q_segment is None else mask & (q_segment == k_segment), s, -jnp.inf)
+
     if q_segment is not None:
-        seen &= q_segment == k_segment
-    return seen
+        return hide(s)
+    # What is seen is a band along the diagonal: if it holds both far corners of the tile, it holds the tile.
+    q, k = q_position.ravel(), k_position.ravel()
+    return lax.cond(seen(q[0], k[-1]) & seen(q[-1], k[0]), lambda s: s, hide, s)
 
 
 def _positions(offset: Any, block: Any, length: int, group: int = 1) -> Array:
@@ -167,12 +190,12 @@ def _positions(offset: Any, block: Any, length: int, group: int = 1) -> Array:
     return offset + block * length + np.repeat(np.arange(length, dtype=np.int32), group)
 
 
-def _per_head(segments: Array | None, x: Array) -> Array | None:
+def _per_head(segments: Any, x: Any) -> Array | None:
     """The segments of `(batch, seq)`, repeated for each head of `x`."""
     return None if segments is None else jnp.broadcast_to(segments[..., None], x.shape[:-1])
 
 
-def _over_batch(tiling: Tiling, compute: Callable[..., Tree], q: Array, *arrays: Array | None) -> Tree:
+def _over_batch(tiling: Tiling, compute: Callable[..., Tree], q: Any, *arrays: Any) -> Tree:
     """Maps over the batch, as many sequences at a time as their tiles are small."""
     shape = q.shape[:-3]
     count, scores = math.prod(shape), q.shape[-2] * tiling.block_q * tiling.block_k
@@ -192,7 +215,7 @@ def _cut(tree: Tree, block: Any, length: int, kv_heads: int) -> Tree:
     The barrier has them copied once. Fused into what reads them, strided reads would be repeated for each score.
     """
 
-    def cut(x: Array) -> Array:
+    def cut(x: Any) -> Array:
         x = lax.dynamic_slice_in_dim(x, block * length, length, axis=1)
         x = x.reshape(x.shape[0], length, kv_heads, -1, *x.shape[3:])
         return jnp.moveaxis(x, 2, 1).reshape(x.shape[0] * kv_heads, -1, *x.shape[4:])
@@ -200,7 +223,7 @@ def _cut(tree: Tree, block: Any, length: int, kv_heads: int) -> Tree:
     return lax.optimization_barrier(jax.tree.map(cut, tree))
 
 
-def _uncut(tree: Tree, like: Array) -> Tree:
+def _uncut(tree: Tree, like: Any) -> Tree:
     """What `_cut` made of arrays with the batch and heads of `like`, back in their order of axes."""
     batch, _, heads = like.shape[:3]
 
@@ -225,7 +248,7 @@ def _join(blocks: Tree, seq: int) -> Tree:
 def _pad(tree: Tree, block: int) -> Tree:
     """`(batch, seq, ...)` with zeros at the end of each sequence, up to a multiple of the block."""
 
-    def pad(x: Array) -> Array:
+    def pad(x: Any) -> Array:
         return jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
 
     return jax.tree.map(pad, tree)
@@ -239,7 +262,7 @@ def _column(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: x[..., :, None], tree)
 
 
-def _like(x: Array, tree: Tree) -> Tree:
+def _like(x: Any, tree: Tree) -> Tree:
     """Constants, typed to vary over the same mesh axes as `x`: a loop's carry must keep its type."""
     return vary(tree, varying_axes(x))
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from equimu.attention._visible import Visibility
 
@@ -42,22 +43,20 @@ class Tiling:
         """Blocks of keys."""
         return math.ceil(self.seq_k / self.block_k)
 
-    def keys(self, i: Int[Array, ""], q_offset: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def keys(self, i: Any, q_offset: Any) -> tuple[Array, Array]:
         """The blocks of keys, from one up to before another, that block `i` of the queries may see."""
         first = q_offset + i * self.block_q
         left, right = self.visibility.keys(first, first + self.block_q - 1)
         return _blocks(left, right, self.seq_k, self.block_k)
 
-    def queries(self, j: Int[Array, ""], q_offset: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def queries(self, j: Any, q_offset: Any) -> tuple[Array, Array]:
         """The blocks of queries, from one up to before another, that may see block `j` of the keys."""
         first = j * self.block_k - q_offset
         left, right = self.visibility.queries(first, first + self.block_k - 1)
         return _blocks(left, right, self.seq_q, self.block_q)
 
 
-def _blocks(
-    left: Int[Array, ""] | None, right: Int[Array, ""] | None, seq: int, block: int
-) -> tuple[Int[Array, ""], Int[Array, ""]]:
+def _blocks(left: Array | None, right: Array | None, seq: int, block: int) -> tuple[Array, Array]:
     """The blocks that hold the positions `left` to `right`, as far as there are such."""
     begin = jnp.int32(0) if left is None else jnp.clip(left, 0, seq)
     end = jnp.int32(seq) if right is None else jnp.clip(right + 1, 0, seq)

@@ -1,45 +1,80 @@
 """Running a grid: what is done is not done again, what diverges is recorded."""
 
-from collections.abc import Callable
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
+
+from equimu._errors import EquimuError
 from equimu.sweep._grid import SweepConfig, cells
 from equimu.train import Run, RunConfig, build_tree, open_data, train
 
 OnCell = Callable[[Run, int, int], None]
 
 
-def sweep(config: SweepConfig, *, out: str | Path, on_cell: OnCell | None = None) -> list[Run]:
+class _Stopped(Exception):
+    """Raised in a worker when the sweep ends early."""
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sweep(
+    config: SweepConfig, *, out: str | Path, workers: int | None = None, on_cell: OnCell | None = None
+) -> list[Run]:
     """Trains every cell of the grid that is not done yet. Interrupted and called again, it goes on where it was.
 
     Args:
         config: the grid.
         out: root of the run folders.
-        on_cell: called behind each cell with its run, its number from 1, and the number of cells.
+        workers: cells that are trained at the same time, in threads that share their compiled programs. By default one for
+            each core on CPUs, where two small steps side by side use two cores better than one step does (best with
+            `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`, as the command line sets), and 1 on accelerators.
+        on_cell: called behind each cell with its run, the number of cells done, and of all cells.
 
     Returns:
-        The finished runs, diverged ones among them.
+        The finished runs in the order of the grid, diverged ones among them.
 
     Raises:
         EquimuError: whatever is wrong with any cell, before the first is trained.
     """
+    if workers is None:
+        workers = cores() if jax.default_backend() == "cpu" else 1
+    if workers < 1:
+        raise EquimuError(f"workers must be at least 1, got {workers}")
     grid = list(cells(config))
     _check(grid)
-    runs: list[Run] = []
-    for number, cell in enumerate(grid, start=1):
-        run = train(cell, out=out)
-        runs.append(run)
-        if on_cell is not None:
-            on_cell(run, number, len(grid))
-    return runs
+    stop = threading.Event()
+
+    def on_row(row: Mapping[str, Any]) -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    runs: dict[RunConfig, Run] = {}
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        # The widest first: small cells at the end leave no worker without work.
+        ordered = sorted(grid, key=lambda cell: -cell.model.width)
+        futures = {pool.submit(train, cell, out=out, on_row=on_row): cell for cell in ordered}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                run = runs[futures[future]] = future.result()
+                if on_cell is not None:
+                    on_cell(run, len(runs), len(grid))
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [runs[cell] for cell in grid]
 
 
 def _check(grid: list[RunConfig]) -> None:
     """Builds the tree of each width and parameterization, which is where sizes are found not to fit."""
     store = open_data(grid[0].data)
-    checked: set[object] = set()
-    for cell in grid:
-        what = (cell.model, cell.parameterization)
-        if what not in checked:
-            build_tree(cell, store.info.vocab_size)
-            checked.add(what)
+    for cell in {(cell.model, cell.parameterization): cell for cell in grid}.values():
+        build_tree(cell, store.info.vocab_size)

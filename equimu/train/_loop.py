@@ -70,18 +70,18 @@ def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRo
     validation = _validation(data, config.validation_batches)
     program, numbers = program_for(config, tree)
     hyper = hyperparameters_of(config)
-    state = program.init(numbers, hyper, jax.random.key(config.seed))
-    step_fn = program.compiled_step(state, shard_batch(loader.batch(0), program.mesh), numbers, hyper)
+    compiled = program.compiled(shard_batch(loader.batch(0), program.mesh), numbers, hyper)
     folder.start(to_json(tree))
 
     def log(row: dict[str, Any]) -> None:
         folder.append(row)
         on_row(row)
 
+    state = compiled.init(numbers, hyper, jax.random.key(config.seed))
     batches = loader.iterate()
     started, logged = time.perf_counter(), 0
     for step in range(1, config.steps + 1):
-        state, metrics = step_fn(state, shard_batch(next(batches), program.mesh), numbers, hyper)
+        state, metrics = compiled.step(state, shard_batch(next(batches), program.mesh), numbers, hyper)
         if step % config.log_every == 0 or step in (1, config.steps):
             loss = float(metrics.loss)  # waits for the device
             now = time.perf_counter()
@@ -101,7 +101,7 @@ def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRo
                 return
     total = count = 0.0
     for batch in validation:
-        summed, counted = program.evaluate(state, shard_batch(batch, program.mesh), numbers)
+        summed, counted = compiled.evaluate(state, shard_batch(batch, program.mesh), numbers)
         total, count = total + float(summed), count + float(counted)
     loss = total / count
     log({"step": config.steps, "tokens": config.steps * data.rows * data.seq, "validation_loss": loss})

@@ -6,6 +6,7 @@ parameterizations, compiles once per width.
 
 import dataclasses
 import functools
+import threading
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -46,6 +47,19 @@ def hyperparameters_of(config: RunConfig) -> Hyperparameters:
     )
 
 
+class _Compiled(NamedTuple):
+    """The compiled functions of a program.
+
+    - `init`: (numbers, hyperparameters, key) → state.
+    - `step`: (state, batch, numbers, hyperparameters) → (state, metrics); it consumes the state.
+    - `evaluate`: (state, batch, numbers) → (summed loss, number of counted targets).
+    """
+
+    init: Any
+    step: Any
+    evaluate: Any
+
+
 class Program:
     """Compiled initialisation, step and evaluation of all runs that share a program.
 
@@ -62,16 +76,22 @@ class Program:
         numbers, self._numbers_structure = jax.tree.flatten(numbers_of(tree))
         state = jax.eval_shape(self._init, jnp.zeros(len(numbers)), hyperparameters_of(config), jax.random.key(0))
         self._state_structure = jax.tree.structure(state)
-        self.init = jax.jit(lambda *args: jax.tree.leaves(self._init(*args)))
-        self._jitted_step = jax.jit(self._step, donate_argnums=0)
-        self._compiled_step: Any = None
-        self.evaluate = jax.jit(self._evaluate)
+        self._compiled: _Compiled | None = None
+        self._lock = threading.Lock()
 
-    def compiled_step(self, *args: Any) -> Any:
-        """The step (state, batch, numbers, hyperparameters) → (state, metrics), compiled once; it consumes the state."""
-        if self._compiled_step is None:
-            self._compiled_step = self._jitted_step.lower(*args).compile()
-        return self._compiled_step
+    def compiled(self, batch: Batch, numbers: Numbers, hyper: Hyperparameters) -> "_Compiled":
+        """The compiled functions, for arguments like these. Threads that ask for them together compile them once."""
+        with self._lock:
+            if self._compiled is None:
+                init = jax.jit(lambda *args: jax.tree.leaves(self._init(*args)))
+                init = init.lower(numbers, hyper, jax.random.key(0)).compile()
+                state = jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), init.out_info
+                )
+                step = jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper).compile()
+                evaluate = jax.jit(self._evaluate).lower(state, batch, numbers).compile()
+                self._compiled = _Compiled(init, step, evaluate)
+            return self._compiled
 
     def state(self, leaves: list[Array]) -> TrainState:
         """A state from its arrays."""
@@ -111,6 +131,7 @@ class Program:
 
 
 _PROGRAMS: dict[Any, Program] = {}
+_PROGRAMS_LOCK = threading.Lock()
 
 
 def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
@@ -133,6 +154,8 @@ def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
     # What of the tree is not among the numbers: the model, and which numbers there are.
     shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
     key = (inputs_cleared, shapes, jax.tree.structure(tree))
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = Program(config, tree, make_mesh())
-    return _PROGRAMS[key], jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
+    with _PROGRAMS_LOCK:
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = Program(config, tree, make_mesh())
+        program = _PROGRAMS[key]
+    return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

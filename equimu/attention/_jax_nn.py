@@ -1,0 +1,84 @@
+"""JAX's own attention: XLA's plain formula, and cuDNN's fused kernel."""
+
+import functools
+import math
+from typing import Literal, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from equimu._types import Scalar
+from equimu.attention._problem import Problem
+from equimu.attention._visible import Visibility
+
+
+def jax_nn(
+    q: Float[Array, "*batch seq_q heads head_dim"],
+    k: Float[Array, "*batch seq_k kv_heads head_dim"],
+    v: Float[Array, "*batch seq_k kv_heads head_dim"],
+    *,
+    scale: Scalar,
+    q_offset: int | Int[Array, ""],
+    q_segments: None,
+    k_segments: None,
+    visibility: Visibility,
+    implementation: Literal["xla", "cudnn"],
+) -> Float[Array, "*batch seq_q heads head_dim"]:
+    """`jax.nn.dot_product_attention` with our arguments; the offset is known to be 0."""
+    reach = None if visibility.window is None else visibility.window - 1
+    batch = math.prod(q.shape[:-3])
+    out = jax.nn.dot_product_attention(
+        *(x.reshape(batch, *x.shape[-3:]) for x in (q, k, v)),
+        scale=cast(float, scale),  # annotated as a float, but XLA's takes a traced scalar as well
+        is_causal=visibility.causal,
+        local_window_size=None if reach is None else (reach, 0 if visibility.causal else reach),
+        implementation=implementation,
+    )
+    return out.reshape(q.shape)
+
+
+def xla_why_not(problem: Problem) -> str | None:
+    """What `implementation="xla"` cannot do as `dot_product_attention` promises it."""
+    if problem.dtype == jnp.float64:
+        return "its softmax is float32, which is too coarse for float64"
+    if problem.q_offset != 0:
+        return "it has no q_offset"
+    if problem.segments:
+        return "it has no segment_ids"
+    if problem.visibility.window is not None and problem.seq_q > problem.seq_k:
+        return "queries at the end see no key, and it gives them a mean of all values instead of zeros"
+    return None
+
+
+def cudnn_why_not(problem: Problem) -> str | None:
+    """What cuDNN cannot do, or why it does not run on this machine."""
+    if problem.dtype not in (jnp.float16, jnp.bfloat16):
+        return f"it takes float16 and bfloat16, not {problem.dtype}"
+    if problem.head_dim % 8 or problem.head_dim > 256:
+        return f"head_dim {problem.head_dim} is not a multiple of 8 up to 256"
+    if not problem.static_scale:
+        return "its scale must be a Python number"
+    if problem.visibility.window is not None and not problem.visibility.causal:
+        return "it has a window only where attention is causal"
+    if problem.varying:
+        return "it has no rule for the types inside a checked jax.shard_map"
+    return xla_why_not(problem) or _cudnn_missing()
+
+
+@functools.cache
+def _cudnn_missing() -> str | None:
+    """Why cuDNN's kernel does not run here: it is tried once, forward and backward, since versions differ."""
+    if jax.default_backend() != "gpu":
+        return "this machine has no CUDA device"
+    try:
+        with jax.ensure_compile_time_eval():
+            x = jnp.ones((1, 128, 1, 64), jnp.bfloat16)
+
+            def loss(x: Array) -> Array:
+                return jnp.sum(jax.nn.dot_product_attention(x, x, x, is_causal=True, implementation="cudnn"))
+
+            working = bool(jnp.isfinite(jax.jit(jax.grad(loss))(x)).all())
+    except Exception as error:  # whatever is missing or too old says so in its own way
+        return f"a trial run failed: {str(error).splitlines()[0]}"
+    return None if working else "a trial run gave numbers that are not finite"

@@ -1,0 +1,55 @@
+"""Wrong arguments as users meet them: without the type checker that refuses them first in the other tests."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# expression -> words that its message must have
+WRONG = {
+    "mu.mup('relativ')": ["form 'relativ'", "did you mean 'relative'"],
+    "mu.mup(optimizer='adamw')": ["optimizer 'adamw'", "did you mean 'adam'"],
+    "mu.mup(eps='gradients')": ["eps 'gradients'", "did you mean 'gradient'"],
+    "mu.tpv(8, form='abs')": ["form 'abs'", "absolute, relative"],
+    "mu.tpv(4)": ["table 4", "3, 8, 9"],
+    "mu.sp(optimizer='lion')": ["optimizer 'lion'", "adam, sgd, sign"],
+    "mu.mup().replace('ouput', lr=1.0)": ["role 'ouput'", "did you mean 'output'"],
+    "mu.mup().replace('output', learning_rate=1.0)": ["'learning_rate'", "init_std, lr"],
+    "mu.mup().tune('output', multplier=1.0)": ["'multplier'", "did you mean 'multiplier'"],
+    "mu.parameterize(make, mu.mup(), base=dict(d_model=8), target=dict(d_model=8.0))": ["positive integer, got 8.0"],
+    "mu.register_axes(mu.nn.Linear, weigth=('in', 'out'))": ["'weigth'", "did you mean 'weight'"],
+    "make(d_model=8, activation='rele', key=key)": ["activation 'rele'", "did you mean 'relu'"],
+    "make(d_model=8, norm_gain='vectors', key=key)": ["gain 'vectors'", "did you mean 'vector'"],
+    "make(d_model=8, attention_backend='flesh', key=key)(tokens)": ["backend 'flesh'", "blockwise"],
+    "mu.adamw(tree, learning_rate=0.1, decay='coupled')": ["decay 'coupled'", "independent, scaled, standard"],
+    "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
+    "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],
+}
+PROGRAM = """
+import functools, json, jax, jax.numpy as jnp, equimu as mu
+from equimu.train import loss_and_gradient, make_mesh
+make = functools.partial(mu.nn.Transformer, vocab_size=11, n_layer=1, head_dim=8)
+tree = mu.parameterize(make, mu.mup(), base=dict(d_model=8), target=dict(d_model=8))
+key, tokens = jax.random.key(0), jnp.arange(4)
+def message(expression):
+    try:
+        eval(expression)
+    except mu.EquimuError as error:
+        return str(error)
+    return "no error"
+print(json.dumps([message(expression) for expression in EXPRESSIONS]))
+"""
+
+
+@pytest.fixture(scope="module")
+def messages():
+    program = PROGRAM.replace("EXPRESSIONS", repr(list(WRONG)))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return dict(zip(WRONG, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("expression", WRONG)
+def test_wrong_choice_is_told_in_one_line_with_what_is_right(messages, expression):
+    assert all(word in messages[expression] for word in WRONG[expression]), messages[expression]
+    assert "\n" not in messages[expression]
