@@ -1,0 +1,58 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.stem)
+def test_python_of_a_page_runs(page, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    names = {"eqx": __import__("equinox"), "optax": __import__("optax"), "mu": __import__("equimu")}
+    if page.stem == "trees":
+        # The page speaks of a layer and a tree that the reader has.
+        setup = """
+import functools, jax
+class MyLayer(eqx.Module):
+    weight: jax.Array
+    bias: jax.Array
+make = functools.partial(mu.nn.Transformer, vocab_size=7, n_layer=2, head_dim=4)
+tree = mu.parameterize(make, mu.mup(), base={"d_model": 8}, target={"d_model": 16})
+"""
+        code = setup + code
+    if page.stem == "sweeps":
+        code = code.replace("steps=500", f"steps=2, data=mu.train_data({corpus!r})")
+        data = sys.modules["equimu.train"].DataConfig
+        monkeypatch.setattr(names["mu"], "train_data", lambda text: data(corpus=text, seq=8, rows=2), raising=False)
+    exec(compile(code, str(page), "exec"), names)
+
+
+def test_rule_tables_are_those_of_the_code():
+    made = subprocess.run([sys.executable, ROOT / "docs" / "make_rules.py"], capture_output=True, text=True, check=True)
+    assert made.stdout == (ROOT / "docs" / "rules.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_import_is_light():
+    # What `import equimu` costs above jax, equinox and optax, the best of three: at most 0.3 s.
+    code = (
+        "import time, jax, equinox, optax; t = time.perf_counter(); import equimu; print(time.perf_counter() - t);"
+        "import sys; print(*(sys.modules.keys() & {'grain', 'tensorstore', 'tyro', 'rich', 'matplotlib', 'tokenizers'}))"
+    )
+    costs = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        cost, heavy = done.stdout.splitlines()
+        assert heavy == ""
+        costs.append(float(cost))
+    assert min(costs) <= 0.3, costs
