@@ -6,10 +6,11 @@ HEAD = """# The rule tables
 
 Generated from the parameterizations in `equimu.parameterization` by `python docs/make_rules.py`.
 
-Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, what ends in `_ratio` is relative to the base model.
-Every law of weight decay is 1: how decay follows the learning rate is an option of the optimizer. Epsilon matters to Adam only.
-Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728). The
-laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train Tables
+Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, what ends in `_ratio` is relative to the base
+model. Every law of weight decay is 1: how decay follows the learning rate is an option of the optimizer. Epsilon matters to
+Adam only.
+Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728).
+The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train Tables
 3, 8 and 9 alike in float64 decide that they are right.
 """
 
@@ -22,7 +23,11 @@ def main() -> None:
         ('Lingle, relative: `mup("relative")`', mup(), mup(optimizer="sgd")),
         ('Lingle, absolute: `mup("absolute")`', mup("absolute"), mup("absolute", optimizer="sgd")),
         *(
-            (f'TP-V Table {n}, {form}: `tpv({n}, form="{form}")`', tpv(n, form=form), tpv(n, form=form, optimizer="sgd"))
+            (
+                f'TP-V Table {n}, {form}: `tpv({n}, form="{form}")`',
+                tpv(n, form=form),
+                tpv(n, form=form, optimizer="sgd"),
+            )
             for n in (3, 8, 9)
             for form in ("relative", "absolute")
         ),
@@ -31,7 +36,8 @@ def main() -> None:
 
 
 def _section(title: str, adam: Parameterization, sgd: Parameterization) -> str:
-    lines = [f"## {title}", "", "| role | init_std | multiplier | lr (Adam, sign) | lr (SGD) | eps |", "|---|---|---|---|---|---|"]
+    head = "| role | init_std | multiplier | lr (Adam, sign) | lr (SGD) | eps |"
+    lines = [f"## {title}", "", head, "|---|---|---|---|---|---|"]
     for role in ROLES:
         row = adam.row(role)
         cells = (row.init_std, row.multiplier, row.lr, sgd.row(role).lr, row.eps)

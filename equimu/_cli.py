@@ -72,13 +72,19 @@ class Sweep:
     config: Annotated[SweepConfig, _Flat] = SweepConfig()
     out: Path = Path("runs/sweep")
     """Root of the run folders; the report is written there too."""
+    workers: int | None = None
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
 
     def __call__(self) -> None:
         """Trains what is not done yet, and writes and prints the report."""
+        if self.workers is None or self.workers >= cores():
+            # As many steps side by side as there are cores, each on one. XLA reads this when its backend starts, later.
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
         with progress("sweeping", 1) as bar:
             runs = sweep(
                 self.config,
                 out=self.out,
+                workers=self.workers,
                 on_cell=lambda run, done, total: bar.update(done, _cell(run), total),
             )
         _report(cells_of(runs), self.out)
