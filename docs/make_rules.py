@@ -10,8 +10,8 @@ Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, 
 model. Every law of weight decay is 1: how decay follows the learning rate is an option of the optimizer. Epsilon matters to
 Adam only.
 Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728).
-The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train Tables
-3, 8 and 9 alike in float64 decide that they are right.
+The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train
+Tables 3, 8 and 9 alike in float64 decide that they are right.
 """
 
 
