@@ -9,10 +9,10 @@ demo: $(VENV)/.demo  ## sweep μP and SP over widths on real text; prints the pa
 	$(VENV)/bin/equimu sweep --config examples/demo.toml --out runs/demo
 
 test: $(VENV)/.test  ## the quick tests
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.test  ## all tests
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.test  ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .

@@ -15,7 +15,7 @@ def small_run(
 ) -> RunConfig:
     """A run of a few steps of a tiny model on a few rows."""
     return RunConfig(
-        model=ModelConfig(width=width, n_layer=2, head_dim=8, attention_backend="reference"),
+        model=ModelConfig(width=width, n_layer=2, head_dim=8),
         parameterization=ParameterizationConfig(name=name, base_width=16),  # pyright: ignore[reportArgumentType]
         optimizer=OptimizerConfig(learning_rate=learning_rate, clip_norm=clip_norm),
         data=DataConfig(corpus=corpus, seq=16, rows=4),

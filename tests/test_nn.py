@@ -31,6 +31,7 @@ OPTIONS = {
         "qk_norm": True,
         "use_bias": True,
         "attention_scale": 0.3,
+        "attention_backend": "reference",  # it compiles faster; the backends have tests of their own
     },
 }
 
@@ -155,7 +156,6 @@ def test_fresh_model_starts_as_its_options_say():
     for weight, std in ((mlp.up.weight, D**-0.5), (attention.key.weight, D**-0.5), (model.embedding.weight, 1.0)):
         assert jnp.std(weight) == pytest.approx(std, rel=4 / np.sqrt(2 * weight.size))
     assert not jnp.array_equal(attention.key.weight[0], attention.key.weight[1])
-    assert jnp.all(model(jnp.asarray(TOKENS)) == 0)
 
 
 # --- properties
@@ -210,9 +210,8 @@ def test_every_array_gets_a_gradient_but_the_tied_slot():
     assert all(np.any(g != 0) for g in jax.tree.leaves(gradient) if g.ndim)
 
 
-@pytest.mark.parametrize("change", [{"remat": True}, {"unroll": 2}, {"remat": True, "unroll": 2}], ids=str)
-def test_scan_remat_and_unroll_compute_the_same(change):
-    """Against a Python loop over the layers, values and gradients."""
+def test_scan_remat_and_unroll_compute_the_same_as_a_python_loop():
+    """Values and gradients."""
     model = model64("all")
 
     def loop(model, tokens):
@@ -221,21 +220,17 @@ def test_scan_remat_and_unroll_compute_the_same(change):
             x = jax.tree.map(lambda leaf, i=i: leaf[i], model.blocks)(x)
         return model.unembed(model.norm(x))
 
-    def loss(forward, model, tokens):
-        return jnp.sum(jnp.sin(forward(model, tokens)))
+    def evaluated(model, forward):
+        with jax.enable_x64(True):
+            loss = eqx.filter_value_and_grad(lambda model: jnp.sum(jnp.sin(forward(model, jnp.asarray(TOKENS)))))
+            return jax.tree.leaves(eqx.filter_jit(loss)(model))
 
-    with jax.enable_x64(True):
-        changed = eqx.filter_eval_shape(make, **OPTIONS["all"], **change, key=jax.random.key(0))
-        changed = jax.tree.unflatten(jax.tree.structure(changed), jax.tree.leaves(model))
-        tokens = jnp.asarray(TOKENS)
-        of_loop = _value_and_grad(loss, loop)(model, tokens)
-        of_scan = _value_and_grad(loss, lambda model, tokens: model(tokens))(changed, tokens)
-    for a, b in zip(jax.tree.leaves(of_loop), jax.tree.leaves(of_scan), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
-
-
-def _value_and_grad(loss, forward):
-    return eqx.filter_jit(eqx.filter_value_and_grad(functools.partial(loss, forward)))
+    expected = evaluated(model, loop)
+    for change in ({}, {"remat": True, "unroll": 2}):
+        shapes = eqx.filter_eval_shape(make, **OPTIONS["all"], **change, key=jax.random.key(0))
+        changed = jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(model))
+        for a, b in zip(expected, evaluated(changed, lambda model, tokens: model(tokens)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
 def test_bfloat16_computes_near_float32_and_gives_float32_logits():
@@ -245,9 +240,8 @@ def test_bfloat16_computes_near_float32_and_gives_float32_logits():
     half = jax.tree.unflatten(jax.tree.structure(half_shapes), jax.tree.leaves(model))
     tokens = jnp.asarray(TOKENS)
     full, rough = (eqx.filter_jit(m)(tokens) for m in (model, half))
-    features, gradient = eqx.filter_jit(
-        lambda m: (m.features(tokens), eqx.filter_grad(lambda m: jnp.sum(jnp.sin(m(tokens))))(m))
-    )(half)
+    loss = eqx.filter_grad(lambda m: jnp.sum(jnp.sin(m(tokens))))
+    features, gradient = eqx.filter_eval_shape(lambda m: (m.features(tokens), loss(m)), half)
     assert features.dtype == jnp.bfloat16 and rough.dtype == full.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
     error = jnp.sqrt(jnp.mean((full - rough) ** 2)) / jnp.std(full)

@@ -275,7 +275,8 @@ def test_scaled_names_the_first_difference_to_another_model(tree, other, words):
 
 @pytest.mark.parametrize("scheme", [mup("absolute", eps="lr"), tpv(9, optimizer="sgd"), sp(optimizer="sign")])
 def test_json_round_trip_is_exact(tree, scheme):
-    written = parameterize(make, scheme.tune("hidden", lr=1 / 3), **SIZES)
+    thirds = scheme.tune("hidden", init_std=1 / 3, multiplier=2 / 3, lr=4 / 3, weight_decay=5 / 3, eps=7 / 3)
+    written = parameterize(make, thirds, **SIZES)
     read = from_json(to_json(written), like=tree)
     assert jax.tree.structure(read) == jax.tree.structure(written)
     assert rules_of(read) == rules_of(written)  # exactly: floats, fractions, dtypes and all
@@ -305,6 +306,13 @@ def test_json_that_cannot_be_read_says_why(tree, text, words):
     with pytest.raises(EquimuError) as caught:
         from_json(text, like=tree)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_json_with_a_field_too_few_or_too_many_is_an_error(tree):
+    found = json.loads(to_json(tree))
+    del found["rules"]["norm.gain"]["weight_decay"]
+    with pytest.raises(EquimuError, match="rule of norm.gain is damaged at 'weight_decay'"):
+        from_json(json.dumps(found), like=tree)
 
 
 def test_json_of_another_model_names_the_first_difference(tree):

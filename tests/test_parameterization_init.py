@@ -25,8 +25,15 @@ make = functools.partial(
 SIZES = {"base": {"d_model": 32}, "target": {"d_model": 64}}
 
 
-def draw(tree, key=0, **options):
-    return eqx.filter_jit(functools.partial(initialize, tree, **options))(jax.random.key(key))
+def draw(tree, **options):
+    return eqx.filter_jit(functools.partial(initialize, tree, **options))(jax.random.key(0))
+
+
+@functools.cache
+def drawer(scheme):
+    """Tree and compiled initialisation of the transformer."""
+    tree = parameterize(make, scheme, **SIZES)
+    return tree, eqx.filter_jit(functools.partial(initialize, tree))
 
 
 def pairs(tree, model):
@@ -36,20 +43,23 @@ def pairs(tree, model):
     ]
 
 
+MUP, NINE = mup(), tpv(9).tune("blocks.mlp", init_std=3.0)
+
+
 @pytest.fixture(scope="module")
 def tree():
-    return parameterize(make, mup(), **SIZES)
+    return drawer(MUP)[0]
 
 
 @pytest.fixture(scope="module")
-def model(tree):
-    return draw(tree)
+def model():
+    return drawer(MUP)[1](jax.random.key(0))
 
 
-@pytest.mark.parametrize("scheme", [mup(), tpv(9).tune("blocks.mlp", init_std=3.0)], ids=["mup", "tpv9"])
+@pytest.mark.parametrize("scheme", [MUP, NINE], ids=["mup", "tpv9"])
 def test_drawn_leaves_have_the_stated_deviation_and_mean(scheme):
-    tree = parameterize(make, scheme, **SIZES)
-    drawn = [(rule, x) for rule, x in pairs(tree, draw(tree)) if rule.init_std > 0]
+    tree, initialise = drawer(scheme)
+    drawn = [(rule, x) for rule, x in pairs(tree, initialise(jax.random.key(0))) if rule.init_std > 0]
     assert len(drawn) == 7
     for rule, x in drawn:
         layers = x if rule.path.startswith("blocks.") else x[None]
@@ -78,14 +88,14 @@ def test_constants_are_kept_exactly(tree, model):
 
 
 def test_forward_pass_sees_the_models_constants_whatever_the_multiplier():
-    tree = parameterize(make, tpv(9), **SIZES)
-    model = draw(tree)
+    tree, initialise = drawer(NINE)
+    model = initialise(jax.random.key(0))
     assert tree.norm.gain.multiplier == pytest.approx(2**0.5)
     assert jnp.allclose(model.norm.gain, 2**-0.5) and jnp.allclose(scaled(tree, model).norm.gain, 1.0)
 
 
-def test_draw_depends_on_key_and_path_alone(tree, model):
-    same, other = draw(tree), draw(tree, key=1)
+def test_draw_depends_on_key_and_path_alone(model):
+    same, other = (drawer(MUP)[1](jax.random.key(key)) for key in (0, 1))
     more = draw(parameterize(functools.partial(make, embedding_norm=True, qk_norm=True), mup(), **SIZES))
     assert jnp.array_equal(model.unembedding.weight, same.unembedding.weight)
     assert jnp.array_equal(model.unembedding.weight, more.unembedding.weight)

@@ -7,8 +7,8 @@ import pytest
 from runs import small_run
 
 from equimu import EquimuError, train
-from equimu.train import build_tree, open_data, program_for, read_run, read_runs
 from equimu.train import _program as program_module
+from equimu.train import build_tree, open_data, program_for, read_run, read_runs
 
 TIMES = {"tokens_per_second"}
 

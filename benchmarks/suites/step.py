@@ -64,7 +64,7 @@ def equimu_step(batch, width, n_layer):
     kept = [compiled.init(numbers, hyper, jax.random.key(0))]
 
     def call():
-        kept[0], metrics = compiled.step(kept[0], batch, numbers, hyper)
+        kept[0], metrics = compiled.step(kept[0], batch, numbers, hyper, np.bool_(False))
         return kept[0], metrics.loss
 
     return call

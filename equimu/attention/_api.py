@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
-from equimu.attention._backends import BACKENDS, PLATFORMS, choose, find, refusal
+from equimu.attention._backends import BACKENDS, choose, choose_by_platform, find, refusal
 from equimu.attention._problem import Aval, Segments, check, split_segments
 from equimu.attention._varying import vary_alike
 
@@ -74,10 +74,10 @@ def dot_product_attention(
         if reason is not None:
             raise EquimuError(f"backend {backend!r} cannot serve this call: {reason}; backend='auto' can")
         return chosen.run(q, k, v, **rest)
-    choices = {platform: choose(problem, platform).run for platform in PLATFORMS}
-    if len(set(choices.values())) == 1:
-        return choices["default"](q, k, v, **rest)
-    branches = {platform: functools.partial(run, **rest) for platform, run in choices.items()}
+    choices = choose_by_platform(problem)
+    branches = {platform: functools.partial(choice.run, **rest) for platform, choice in choices.items()}
+    if len({choice.name for choice in choices.values()}) == 1:
+        return branches["default"](q, k, v)
     return jax.lax.platform_dependent(q, k, v, **branches)
 
 

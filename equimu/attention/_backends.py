@@ -52,8 +52,8 @@ def order(platform: str, problem: Problem) -> tuple[str, ...]:
     """The backends that `auto` tries where it compiles for a platform; the last one serves everything."""
     if platform == "cuda":
         return "cudnn", "blockwise"
-    if platform == "cpu" and max(problem.seq_q, problem.seq_k) <= 128:
-        # So short that the blockwise backward pass, which makes the scores again, cost 1.2 times as much.
+    if platform == "cpu" and max(problem.seq_q, problem.seq_k) < 256:
+        # So short that the blockwise backward pass, which makes the scores again, costs up to 1.2 times as much.
         return "jax", "blockwise"
     return ("blockwise",)
 
@@ -62,6 +62,11 @@ def choose(problem: Problem, platform: str) -> Backend:
     """The backend that `auto` takes on a platform."""
     able = (BACKENDS[name] for name in order(platform, problem))
     return next(backend for backend in able if refusal(backend, problem, platform) is None)
+
+
+def choose_by_platform(problem: Problem) -> Mapping[str, Backend]:
+    """The backend that `auto` takes on each platform that has an order of its own, and by "default"."""
+    return {platform: choose(problem, platform) for platform in PLATFORMS}
 
 
 def refusal(backend: Backend, problem: Problem, platform: str) -> str | None:

@@ -48,7 +48,8 @@ def blockwise(
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
     """Attention without the matrix of scores. Has first derivatives with respect to q, k, v and scale."""
     tiling = Tiling.of(q.shape[-3], k.shape[-3], q.shape[-2], visibility)
-    scale = jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32))
+    # Typed like q, since the backward pass gives its gradient that type.
+    scale = _like(q, jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32)))
     return _attend(tiling, q, k, v, scale, jnp.asarray(q_offset, jnp.int32), q_segments, k_segments)
 
 

@@ -27,11 +27,12 @@ class Tiling:
 
     @classmethod
     def of(cls, seq_q: int, seq_k: int, heads: int, visibility: Visibility) -> "Tiling":
-        """Blocks near the size that measured best, and as even as can be, so that little is padded."""
-        size = min(LARGEST, max(seq_q, seq_k) // 4, math.isqrt(SCORES // heads), visibility.window or LARGEST)
-        size = max(SMALLEST, 1 << size.bit_length() - 1)
-        block_q, block_k = (math.ceil(seq / math.ceil(seq / size)) for seq in (seq_q, seq_k))
-        return cls(visibility=visibility, seq_q=seq_q, seq_k=seq_k, block_q=block_q, block_k=block_k)
+        """Blocks near the size that measured best."""
+        size = min(LARGEST, max(seq_q, seq_k) / 4, math.sqrt(SCORES / heads), visibility.window or LARGEST)
+        size = max(SMALLEST, 2 ** round(math.log2(size)))
+        return cls(
+            visibility=visibility, seq_q=seq_q, seq_k=seq_k, block_q=_even(seq_q, size), block_k=_even(seq_k, size)
+        )
 
     @property
     def blocks_q(self) -> int:
@@ -54,6 +55,12 @@ class Tiling:
         first = j * self.block_k - q_offset
         left, right = self.visibility.queries(first, first + self.block_k - 1)
         return _blocks(left, right, self.seq_q, self.block_q)
+
+
+def _even(seq: int, size: int) -> int:
+    """Blocks of at most this size, even so that little is padded, but a multiple of the vector registers' width."""
+    even = math.ceil(seq / math.ceil(seq / size))
+    return min(seq, math.ceil(even / 16) * 16)
 
 
 def _blocks(left: Array | None, right: Array | None, seq: int, block: int) -> tuple[Array, Array]:

@@ -162,10 +162,10 @@ def _optimizer(
 
     def update(rule: Rule) -> optax.GradientTransformation:
         rate = learning_rate * rule.lr
-        shrink = weight_decay * rule.weight_decay
         step = [direction(rule), optax.scale(-rate)]
-        if isinstance(shrink, float | int) and shrink == 0:
+        if any(isinstance(factor, float | int) and factor == 0 for factor in (weight_decay, rule.weight_decay)):
             return optax.chain(*step)
+        shrink = weight_decay * rule.weight_decay
         # Where the decay stands decides what it is multiplied by: in front of the learning rate, the leaf's own.
         if decay == "standard":
             step.insert(1, optax.add_decayed_weights(shrink))

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._rule import NUMBERS, is_rule
+from equimu.parameterization._rule import NUMBERS, Rule, is_rule
 from equimu.parameterization._tree import rules_of
 
 _FORMAT = 1  # of the JSON; another number where an older reader would read it wrongly
+_FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "blueprint")]
 _COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
 
 
@@ -64,9 +65,7 @@ def to_json(tree: PyTree) -> str:
                 raise EquimuError(
                     f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from"
                 )
-        record = {
-            f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.name not in ("path", "blueprint")
-        }
+        record = {name: getattr(rule, name) for name in _FIELDS}
         record["dtype"] = jnp.dtype(rule.dtype).name
         record["dimensions"] = {k: str(v) if isinstance(v, Fraction) else v for k, v in vars(rule.dimensions).items()}
         rules[rule.path] = record
@@ -102,6 +101,11 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
         if not is_rule(leaf):
             return leaf
         record = dict(rules[leaf.path])
+        odd = set(record) ^ set(_FIELDS)
+        if odd:
+            raise EquimuError(
+                f"the JSON's rule of {leaf.path} is damaged at {min(odd)!r}; write it again with to_json(tree)"
+            )
         if tuple(record["shape"]) != leaf.shape:
             raise EquimuError(
                 f"these rules are of another model: {leaf.path} is {record['shape']} there, {list(leaf.shape)} here"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from equimu.data import Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
 from equimu.parameterization import to_json
@@ -81,8 +82,10 @@ def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRo
     batches = loader.iterate()
     started, logged = time.perf_counter(), 0
     for step in range(1, config.steps + 1):
-        state, metrics = compiled.step(state, shard_batch(next(batches), program.mesh), numbers, hyper)
-        if step % config.log_every == 0 or step in (1, config.steps):
+        logs = step % config.log_every == 0 or step in (1, config.steps)
+        batch = shard_batch(next(batches), program.mesh)
+        state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs))
+        if logs:
             loss = float(metrics.loss)  # waits for the device
             now = time.perf_counter()
             log(

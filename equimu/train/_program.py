@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -51,7 +52,7 @@ class _Compiled(NamedTuple):
     """The compiled functions of a program.
 
     - `init`: (numbers, hyperparameters, key) → state.
-    - `step`: (state, batch, numbers, hyperparameters) → (state, metrics); it consumes the state.
+    - `step`: (state, batch, numbers, hyperparameters, measure) → (state, metrics); it consumes the state.
     - `evaluate`: (state, batch, numbers) → (summed loss, number of counted targets).
     """
 
@@ -88,7 +89,7 @@ class Program:
                 state = jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), init.out_info
                 )
-                step = jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper).compile()
+                step = jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper, np.bool_(True)).compile()
                 evaluate = jax.jit(self._evaluate).lower(state, batch, numbers).compile()
                 self._compiled = _Compiled(init, step, evaluate)
             return self._compiled
@@ -112,7 +113,7 @@ class Program:
         return TrainState(params, self._optimizer(tree, hyper).init(params), jnp.int32(0))
 
     def _step(
-        self, leaves: list[Array], batch: Batch, numbers: Numbers, hyper: Hyperparameters
+        self, leaves: list[Array], batch: Batch, numbers: Numbers, hyper: Hyperparameters, measure: Any
     ) -> tuple[list[Array], StepMetrics]:
         tree, state = self._rules(numbers), self.state(leaves)
         gradient = loss_and_gradient(
@@ -122,7 +123,7 @@ class Program:
             denominator=self._config.loss_denominator,
         )
         loss, grads = gradient(state.params, batch)
-        state, metrics = update(state, loss, grads, self._optimizer(tree, hyper))
+        state, metrics = update(state, loss, grads, self._optimizer(tree, hyper), measure)
         return jax.tree.leaves(state), metrics
 
     def _evaluate(self, leaves: list[Array], batch: Batch, numbers: Numbers) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree
@@ -63,39 +63,61 @@ def loss_and_gradient(
         targets = jax.lax.psum(jnp.sum(batch.mask), BATCH_AXES)
         positions = batch.mask.size * mesh.shape["data"] * mesh.shape["fsdp"]
         divisor = jnp.maximum(targets, 1) if denominator == "mask" else jnp.float32(positions)
+        # Each device's own copy from here on: its gradient stays its own until the one sum at the end. (Left replicated,
+        # the copies would be made, kept for the backward pass and summed in every iteration of the scan over the blocks.)
+        params = jax.tree.map(_vary, params)
 
         def loss(params: PyTree, part: Batch) -> Float[Array, ""]:
-            return jax.lax.psum(_summed_loss(apply(params), part), BATCH_AXES) / divisor
+            return _summed_loss(apply(params), part) / divisor
 
         gradient = jax.value_and_grad(loss)
         if accumulate == 1:
-            value, grads = gradient(params, batch)
+            mine = gradient(params, batch)
         else:
             rows = batch.mask.shape[0]
             if rows % accumulate != 0:
                 raise EquimuError(f"{rows} rows a device cannot be worked off in {accumulate} equal parts")
-            parts = jax.tree.map(lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), batch)
+            parts = jax.tree.map(lambda x: x.reshape(accumulate, rows // accumulate, *x.shape[1:]), batch)
 
             def add(total: Any, part: Batch) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
-            nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, params, batch))
-            (value, grads), _ = jax.lax.scan(add, nothing, parts)
+            shapes = jax.eval_shape(gradient, params, batch)
+            mine, _ = jax.lax.scan(add, jax.tree.map(lambda s: _vary(jnp.zeros(s.shape, s.dtype)), shapes), parts)
+        value, grads = jax.lax.psum(mine, BATCH_AXES)
         return value * divisor / jnp.maximum(targets, 1), grads
 
-    # Params come in replicated and the loss is a sum over devices: the checked shard_map adds up their gradients itself.
     return jax.shard_map(local, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=PartitionSpec())
 
 
 def update(
-    state: TrainState, loss: Float[Array, ""], grads: PyTree, optimizer: optax.GradientTransformation
+    state: TrainState,
+    loss: Float[Array, ""],
+    grads: PyTree,
+    optimizer: optax.GradientTransformation,
+    measure: bool | Bool[Array, ""] = True,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update of the state by an optimizer."""
+    """One update of the state by an optimizer.
+
+    Args:
+        state: before the update.
+        loss, grads: of the batch.
+        optimizer: what the state's `opt_state` belongs to.
+        measure: whether the norms are wanted in this step; they cost a pass over all gradients and updates, and are NaN
+            where not.
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = eqx.apply_updates(state.params, updates)
-    entries = sum(x.size for x in jax.tree.leaves(updates))
-    rms = optax.tree.norm(updates) / jnp.sqrt(entries)
-    return TrainState(params, opt_state, state.step + 1), StepMetrics(loss, optax.tree.norm(grads), rms)
+
+    def norms(_: None = None) -> tuple[Array, Array]:
+        entries = sum(x.size for x in jax.tree.leaves(updates))
+        return optax.tree.norm(grads), optax.tree.norm(updates) / jnp.sqrt(entries)
+
+    def nothing(_: None = None) -> tuple[Array, Array]:
+        return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(norms))
+
+    grad_norm, update_rms = jax.lax.cond(measure, norms, nothing, None)
+    return TrainState(params, opt_state, state.step + 1), StepMetrics(loss, grad_norm, update_rms)
 
 
 def evaluation(apply: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree, Batch], tuple[Array, Array]]:
@@ -111,3 +133,8 @@ def _summed_loss(model: Any, batch: Batch) -> Float[Array, ""]:
     inputs, targets, mask = (jnp.asarray(x) for x in batch)
     logits = jax.vmap(model)(inputs)
     return cross_entropy_sum(logits, targets, mask.astype(logits.dtype))
+
+
+def _vary(x: Array) -> Array:
+    """A value that is the same on all devices, as one that each device has for itself."""
+    return jax.lax.pcast(x, BATCH_AXES, to="varying")
