@@ -452,3 +452,14 @@ def test_state_of_an_optimizer_holds_one_moment_of_each_kind_for_each_leaf():
     entries = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     assert entries == 2 * sum(x.size for x in jax.tree.leaves(arrays(tree, 0)))
     assert NUMBERS == ("init_std", "multiplier", "lr", "weight_decay", "eps")
+
+
+def test_parameters_of_another_model_are_an_error():
+    def make(d_model, *, key):
+        return eqx.nn.MLP(3, 2, d_model, depth=1, key=key)
+
+    tree = mu.parameterize(make, mu.mup(), base={"d_model": 4}, target={"d_model": 8})
+    other = mu.parameterize(make, mu.mup(), base={"d_model": 4}, target={"d_model": 16})
+    params = eqx.filter(mu.initialize(other, jax.random.key(0)), eqx.is_inexact_array)
+    with pytest.raises(mu.EquimuError, match="not those of the 4 rules"):
+        mu.adamw(tree, learning_rate=0.1).init(params)

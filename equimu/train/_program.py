@@ -89,7 +89,9 @@ class Program:
                 state = jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), init.out_info
                 )
-                step = jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper, np.bool_(True)).compile()
+                step = (
+                    jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper, np.bool_(True)).compile()
+                )
                 evaluate = jax.jit(self._evaluate).lower(state, batch, numbers).compile()
                 self._compiled = _Compiled(init, step, evaluate)
             return self._compiled
