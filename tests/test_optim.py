@@ -14,7 +14,20 @@ import numpy as np
 import optax
 import pytest
 
-from equimu import EquimuError, adamw, lion, multi_transform, mup, nn, parameterize, sgd, sp, tpv, warmup_schedule
+from equimu import (
+    EquimuError,
+    adamw,
+    initialize,
+    lion,
+    multi_transform,
+    mup,
+    nn,
+    parameterize,
+    sgd,
+    sp,
+    tpv,
+    warmup_schedule,
+)
 from equimu.parameterization import NUMBERS, numbers_of, rules_of, with_numbers
 
 make = functools.partial(nn.Transformer, vocab_size=11, n_layer=2, head_dim=4, norm_gain="vector", n_kv_head=1)
@@ -458,8 +471,8 @@ def test_parameters_of_another_model_are_an_error():
     def make(d_model, *, key):
         return eqx.nn.MLP(3, 2, d_model, depth=1, key=key)
 
-    tree = mu.parameterize(make, mu.mup(), base={"d_model": 4}, target={"d_model": 8})
-    other = mu.parameterize(make, mu.mup(), base={"d_model": 4}, target={"d_model": 16})
-    params = eqx.filter(mu.initialize(other, jax.random.key(0)), eqx.is_inexact_array)
-    with pytest.raises(mu.EquimuError, match="not those of the 4 rules"):
-        mu.adamw(tree, learning_rate=0.1).init(params)
+    tree = parameterize(make, mup(), base={"d_model": 4}, target={"d_model": 8})
+    other = parameterize(make, mup(), base={"d_model": 4}, target={"d_model": 16})
+    params = eqx.filter(initialize(other, jax.random.key(0)), eqx.is_inexact_array)
+    with pytest.raises(EquimuError, match="not those of the 4 rules"):
+        adamw(tree, learning_rate=0.1).init(params)

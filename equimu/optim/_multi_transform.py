@@ -65,8 +65,9 @@ def multi_transform(
         made: dict[str, Any] = {}
         for name, transform in transforms.items():
             mine = None if current is None else current[name]
+            new: Any
             new, states[name] = transform.update(given[name], state.groups[name], mine, **extra)
-            made.update(new)
+            made |= new
         structure = jax.tree.structure(updates)
         return jax.tree.unflatten(structure, [made[rule.path] for rule in rules]), MultiTransformState(states)
 
