@@ -17,7 +17,7 @@ test-all: $(VENV)/.test  ## all tests
 lint: $(VENV)/.test  ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 docs: $(VENV)/.docs  ## the documentation, as a folder of pages
 	$(VENV)/bin/mkdocs build --strict

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 class Config:
     """Measures the throughput of equimu."""
 
-    suite: tuple[Literal["attention", "step", "optimizer", "sweep"], ...] = ("attention",)
+    suite: tuple[Literal["attention", "step", "optimizer", "loader", "sweep"], ...] = ("attention",)
     """what to measure"""
     seconds: float = 160.0
     """how long the attention suite may take; what is left out then is said"""
