@@ -28,6 +28,9 @@ def test_config_round_trip_through_json():
         ({"model": {"activation": "gelo"}}, ["model.activation", "did you mean 'gelu'"]),
         ({"steps": 0}, ["steps", "at least 1"]),
         ({"optimizer": {"warmup": 1.5}}, ["warmup", "1.5"]),
+        ({"optimizer": {"learning_rate": -1}}, ["learning_rate", "-1"]),
+        ({"optimizer": {"eps": float("nan")}}, ["eps", "nan"]),
+        ({"optimizer": {"b2": 1.0}}, ["b2", "below 1"]),
         ({"accumulate": 3}, ["8 rows", "3 equal parts"]),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -79,6 +80,16 @@ class OptimizerConfig:
     floor: float = 1e-4
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        for name in ("learning_rate", "eps", "weight_decay", "floor", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise EquimuError(f"optimizer.{name} must be finite and not negative, got {value}")
+        for name in ("b1", "b2", "momentum"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise EquimuError(f"optimizer.{name} is a rate of decay, at least 0 and below 1, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
