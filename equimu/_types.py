@@ -14,9 +14,8 @@
 
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 Scalar: TypeAlias = float | Float[Array, ""]
-Tokens: TypeAlias = Int[Array, " seq"]
 Key: TypeAlias = PRNGKeyArray
 PyTree: TypeAlias = Any

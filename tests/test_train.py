@@ -6,9 +6,9 @@ import jax
 import pytest
 from runs import small_run
 
-from equimu import EquimuError, train
+from equimu import EquimuError, RunConfig, train
 from equimu.train import _program as program_module
-from equimu.train import build_tree, open_data, program_for, read_run, read_runs
+from equimu.train import build_tree, config_from_dict, config_to_dict, open_data, program_for, read_run, read_runs
 
 TIMES = {"tokens_per_second"}
 
@@ -145,3 +145,43 @@ def test_weight_decay_shrinks_weights(corpus, tmp_path):
     # the decay dominates the update: the embedding's entries of size 1 shrink by up to a tenth a step
     assert shrunk.rows[-2]["update_rms"] != plain.rows[-2]["update_rms"]
     assert shrunk.folder != plain.folder
+
+
+OPTIONS = {
+    "bfloat16 swiglu multi-query": {
+        "model": {"dtype": "bfloat16", "activation": "swiglu", "d_ff_multiple": 2.67, "n_kv_head": 1, "remat": True},
+        "optimizer": {"first_moment_dtype": "bfloat16"},
+    },
+    "lion absolute, independent decay": {
+        "model": {"zero_query": True, "activation": "squared_relu"},
+        "parameterization": {"form": "absolute"},
+        "optimizer": {"name": "lion", "learning_rate": 2**-4, "weight_decay": 1e-4, "b2": 0.98},
+    },
+    "sgd, gains, biases": {
+        "model": {"norm_gain": "vector", "use_bias": True, "qk_norm": True, "embedding_norm": True},
+        "parameterization": {"name": "tpv9"},
+        "optimizer": {"name": "sgd", "learning_rate": 0.5},
+    },
+    "tied": {"model": {"tie_embeddings": True}, "parameterization": {"name": "tpv8"}},
+    "documents, accumulated": {
+        "data": {"windows": "document"},
+        "optimizer": {"decay": "cosine", "weight_decay": 0.1, "weight_decay_rule": "standard"},
+        "accumulate": 2,
+        "loss_denominator": "positions",
+    },
+    "tuned, zero unembedding, no positions": {
+        "model": {"rotary_base": None, "zero_residual": True, "attention_scale": "1/sqrt(head_dim)"},
+        "parameterization": {"unembedding": "zero", "tune": ["output.multiplier=2", "blocks.mlp.lr=0.5"]},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_train(name, corpus, tmp_path):
+    values = config_to_dict(small_run(corpus, steps=60, learning_rate=2**-4))
+    for key, value in OPTIONS[name].items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    run = train(config_from_dict(RunConfig, values), out=tmp_path)
+    first, last = run.rows[0]["loss"], run.validation_loss
+    assert run.status == "finished" and last < first - 0.3
