@@ -9,8 +9,10 @@ import dataclasses
 import importlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
+import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -45,7 +47,9 @@ def main(config: Config) -> None:
     for suite in config.suite:
         rows += run(suite, config, console)
     measured = [row for row in rows if row.get("ms", 0) is not None]
-    text = f"{machine()}\n\n{table(measured)}"
+    # Each suite measures something else, so each has a table of its own.
+    tables = [f"## {suite}\n\n{table([row for row in measured if row['suite'] == suite])}" for suite in config.suite]
+    text = "\n\n".join([machine(), f"`python -m benchmarks.throughput {' '.join(sys.argv[1:])}`", *tables])
     if len(measured) < len(rows):
         text += f"\n\n{len(rows) - len(measured)} cases were left out: the time was up, or they would take too long."
     print(text)
@@ -77,12 +81,13 @@ def run(suite: str, config: Config, console: Console) -> list[Row]:
 def machine() -> str:
     """What the figures hold for."""
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib"))
-    return f"{jax.devices()[0].device_kind} ({platform.machine()}, {jax.local_device_count()} devices), {versions}"
+    devices = f"{jax.local_device_count()} × {jax.devices()[0].device_kind}"
+    return f"{devices} on {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {versions}"
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, a column for each key that any row has."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Markdown, a column for each key that any row of a suite has."""
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "suite"]
     lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -7,8 +7,8 @@ HEAD = """# The rule tables
 Generated from the parameterizations in `equimu.parameterization` by `python docs/make_rules.py`.
 
 Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, what ends in `_ratio` is relative to the base
-model. Every law of weight decay is 1: how decay follows the learning rate is an option of the optimizer. Epsilon matters to
-Adam only.
+model. The fan-in of a look-up table, a bias or a gain is 1. Every law of weight decay is 1: how decay follows the learning
+rate is an option of the optimizer. Epsilon matters to Adam only.
 Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728).
 The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train
 Tables 3, 8 and 9 alike in float64 decide that they are right.
