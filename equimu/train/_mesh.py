@@ -10,7 +10,8 @@ from equimu._errors import EquimuError
 
 AXES = ("data", "fsdp", "tensor")
 # A batch's rows are spread over these; on `tensor` every device sees the same rows.
-BATCH = PartitionSpec(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")
+BATCH = PartitionSpec(BATCH_AXES)
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:

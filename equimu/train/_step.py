@@ -17,9 +17,7 @@ from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree
 from equimu.data import Batch
 from equimu.train._loss import cross_entropy_sum
-from equimu.train._mesh import AXES, BATCH
-
-BATCH_AXES = AXES[:2]
+from equimu.train._mesh import BATCH, BATCH_AXES
 
 
 class TrainState(NamedTuple):
@@ -109,14 +107,14 @@ def update(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = eqx.apply_updates(state.params, updates)
 
-    def norms(_: None = None) -> tuple[Array, Array]:
+    def norms() -> tuple[Array, Array]:
         entries = sum(x.size for x in jax.tree.leaves(updates))
         return optax.tree.norm(grads), optax.tree.norm(updates) / jnp.sqrt(entries)
 
-    def nothing(_: None = None) -> tuple[Array, Array]:
+    def nothing() -> tuple[Array, Array]:
         return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(norms))
 
-    grad_norm, update_rms = jax.lax.cond(measure, norms, nothing, None)
+    grad_norm, update_rms = jax.lax.cond(measure, norms, nothing)
     return TrainState(params, opt_state, state.step + 1), StepMetrics(loss, grad_norm, update_rms)
 
 
