@@ -4,8 +4,11 @@ import json
 import os
 from pathlib import Path
 
-import jax
-import pytest
+# The tests are on the CPU. With libtpu installed, JAX would look for a TPU first, and complain that there is none.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -8,18 +8,21 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from benchmarks._timing import Timing, interleave
+from benchmarks._timing import interleave
 from equimu.attention import dot_product_attention, explain
 from equimu.attention._backends import BACKENDS
 
-LENGTHS = (1024, 4096, 256, 2048, 512, 128, 8192)  # the most telling first: time may run out
-SLOWEST = 4.0  # seconds of a call of the previous, four times cheaper length, after which a longer one is left out
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+PASSES = {"forward": (3, 1.0), "forward+backward": (4, 3.5)}  # arguments, and operations by those of the forward pass
+SLOW = 0.1  # seconds of a call, above which it is measured without a first, unmeasured one
+SLOWEST = 2.5  # seconds of a call, above which a backend is left out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,32 +40,30 @@ class Case:
         """Useful operations of the forward pass: two products over the visible half of the scores."""
         return 4 * self.heads * self.head_dim * self.seq * (self.seq + 1) / 2
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of q, k, v and a gradient of the output."""
+        return [(1, self.seq, n, self.head_dim) for n in (self.heads, self.kv_heads, self.kv_heads, self.heads)]
+
     def arrays(self) -> list[jax.Array]:
         """q, k, v and a gradient of the output."""
-        shapes = [
-            (1, self.seq, heads, self.head_dim) for heads in (self.heads, self.kv_heads, self.kv_heads, self.heads)
-        ]
-        keys = jax.random.split(jax.random.key(0), 4)
-        return [jax.random.normal(key, shape, self.dtype) for key, shape in zip(keys, shapes, strict=True)]
+        rng = np.random.default_rng(0)  # not jax.random, which compiles for every shape
+        return [jnp.asarray(rng.standard_normal(shape, np.float32), self.dtype) for shape in self.shapes]
 
 
 def cases() -> list[Case]:
-    """The grid, in the order in which it is measured."""
+    """The grid, in the order in which it is measured: if time runs out, the longest are left out."""
     heads = 4 if jax.default_backend() == "cpu" else 32
-    variants = sorted(  # those that differ in least from (128, float32, all heads) first
-        itertools.product((128, 64), ("float32", "bfloat16"), (heads, heads // 4)),
-        key=lambda variant: (variant[0] != 128) + (variant[1] != "float32") + (variant[2] != heads),
-    )
     return [
         Case(seq=seq, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads)
-        for head_dim, dtype, kv_heads in variants
         for seq in LENGTHS
+        for head_dim, dtype, kv_heads in itertools.product((128, 64), ("float32", "bfloat16"), (heads, heads // 4))
     ]
 
 
 def backends(case: Case) -> tuple[str, list[str]]:
     """What `auto` chooses, and all that can serve the case on this machine (the reference is not meant to be fast)."""
-    q, k, v, _ = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.eval_shape(case.arrays))
+    q, k, v, _ = (jax.ShapeDtypeStruct(shape, case.dtype) for shape in case.shapes)
     explanation = explain(q, k, v, scale=1.0)
     able = [name for name, reason in explanation.others.items() if reason.endswith("comes first")]
     names = (explanation.chosen, *able)
@@ -70,61 +71,71 @@ def backends(case: Case) -> tuple[str, list[str]]:
 
 
 def measure(*, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
-    """Rows of figures, until the time is used up.
+    """Rows of figures. The time is shared out over the grid: what is slow is measured in fewer rounds.
 
     Yields:
         For each case, pass and backend (`auto` marks the one that it chooses): `ms` and `spread` (interquartile range by
-        median), `gflops` (useful ones a second), `peak_share` (of a matrix product in the same rounds), `temporary_mb`
-        of the compiled program, and `speedup` over backend `jax`, which is `jax.nn.dot_product_attention`. A case that
-        is left out has one row with `ms` None.
+        median), `rounds`, `gflops` (useful ones a second), `peak_share` (of a matrix product in the same rounds),
+        `temporary_mb` of the compiled program, and `speedup` over backend `jax`, which is `jax.nn.dot_product_attention`.
+        What is left out has `ms` None and a `note` that says why.
     """
     end = time.monotonic() + seconds
-    slow: set[tuple[Any, ...]] = set()
-    for case in cases():
-        family = (case.head_dim, case.dtype, case.kv_heads)
-        if time.monotonic() > end or (family in slow and case.seq > 4096):
-            yield {"case": case, "ms": None}
-            continue
-        rows = list(_measure(case))
-        if case.seq == 4096 and max(row["ms"] for row in rows) > 1e3 * SLOWEST / 4:
-            slow.add(family)
-        yield from rows
-
-
-def _measure(case: Case) -> Iterator[dict[str, Any]]:
-    arrays, scale = case.arrays(), case.head_dim**-0.5
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    square = jnp.ones((size, size), case.dtype)
-    product = jax.jit(jnp.matmul).lower(square, square).compile()
-    chosen, names = backends(case)
-    functions = {name: functools.partial(dot_product_attention, scale=scale, backend=name) for name in names}
-    for name_of_pass, count, factor in (("forward", 3, 1.0), ("forward+backward", 4, 3.5)):
-        compiled = {name: _compile(attend, arrays[:count]) for name, attend in functions.items()}
-        calls = {name: functools.partial(program, *arrays[:count]) for name, program in compiled.items()}
-        timings = interleave(calls | {"product": lambda: product(square, square)}, rounds=30, seconds=0.6)
-        for name, program in compiled.items():
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    products = {dtype: _product(size, dtype) for dtype in ("float32", "bfloat16")}
+    passes = [(case, name) for case in cases() for name in PASSES]
+    last: dict[tuple[Any, ...], float] = {}
+    for done, (case, name_of_pass) in enumerate(passes):
+        left = end - time.monotonic()
+        family = (case.head_dim, case.dtype, case.kv_heads, name_of_pass)
+        chosen, names = backends(case)
+        # The arithmetic of half the length, four times.
+        expected = {name: 4 * last.get((*family, name), 0.0) for name in names}
+        notes = {name: "" if left > 0 else "left out: the time was up" for name in names}
+        for name in names:
+            if expected[name] > SLOWEST:
+                notes[name] = f"left out: a call would take about {expected[name]:.0f} s"
+        count, factor = PASSES[name_of_pass]
+        arrays = case.arrays()[:count] if not all(notes.values()) else []
+        programs = {name: _compile(case, arrays, name) for name in names if not notes[name]}
+        calls = {name: functools.partial(program, *arrays) for name, program in programs.items()}
+        timings = interleave(
+            calls | {"product": products[case.dtype]},
+            rounds=30,
+            seconds=0.25 * left / (len(passes) - done),
+            warm=max(expected.values()) > SLOW,
+        )
+        flops = factor * case.flops
+        for name in names:
+            row = {"case": case, "pass": name_of_pass, "backend": name, "auto": "*" if name == chosen else ""}
+            if notes[name]:
+                last[*family, name] = expected[name]
+                yield row | {"ms": None, "note": notes[name]}
+                continue
             timing = timings[name]
-            flops = factor * case.flops
-            yield {
-                "case": case,
-                "pass": name_of_pass,
-                "backend": name,
-                "auto": "*" if name == chosen else "",
+            last[*family, name] = timing.median
+            yield row | {
                 "ms": 1e3 * timing.median,
                 "spread": timing.spread,
+                "rounds": len(timing.seconds),
                 "gflops": flops / timing.median / 1e9,
-                "peak_share": _share(flops, timing, 2 * size**3, timings["product"]),
-                "temporary_mb": program.memory_analysis().temp_size_in_bytes / 2**20,
-                "speedup": timings["jax"].ratio_to(timing),
+                "peak_share": flops / (2 * size**3) * timings["product"].ratio_to(timing),
+                "temporary_mb": programs[name].memory_analysis().temp_size_in_bytes / 2**20,
+                "speedup": timings["jax"].ratio_to(timing) if "jax" in timings else None,
             }
 
 
-def _share(flops: float, timing: Timing, peak_flops: float, peak: Timing) -> float:
-    return flops / peak_flops * peak.ratio_to(timing)
+def _product(size: int, dtype: str) -> Callable[[], jax.Array]:
+    """A square matrix product, compiled."""
+    square = jnp.ones((size, size), dtype)
+    return functools.partial(jax.jit(jnp.matmul).lower(square, square).compile(), square, square)
 
 
-def _compile(attend: Any, arrays: list[jax.Array]) -> Any:
-    """The forward pass of three arrays, or forward and backward where a gradient of the output comes fourth."""
-    if len(arrays) == 3:
-        return jax.jit(attend).lower(*arrays).compile()
-    return jax.jit(lambda q, k, v, d_out: jax.vjp(attend, q, k, v)[1](d_out)).lower(*arrays).compile()
+def _compile(case: Case, arrays: list[jax.Array], backend: str) -> Any:
+    """The output of three arrays; or output and gradients where a gradient of the output comes fourth."""
+    attend = functools.partial(dot_product_attention, scale=case.head_dim**-0.5, backend=backend)
+
+    def with_gradients(q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array) -> Any:
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, pull(d_out)
+
+    return jax.jit(attend if len(arrays) == 3 else with_gradients).lower(*arrays).compile()

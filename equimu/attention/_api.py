@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from equimu._errors import EquimuError
 from equimu._types import Scalar
 from equimu.attention._backends import BACKENDS, choose, choose_by_platform, find, refusal
+from equimu.attention._device import default_platform
 from equimu.attention._problem import Aval, Segments, check, split_segments
 from equimu.attention._varying import vary_alike
 
@@ -44,8 +45,8 @@ def dot_product_attention(
         segment_ids: a query sees only keys of its own segment (packed documents). One array for queries and
             keys, or a pair where their lengths differ.
         q_offset: position of the first query among the keys.
-        backend: `auto` takes what serves best on the platform that the program is compiled for; else a name
-            from `explain`.
+        backend: `auto` takes what serves best on the device of the mesh in use, or without a mesh on the platform
+            that the program is compiled for; else a name from `explain`.
 
     Returns:
         The attention output, with the shape and the dtype of `q`; scores and softmax are float32 (float64 for
@@ -70,7 +71,8 @@ def dot_product_attention(
     }
     if backend != "auto":
         chosen = find(backend)
-        reason = chosen.why_not(problem)
+        # The mesh names the platform; without one, only the compiler will know it, and the backend then says so itself.
+        reason = refusal(chosen, problem, problem.platform) if problem.platform else chosen.why_not(problem)
         if reason is not None:
             raise EquimuError(f"backend {backend!r} cannot serve this call: {reason}; backend='auto' can")
         return chosen.run(q, k, v, **rest)
@@ -158,7 +160,7 @@ def explain(
         window: see there.
         segment_ids: see there.
         q_offset: see there.
-        platform: `cpu`, `cuda`, `rocm` or `tpu`; None for that of the default device.
+        platform: `cpu`, `cuda`, `rocm` or `tpu`; None for that of the mesh in use, or else of the default device.
 
     Returns:
         The choice and the reasons; `print` shows them a line each.
@@ -168,7 +170,7 @@ def explain(
     """
     problem = check(q, k, v, scale=scale, causal=causal, window=window, segment_ids=segment_ids, q_offset=q_offset)
     if platform is None:
-        platform = _default_platform()
+        platform = problem.platform or default_platform()
     chosen = choose(problem, platform)
     others = {
         name: refusal(backend, problem, platform) or f"{chosen.name} comes first"
@@ -176,10 +178,3 @@ def explain(
         if name != chosen.name
     }
     return Explanation(platform=platform, chosen=chosen.name, others=others)
-
-
-def _default_platform() -> str:
-    """The default device's platform as the compiler names it: JAX's `gpu` is `cuda` or `rocm`."""
-    client = jax.devices()[0].client
-    named = (name for name in ("cuda", "rocm") if name in client.platform_version)
-    return next(named, client.platform)

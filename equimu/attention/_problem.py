@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
-from equimu.attention._varying import varying_axes
+from equimu.attention._device import chip, known_platform
 from equimu.attention._visible import Visibility
 
 Aval = jax.Array | jax.ShapeDtypeStruct
@@ -26,9 +26,10 @@ class Problem:
     dtype: jnp.dtype
     visibility: Visibility
     segments: bool
+    segments_differ: bool  # those of the queries from those of the keys
     q_offset: int | None  # None where it is traced
-    static_scale: bool
-    varying: bool  # inside a shard_map that checks which values vary over the mesh
+    platform: str | None  # None where only the compiler will know it
+    chip: str  # as JAX names the kind of device
 
 
 def split_segments(segment_ids: Segments) -> tuple[Any, Any]:
@@ -101,7 +102,8 @@ def check(
         dtype=jnp.dtype(q.dtype),
         visibility=Visibility(causal=causal, window=window),
         segments=segment_ids is not None,
+        segments_differ=isinstance(segment_ids, tuple) and q_segments is not k_segments,
         q_offset=q_offset if isinstance(q_offset, int) else None,
-        static_scale=isinstance(scale, int | float),
-        varying=bool(varying_axes((q, k, v))),
+        platform=known_platform(),
+        chip=chip(),
     )

@@ -1,11 +1,13 @@
-"""How the matrix of scores is cut into tiles, and which of the tiles are seen at all."""
+"""How the matrix of scores is cut into tiles, and which of the tiles are seen at all, or seen by all."""
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Bool
 
 from equimu.attention._visible import Visibility
 
@@ -13,6 +15,44 @@ from equimu.attention._visible import Visibility
 # the diagonal is half wasted, and a tile should stay in the cache.
 SMALLEST, LARGEST = 64, 512  # positions in a block
 SCORES = 1 << 20  # in the tiles of all heads
+SHORT, STRIP = 512, 128  # positions: the longest sequence that is cut into strips, and the queries of one
+
+
+class Strip(NamedTuple):
+    """Some queries, and all keys from the first to the last that any of them sees: positions in their sequences."""
+
+    queries: slice
+    keys: slice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strips:
+    """Strips of a short sequence, each as wide as what its queries see."""
+
+    visibility: Visibility
+    seq_q: int
+    seq_k: int
+    q_offset: int
+    size: int  # queries in a strip
+
+    @classmethod
+    def of(cls, *, seq_q: int, seq_k: int, q_offset: int, visibility: Visibility) -> "Strips":
+        """Strips of nearly equal height."""
+        size = _even(seq_q, STRIP)
+        return cls(visibility=visibility, seq_q=seq_q, seq_k=seq_k, q_offset=q_offset, size=size)
+
+    @property
+    def tile(self) -> int:
+        """The scores of one head in the largest tile."""
+        return self.size * self.seq_k
+
+    def __iter__(self) -> Iterator[Strip]:
+        for start in range(0, self.seq_q, self.size):
+            queries = slice(start, min(start + self.size, self.seq_q))
+            left, right = self.visibility.keys(self.q_offset + start, self.q_offset + queries.stop - 1)
+            begin = 0 if left is None else min(max(left, 0), self.seq_k - 1)
+            end = self.seq_k if right is None else min(right + 1, self.seq_k)
+            yield Strip(queries, slice(begin, max(end, begin + 1)))  # one key at least: an empty one has no maximum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,13 +66,18 @@ class Tiling:
     block_k: int
 
     @classmethod
-    def of(cls, seq_q: int, seq_k: int, heads: int, visibility: Visibility) -> "Tiling":
+    def of(cls, *, seq_q: int, seq_k: int, heads: int, visibility: Visibility) -> "Tiling":
         """Blocks near the size that measured best."""
         size = min(LARGEST, max(seq_q, seq_k) / 4, math.sqrt(SCORES / heads), visibility.window or LARGEST)
         size = max(SMALLEST, 2 ** round(math.log2(size)))
         return cls(
             visibility=visibility, seq_q=seq_q, seq_k=seq_k, block_q=_even(seq_q, size), block_k=_even(seq_k, size)
         )
+
+    @property
+    def tile(self) -> int:
+        """The scores of one head in a tile."""
+        return self.block_q * self.block_k
 
     @property
     def blocks_q(self) -> int:
@@ -48,13 +93,31 @@ class Tiling:
         """The blocks of keys, from one up to before another, that block `i` of the queries may see."""
         first = q_offset + i * self.block_q
         left, right = self.visibility.keys(first, first + self.block_q - 1)
-        return _blocks(left, right, self.seq_k, self.block_k)
+        begin, end = _within(left, right, self.seq_k)
+        return begin // self.block_k, -(-end // self.block_k)
+
+    def clear_keys(self, i: Any, q_offset: Any) -> tuple[Array, Array]:
+        """The blocks of keys that every query of block `i` sees wholly: none, or among those that it may see."""
+        first = q_offset + i * self.block_q
+        # Bounds of what all of them see: where the last one begins to see, up to where the first one ceases to.
+        left, right = self.visibility.keys(first + self.block_q - 1, first)
+        begin, end = _within(left, right, self.seq_k)
+        begin = -(-begin // self.block_k)
+        return begin, jnp.maximum(begin, end // self.block_k)
 
     def queries(self, j: Any, q_offset: Any) -> tuple[Array, Array]:
         """The blocks of queries, from one up to before another, that may see block `j` of the keys."""
         first = j * self.block_k - q_offset
         left, right = self.visibility.queries(first, first + self.block_k - 1)
-        return _blocks(left, right, self.seq_q, self.block_q)
+        begin, end = _within(left, right, self.seq_q)
+        return begin // self.block_q, -(-end // self.block_q)
+
+    def mask(self, i: Any, j: Any, q_offset: Any, group: int) -> Bool[Array, "queries keys"]:
+        """Which keys of block `j` the queries of block `i` may see, for each query head of a group."""
+        q = q_offset + i * self.block_q + np.repeat(np.arange(self.block_q, dtype=np.int32), group)[:, None]
+        k = j * self.block_k + np.arange(self.block_k, dtype=np.int32)
+        seen = self.visibility.mask(q, k)
+        return seen & (k < self.seq_k) if self.seq_k % self.block_k else seen
 
 
 def _even(seq: int, size: int) -> int:
@@ -63,8 +126,8 @@ def _even(seq: int, size: int) -> int:
     return min(seq, math.ceil(even / 16) * 16)
 
 
-def _blocks(left: Array | None, right: Array | None, seq: int, block: int) -> tuple[Array, Array]:
-    """The blocks that hold the positions `left` to `right`, as far as there are such."""
+def _within(left: Array | None, right: Array | None, seq: int) -> tuple[Array, Array]:
+    """The positions from `left` up to and with `right`, as far as there are such: the first, and the end."""
     begin = jnp.int32(0) if left is None else jnp.clip(left, 0, seq)
     end = jnp.int32(seq) if right is None else jnp.clip(right + 1, 0, seq)
-    return begin // block, (end + block - 1) // block
+    return begin, end

@@ -1,11 +1,12 @@
 """Which keys a query may see by position, and between which positions such keys, or such queries, lie."""
 
 import dataclasses
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-Position = Int[Array, ""]
+Position = TypeVar("Position", int, Array)  # known before the program runs, or traced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,84 @@
+"""Attention compiled for TPUs, forward and backward inside a checked shard_map, and which kernel is in the program."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from aot import needs_libtpu, optimized, tpu_mesh
+from jax.sharding import PartitionSpec
+
+from equimu.attention import dot_product_attention, explain
+
+pytestmark = needs_libtpu
+
+
+def gradient(mesh, **options):
+    """Of a loss over sequences that are spread over the mesh, as the train step takes it."""
+
+    def local(q, k, v, scale, ids):
+        def loss(q, k, v, scale):
+            attend = functools.partial(dot_product_attention, scale=scale, **options)
+            out = jax.vmap(attend)(q, k, v) if ids is None else attend(q, k, v, segment_ids=ids)
+            return jnp.sum(out.astype(jnp.float32) ** 2)
+
+        scale = jax.lax.pcast(scale, "data", to="varying")
+        value, (dq, dk, dv, d_scale) = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(q, k, v, scale)
+        return jax.lax.psum((value, d_scale), "data"), (dq, dk, dv)
+
+    rows, same = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows, same, rows), out_specs=((same, same), rows))
+
+
+def shapes(seq, heads, kv_heads, head_dim, dtype, packed=False):
+    q, kv = (jax.ShapeDtypeStruct((4, seq, n, head_dim), dtype) for n in (heads, kv_heads))
+    ids = jax.ShapeDtypeStruct((4, seq), jnp.int32) if packed else None
+    return q, kv, kv, jax.ShapeDtypeStruct((), jnp.float32), ids
+
+
+def kernels(chip, arguments, **options):
+    """How many kernels are in the program for a chip, and the program."""
+    text = optimized(gradient(tpu_mesh(chip, (2,), ("data",)), **options), *arguments)
+    return text.count('custom_call_target="tpu_custom_call"'), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
+def test_auto_takes_the_kernel(chip, dtype):
+    count, text = kernels(chip, shapes(1024, 4, 2, 128, dtype))
+    ours = dtype == jnp.bfloat16
+    assert count == (2 if ours else 3)  # splash has one for the gradient of q, and one for those of k and v
+    assert ("equimu_attention_forward" if ours else "splash_mha_fwd") in text and " while(" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape, options",
+    [
+        (dict(seq=1000, heads=3, kv_heads=1, head_dim=80), dict(window=300)),
+        (dict(seq=60, heads=2, kv_heads=2, head_dim=16), dict(causal=False)),
+        (dict(seq=640, heads=2, kv_heads=2, head_dim=256, packed=True), dict()),
+    ],
+    ids=["window", "bidirectional", "packed"],
+)
+def test_the_kernel_compiles_for_odd_shapes(shape, options):
+    count, _ = kernels("v5e", shapes(**shape, dtype=jnp.bfloat16), backend="splash", **options)
+    assert count == 3
+
+
+@pytest.mark.parametrize(
+    "chip, dtype, count", [("v3", jnp.bfloat16, 0), ("v3", jnp.float32, 3), ("v5e", jnp.float16, 0)]
+)
+def test_auto_is_blockwise_where_the_kernel_cannot_be(chip, dtype, count):
+    assert kernels(chip, shapes(512, 2, 2, 64, dtype))[0] == count
+
+
+def test_explain_knows_the_chip_of_the_mesh():
+    def chosen(chip):
+        with jax.sharding.use_abstract_mesh(tpu_mesh(chip, (2,), ("data",)).abstract_mesh):
+            return explain(*shapes(512, 2, 2, 64, jnp.bfloat16)[:3], scale=0.1)
+
+    assert (chosen("v4").platform, chosen("v4").chosen) == ("tpu", "splash")
+    assert chosen("v3").chosen == "blockwise"
+    assert "TPU v3 has no bfloat16 matrix product" in chosen("v3").others["splash"]
