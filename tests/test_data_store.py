@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +26,7 @@ from equimu.data import (
     write_store,
 )
 from equimu.data import _arrays as arrays
+from equimu.data._orphans import being_written
 
 
 @pytest.fixture
@@ -292,8 +297,9 @@ def test_a_chunk_of_zeros_is_no_lost_chunk(tmp_path):
     values = np.zeros(5000, np.uint16)
     writer = arrays.ArrayWriter(str(tmp_path), "zeros", np.dtype("uint16"))
     writer.append(values)
-    assert writer.finish() == hashlib.sha256(values.tobytes()).hexdigest()
-    np.testing.assert_array_equal(arrays.open_array(str(tmp_path), "zeros").read().result(), values)
+    digest, ends = writer.finish()
+    assert digest == hashlib.sha256(values.tobytes()).hexdigest()
+    np.testing.assert_array_equal(arrays.open_array(str(tmp_path), "zeros", ends).read().result(), values)
 
 
 def test_a_store_of_another_format_is_refused(tmp_path, corpus, monkeypatch):
@@ -334,12 +340,79 @@ def test_a_corpus_that_cannot_be_split(tmp_path, texts, words):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_file_that_is_not_text_leaves_no_half_made_store(tmp_path, corpus):
+def test_a_file_that_is_not_text_is_left_out_and_told(tmp_path, corpus, capsys):
     last = corpus.paths[-1]
     last.write_bytes(b"\x00\x01")
-    with pytest.raises(EquimuError, match="not UTF-8 text"):
-        write_store(tmp_path / "s", corpus, ByteTokenizer())
+    store = write_store(tmp_path / "s", corpus, ByteTokenizer())
+    assert store.info.documents_left_out == 1
+    assert sum(store.info.documents.values()) == len(corpus.paths) - 1
+    assert "1 more, no text, left out" in capsys.readouterr().err
+    assert write_store(tmp_path / "s", corpus, ByteTokenizer()).info == store.info
+
+
+def test_a_file_that_cannot_be_read_leaves_no_half_made_store(tmp_path, corpus):
+    class Vanishes(ByteTokenizer):
+        def encode_batch(self, texts):
+            raise EquimuError("the tokenizer fails")
+
+    with pytest.raises(EquimuError, match="the tokenizer fails"):
+        write_store(tmp_path / "s", corpus, Vanishes())
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def test_swapped_files_are_found(tmp_path, corpus, monkeypatch):
+    """Files of one array, whose chunks are each as good as the other's, and files of two arrays or two stores."""
+    monkeypatch.setattr(arrays, "_SHARD", 64)
+    monkeypatch.setattr(arrays, "_CHUNK", 16)
+    place = tmp_path / "s"
+    write_store(place, corpus, ByteTokenizer())
+    write_store(tmp_path / "other", corpus, ByteTokenizer(), split_seed=1)
+    good = read_all(place)
+    files = sorted(place.glob("data-*/*/c/*"))
+    others = sorted((tmp_path / "other").glob("data-*/train/c/*"))
+    foreign = next(path for path in others if path.read_bytes() != files[0].read_bytes())
+    pairs = [(files[0], files[1]), (files[1], files[-1]), (files[0], foreign)]
+    (train, offsets) = (sorted(place.glob(f"data-*/{name}/zarr.json"))[0] for name in ("train", "train-offsets"))
+    for one, other in [*pairs, (train, offsets), (train, train.parent / "c" / "0")]:
+        swap(one, other)
+        with pytest.raises(EquimuError, match="token store .* cannot be read; if it is damaged"):
+            read_all(place)
+        swap(one, other)
+    assert read_all(place) == good
+
+
+def test_a_killed_writer_leaves_no_store_and_its_orphan_is_cleaned(tmp_path, corpus):
+    """SIGKILL while it writes: no store; what it left is removed by the next writer, but not what a living one has."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from equimu.data import ByteTokenizer, read_corpus, write_store
+
+class Dies(ByteTokenizer):
+    def encode_batch(self, texts):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+write_store({str(tmp_path / "s")!r}, read_corpus({corpus.name!r}), Dies())
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(arrays.__file__).parents[2])}
+    died = subprocess.run([sys.executable, "-c", program], env=environment, timeout=60)
+    assert died.returncode == -signal.SIGKILL
+    (orphan,) = (tmp_path / "s").iterdir()
+    assert list(orphan.rglob("zarr.json"))
+    with pytest.raises(EquimuError, match="there is no token store"):
+        open_store(tmp_path / "s")
+    with being_written(str(tmp_path / "s"), "data-living"):
+        store = write_store(tmp_path / "s", corpus, ByteTokenizer())
+        assert sorted(path.name for path in (tmp_path / "s").iterdir()) == sorted(
+            ["data-living", store.info.folder, "equimu-tokens.json"]
+        )
+    assert [path.name for path in (tmp_path / "s" / store.info.folder).glob("writing*")] == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path, corpus):

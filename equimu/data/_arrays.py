@@ -1,22 +1,23 @@
-"""Checksummed arrays and a commit marker in a folder or an object store, by tensorstore."""
+"""Checksummed arrays in a folder or an object store, by tensorstore, whose files are known by how they end."""
 
 import contextlib
 import functools
 import hashlib
-import re
 import shutil
 from collections.abc import Generator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from equimu._errors import EquimuError
+from equimu._storage import kvstore_spec, one_line, tensorstore
 
 # A shard is one file or object, the unit of writing; a chunk carries a checksum and is the unit of reading.
 _SHARD = 2**24
 _CHUNK = 2**16
+# A file ends in the checksum of its last chunk, then the index: of each chunk where it is and how long, and their checksum.
+_CRC_BYTES, _ENTRY_BYTES = 4, 16
 # Cached chunks of arrays that are too large for memory.
 _CACHE_BYTES = 2**28
 
@@ -29,36 +30,26 @@ def told_as(what: str) -> Generator[None]:
     except EquimuError:
         raise
     except Exception as error:  # mostly a ValueError, but by no promise
-        raise EquimuError(f"{what}: {' '.join(str(error).split())[:300]}") from None
-
-
-def _tensorstore() -> Any:  # most of its signatures are untyped, hence Any
-    import tensorstore
-
-    return tensorstore
+        raise EquimuError(f"{what}: {one_line(error)}") from None
 
 
 @functools.cache
 def _context() -> Any:
-    ts = _tensorstore()
+    ts = tensorstore()
     # One for all: `memory://` lives in its context. The content never changes, so caches need no re-check.
     return ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
 
 
 def open_place(place: str) -> Any:
     """The tensorstore key-value store at a local folder or a URL (`gs://`, `s3://`, `file://`, `memory://`)."""
-    ts = _tensorstore()
-    if re.match(r"[a-z][a-z0-9+.-]*://", place):
-        where: Any = place.rstrip("/") + "/"
-    else:  # not as a URL: a local name may hold '%', '#' or '?'
-        where = {"driver": "file", "path": f"{Path(place).expanduser().absolute()}/"}
+    ts = tensorstore()
     with told_as(f"cannot open {place!r}, a folder or a URL such as gs://bucket/name is wanted"):
-        return ts.KvStore.open(where, context=_context()).result()
+        return ts.KvStore.open(kvstore_spec(place), context=_context()).result()
 
 
 def delete_below(place: str, folder: str) -> None:
     """Deletes a folder at a place and everything in it."""
-    ts = _tensorstore()
+    ts = tensorstore()
     kvstore = open_place(place)
     with told_as(f"cannot delete {folder} at {place!r}"):
         # '0' is the character after '/'
@@ -78,7 +69,7 @@ class ArrayWriter:
     """
 
     def __init__(self, place: str, path: str, dtype: np.dtype[Any]):
-        ts = _tensorstore()
+        ts = tensorstore()
         checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {"chunk_shape": [_CHUNK], "codecs": checked, "index_codecs": checked}
         spec = {
@@ -94,7 +85,7 @@ class ArrayWriter:
             },
         }
         self.size = 0
-        self._place, self._dtype = place, dtype
+        self._place, self._path, self._dtype = place, path, dtype
         self._digest = hashlib.sha256()
         self._waiting: list[np.ndarray] = []
         self._written = 0
@@ -109,10 +100,12 @@ class ArrayWriter:
         if waiting >= _SHARD:
             self._write(waiting - waiting % _SHARD)
 
-    def finish(self) -> str:
-        """Writes what waits; returns a hash of all elements."""
+    def finish(self) -> tuple[str, list[str]]:
+        """Writes what waits; returns a hash of all elements, and one of the end of each file, in order."""
         self._write(self.size - self._written)
-        return self._digest.hexdigest()
+        with told_as(f"cannot write to {self._place!r}"):
+            ends = _ends(self._place, self._path, self._array, -(-self.size // _SHARD))
+        return self._digest.hexdigest(), ends
 
     def _write(self, count: int) -> None:
         if not count:
@@ -126,9 +119,16 @@ class ArrayWriter:
         self._digest.update(values[:count].astype(self._dtype.newbyteorder("<")).tobytes())
 
 
-def open_array(place: str, path: str) -> Any:
-    """Opens an array for reading; a lost chunk is an error, not zeros."""
-    ts = _tensorstore()
+def open_array(place: str, path: str, ends: Sequence[str]) -> Any:
+    """Opens an array for reading; a lost chunk is an error, not zeros.
+
+    Args:
+        place: folder or URL.
+        path: of the array, below the place.
+        ends: what `ArrayWriter.finish` said of the files; they must still end so. That the rest is as it was written shows when
+            it is read.
+    """
+    ts = tensorstore()
     spec = {
         "driver": "zarr3",
         "kvstore": (open_place(place) / f"{path}/").spec().to_json(),
@@ -136,12 +136,32 @@ def open_array(place: str, path: str) -> Any:
         "recheck_cached_data": False,
         "recheck_cached_metadata": "open",
     }
-    return ts.open(spec, read=True, context=_context()).result()
+    array = ts.open(spec, read=True, context=_context()).result()
+    for number, (found, written) in enumerate(zip(_ends(place, path, array, len(ends)), ends, strict=True)):
+        if found != written:
+            raise ValueError(f"file {number} of {path} is not the one that was written")
+    return array
+
+
+def _ends(place: str, path: str, array: Any, files: int) -> list[str]:
+    """Hashes of the ends of an array's files."""
+    layout = array.chunk_layout
+    chunks = layout.write_chunk.shape[0] // layout.read_chunk.shape[0]
+    length = _CRC_BYTES + _ENTRY_BYTES * chunks + _CRC_BYTES
+    kvstore = open_place(place)
+    reads = [kvstore.read(f"{path}/c/{number}", byte_range=slice(-length, None)) for number in range(files)]
+    ends: list[str] = []
+    for number, read in enumerate(reads):
+        end = read.result()
+        if end.state != "value":
+            raise ValueError(f"file {number} of {path} is missing")
+        ends.append(hashlib.sha256(end.value).hexdigest()[:16])
+    return ends
 
 
 def read_rows(array: Any, starts: Sequence[int] | np.ndarray, length: int) -> Shaped[np.ndarray, "rows length"]:
     """Reads stretches of an array in one batch of requests; places past its end are 0."""
-    ts = _tensorstore()
+    ts = tensorstore()
     rows = np.zeros((len(starts), length), array.dtype.numpy_dtype)
     with ts.Batch() as batch:
         stretches = [array[s : min(s + length, array.shape[0])].read(batch=batch) for s in map(int, starts)]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from equimu._errors import EquimuError
@@ -36,20 +36,28 @@ class Corpus:
     paths: tuple[Path, ...]
     fingerprint: str
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, on_left_out: Callable[[Path], object] = lambda path: None) -> Iterator[str]:
         """The documents in order, empty ones left out.
 
-        Bytes that are not UTF-8 become U+FFFD as long as they are rare.
+        Bytes that are not UTF-8 become U+FFFD as long as they are rare; a document of many, or with a NUL, is no text and is
+        left out.
+
+        Args:
+            on_left_out: called with the file of each document that is no text.
 
         Raises:
-            EquimuError: a file is not text or cannot be read.
+            EquimuError: a file cannot be read, or a line of a `.jsonl` file is no document.
         """
         for path in self.paths:
             try:
                 longest = _LONGEST_DOCUMENT
                 if len(self.paths) == 1:
                     longest = min(longest, max(1, path.stat().st_size // _PIECES_OF_LONE_FILE))
-                yield from _json_lines(path) if path.suffix == ".jsonl" else _pieces(path, longest)
+                for text in _json_lines(path) if path.suffix == ".jsonl" else _pieces(path, longest):
+                    if _is_text(text):
+                        yield text
+                    else:
+                        on_left_out(path)
             except OSError as error:
                 raise EquimuError(f"cannot read {path}: {error.strerror}") from None
 
@@ -97,7 +105,7 @@ def _pieces(path: Path, longest: int) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         while text := file.read(longest):
             text += file.readline()
-            yield _checked(text, path)
+            yield text
 
 
 def _json_lines(path: Path) -> Iterator[str]:
@@ -111,11 +119,9 @@ def _json_lines(path: Path) -> Iterator[str]:
                 raise EquimuError(f'{path}, line {number}: not a document; every line must be {{"text": "..."}}')
             if text:
                 # JSON can hold half a surrogate pair, which no UTF-8 can
-                yield _checked(text.encode(errors="replace").decode(), path)
+                yield text.encode(errors="replace").decode()
 
 
-def _checked(text: str, path: Path) -> str:
-    # NUL and U+FFFD stand in no ordinary text; one stray byte is forgiven, an image or a Latin-1 book is not.
-    if "\0" in text or text.count("\ufffd") > 1 + len(text) // 100:
-        raise EquimuError(f"{path} is not UTF-8 text; leave it out, for example with a glob like 'folder/**/*.txt'")
-    return text
+def _is_text(text: str) -> bool:
+    # NUL and U+FFFD stand in no ordinary text; a stray byte is forgiven, an image or a Latin-1 book is not.
+    return "\0" not in text and text.count("\ufffd") <= 1 + len(text) // 100

@@ -1,6 +1,7 @@
 """Batches: shuffled and endless for training, in order and complete for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -8,6 +9,9 @@ from equimu._errors import EquimuError
 from equimu.data._order import ShuffledOrder
 from equimu.data._store import TokenStore
 from equimu.data._windows import Batch, windows_of
+
+# Numbers of rows within a batch.
+_Rows: TypeAlias = Sequence[int] | np.ndarray
 
 _ENDLESS = 2**60  # steps
 _AHEAD = 8  # batches prepared ahead of the training step
@@ -51,12 +55,12 @@ class Loader:
         self._order = ShuffledOrder(self._windows.count, seed)
         self.windows_per_epoch = self._windows.count
 
-    def batch(self, step: int, rows: range | None = None) -> Batch:
+    def batch(self, step: int, rows: _Rows | None = None) -> Batch:
         """The batch of a step.
 
         Args:
             step: from 0.
-            rows: which rows of the global batch; None is all.
+            rows: which rows of the global batch, in this order; None is all.
 
         Returns:
             Numpy arrays of shape (number of rows, seq).
@@ -69,7 +73,7 @@ class Loader:
         places = step * self._rows + np.array(_part(rows, self._rows))
         return self._windows.batch(self._order(places))
 
-    def iterate(self, start_step: int = 0, rows: range | None = None) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, rows: _Rows | None = None) -> Iterator[Batch]:
         """Endless batches from a step on, prepared ahead in threads by grain.
 
         Args:
@@ -91,7 +95,7 @@ class Loader:
 class _Steps:
     """A loader as grain's random access source, whose record is a step's whole batch."""
 
-    def __init__(self, loader: Loader, rows: range | None):
+    def __init__(self, loader: Loader, rows: _Rows | None):
         self._loader, self._rows = loader, rows
 
     def __len__(self) -> int:
@@ -143,12 +147,12 @@ class OrderedLoader:
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(number) for number in range(len(self)))
 
-    def batch(self, number: int, rows: range | None = None) -> Batch:
+    def batch(self, number: int, rows: _Rows | None = None) -> Batch:
         """One batch, by its number from 0.
 
         Args:
             number: below `len(self)`.
-            rows: which rows of the global batch; None is all.
+            rows: which rows of the global batch, in this order; None is all.
 
         Returns:
             Numpy arrays of shape (number of rows, seq).
@@ -172,9 +176,9 @@ def _checked_rows(rows: int) -> int:
     return rows
 
 
-def _part(rows: range | None, whole: int) -> range:
+def _part(rows: _Rows | None, whole: int) -> _Rows:
     if rows is None:
         return range(whole)
-    if not rows or min(rows) < 0 or max(rows) >= whole:
+    if len(rows) == 0 or min(rows) < 0 or max(rows) >= whole:
         raise EquimuError(f"rows={rows} are not rows of a batch of {whole}; write a range within 0 and {whole}")
     return rows

@@ -9,7 +9,7 @@ a store reads that file first: what an interrupted or slower writer leaves behin
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from equimu._errors import EquimuError, nearest
 from equimu.data._arrays import open_array, open_place, told_as
 from equimu.data._tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 _INFO = "equimu-tokens.json"
 
 
@@ -43,6 +43,9 @@ class StoreInfo:
         documents: number of documents of each split.
         tokens: number of tokens of each split, one end-of-document per document included.
         replaced: characters U+FFFD in the text; bytes that were not UTF-8 became one.
+        documents_replaced: documents that hold such a character.
+        documents_left_out: documents that are no text.
+        ends: for each array, a hash of how each of its files ends: its last chunk's checksum and the lengths of all its chunks.
         fingerprint: of all tokens and document boundaries: equal fingerprints, equal data.
     """
 
@@ -59,6 +62,9 @@ class StoreInfo:
     documents: Mapping[str, int]
     tokens: Mapping[str, int]
     replaced: int
+    documents_replaced: int
+    documents_left_out: int
+    ends: Mapping[str, Sequence[str]]
     fingerprint: str
 
 
@@ -89,7 +95,7 @@ class TokenStore:
         size = self.info.documents[split] + 1 if offsets else self.info.tokens[split]
         dtype = "int64" if offsets else self.info.dtype
         with self.reading():
-            array = open_array(self.place, f"{self.info.folder}/{name}")
+            array = open_array(self.place, f"{self.info.folder}/{name}", self.info.ends[name])
             if array.shape != (size,) or array.dtype.name != dtype:
                 raise ValueError(f"{name} is {array.dtype.name}{array.shape}, not {dtype}({size},)")
             return array

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from equimu._errors import EquimuError, nearest
-from equimu.data._arrays import ArrayWriter, delete_below
+from equimu.data._arrays import ArrayWriter, delete_below, told_as
 from equimu.data._corpus import Corpus, read_corpus
+from equimu.data._orphans import being_written, remove_orphans
 from equimu.data._store import FORMAT, StoreInfo, TokenStore, commit_info, read_info
 from equimu.data._tokenizer import Tokenizer
 
@@ -35,7 +37,9 @@ def write_store(
 
     The side of a document depends only on its content and `split_seed`, so equal documents land on one side.
     Both sides get at least one document. Several processes may write the same store at once: the first to
-    finish wins.
+    finish wins. What a killed one left in a local folder is removed.
+
+    Documents that are not UTF-8 text are counted, in the store and on stderr; see `Corpus.documents`.
 
     Args:
         place: folder or URL.
@@ -49,7 +53,7 @@ def write_store(
         The store.
 
     Raises:
-        EquimuError: empty corpus, a file that is not text, one document only, a vocabulary larger than the
+        EquimuError: empty corpus, a file that cannot be read, one document only, a vocabulary larger than the
             dtype, another store at this place, or a place that cannot be written.
     """
     place = str(place)
@@ -64,32 +68,32 @@ def write_store(
     folder = f"data-{uuid.uuid4().hex[:12]}"
     committed = False
     try:
-        documents, tokens, replaced, fingerprint = _write_arrays(
-            place, folder, corpus, tokenizer, token_dtype, lambda text: _hash(text, split_seed) < threshold
-        )
-        info = StoreInfo(
-            format=FORMAT,
-            folder=folder,
-            recipe=recipe,
-            corpus=corpus.name,
-            tokenizer=tokenizer.name,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            vocab_size=tokenizer.vocab_size,
-            bos=tokenizer.bos,
-            eod=tokenizer.eod,
-            dtype=token_dtype.name,
-            documents=documents,
-            tokens=tokens,
-            replaced=replaced,
-            fingerprint=fingerprint,
-        )
-        committed = commit_info(place, info)
+        with told_as(f"cannot write to {place!r}"), being_written(place, folder):
+            remove_orphans(place)
+            content = _write_arrays(
+                place, folder, corpus, tokenizer, token_dtype, lambda text: _hash(text, split_seed) < threshold
+            )
+            info = StoreInfo(
+                format=FORMAT,
+                folder=folder,
+                recipe=recipe,
+                corpus=corpus.name,
+                tokenizer=tokenizer.name,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                vocab_size=tokenizer.vocab_size,
+                bos=tokenizer.bos,
+                eod=tokenizer.eod,
+                dtype=token_dtype.name,
+                **content,
+            )
+            committed = commit_info(place, info)
     finally:
         if not committed:
             with contextlib.suppress(EquimuError):  # what went wrong before is what to tell
                 delete_below(place, folder)
     store = _made_before(place, recipe)
     assert store is not None, "a store was committed here, by this writer or by a faster one"
+    _tell_of_no_text(store.info)
     return store
 
 
@@ -169,7 +173,7 @@ def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
         if lowest < wanted <= highest:  # both sides have a document: no need to read on
             return wanted
     if highest < 0:
-        raise EquimuError(f"corpus {corpus.name!r} is empty: its files hold no text")
+        raise EquimuError(f"corpus {corpus.name!r} is empty: its files hold no UTF-8 text")
     if lowest == highest:
         raise EquimuError(
             f"corpus {corpus.name!r} is one document; bring a different second one to hold out for validation"
@@ -177,10 +181,10 @@ def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
     return lowest + 1 if wanted <= lowest else highest
 
 
-def _batches(corpus: Corpus) -> Iterator[list[str]]:
+def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
     texts: list[str] = []
     characters = 0
-    for text in corpus.documents():
+    for text in documents:
         texts.append(text)
         characters += len(text)
         if characters >= _ENCODE_CHARACTERS:
@@ -197,14 +201,15 @@ def _write_arrays(
     tokenizer: Tokenizer,
     dtype: np.dtype[Any],
     held_out: Callable[[str], bool],
-) -> tuple[dict[str, int], dict[str, int], int, str]:
-    """Writes all arrays; returns documents and tokens of each split, characters replaced, and fingerprint."""
+) -> dict[str, Any]:
+    """Writes all arrays; returns what `StoreInfo` says of them."""
     tokens = {split: ArrayWriter(place, f"{folder}/{split}", dtype) for split in _SPLITS}
     offsets = {split: ArrayWriter(place, f"{folder}/{split}-offsets", np.dtype("int64")) for split in _SPLITS}
     for split in _SPLITS:
         offsets[split].append(np.array([0]))
-    replaced = 0
-    for texts in _batches(corpus):
+    replaced = documents_replaced = 0
+    left_out: list[Path] = []
+    for texts in _batches(corpus.documents(left_out.append)):
         sides = ["validation" if held_out(text) else "train" for text in texts]
         encoded = tokenizer.encode_batch(texts)
         for split in _SPLITS:
@@ -212,8 +217,29 @@ def _write_arrays(
             if closed:
                 offsets[split].append(tokens[split].size + np.cumsum([len(ids) for ids in closed]))
                 tokens[split].append(np.concatenate(closed))
-        replaced += sum(text.count("\ufffd") for text in texts)
-    digests = [writer.finish() for split in _SPLITS for writer in (tokens[split], offsets[split])]
-    fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
-    documents = {split: offsets[split].size - 1 for split in _SPLITS}
-    return documents, {split: tokens[split].size for split in _SPLITS}, replaced, fingerprint
+        counts = [text.count("\ufffd") for text in texts]
+        replaced += sum(counts)
+        documents_replaced += sum(count > 0 for count in counts)
+    writers = {
+        name: w for split in _SPLITS for name, w in ((split, tokens[split]), (f"{split}-offsets", offsets[split]))
+    }
+    finished = {name: writer.finish() for name, writer in writers.items()}
+    return {
+        "documents": {split: offsets[split].size - 1 for split in _SPLITS},
+        "tokens": {split: tokens[split].size for split in _SPLITS},
+        "replaced": replaced,
+        "documents_replaced": documents_replaced,
+        "documents_left_out": len(left_out),
+        "ends": {name: ends for name, (_, ends) in finished.items()},
+        "fingerprint": hashlib.sha256("".join(digest for digest, _ in finished.values()).encode()).hexdigest()[:32],
+    }
+
+
+def _tell_of_no_text(info: StoreInfo) -> None:
+    if info.documents_replaced or info.documents_left_out:
+        print(
+            f"equimu: corpus {info.corpus!r}: {info.documents_replaced} of {sum(info.documents.values())} documents hold bytes "
+            f"that are not UTF-8 ({info.replaced} characters replaced); {info.documents_left_out} more, no text, left out",
+            file=sys.stderr,
+            flush=True,
+        )

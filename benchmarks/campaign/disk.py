@@ -1,0 +1,54 @@
+"""A disk that is full while saving: one clear line, the last good checkpoint loads, and with room the run goes on."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.campaign import _runs
+from benchmarks.campaign._children import equimu
+from benchmarks.campaign._result import Result
+from equimu._errors import ExitCode
+
+
+def run(count: int, seed: int, folder: Path) -> list[Result]:
+    """Runs on small disks of random sizes, filled up when some checkpoints are there. Takes a superuser."""
+    rng = np.random.default_rng(seed)
+    failures: list[str] = []
+    reference = folder / "reference"
+    equimu(_runs.arguments(folder, reference), folder / "out.txt").wait(300)
+    wanted = _runs.content(reference, _runs.STEPS)
+    for number in range(count):
+        disk = folder / f"disk{number}"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
+        try:
+            failures += _try(folder, disk, int(rng.integers(2, _runs.STEPS // _runs.EVERY)), wanted)
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
+    outcome = "one line, the last good checkpoint loaded, gone on to the same bits once there was room"
+    return [Result(part="disk", what="full while saving", count=count, outcome=outcome, failures=tuple(failures))]
+
+
+def _try(folder: Path, disk: Path, saves: int, wanted: dict[str, bytes]) -> list[str]:
+    out, filler = disk / "out", disk / "filler"
+    child = equimu(_runs.arguments(folder, out), folder / "out.txt")
+    while (
+        not child.ended()
+        and len(_runs.committed(out)) < 2
+        and max(_runs.committed(out), default=0) < saves * _runs.EVERY
+    ):
+        pass
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, check=False)
+    code = child.wait(300)
+    told = [line for line in child.output().splitlines() if "No space left on device" in line]
+    before = _runs.committed(out)
+    filler.unlink()
+    if code == 0 and _runs.content(out, _runs.STEPS) == wanted:
+        return [f"the disk was filled too late (after {saves} saves)"]
+    if code != ExitCode.STORAGE or len(told) != 1 or "Traceback" in child.output() or not before:
+        return [f"after {saves} saves: code {code}, checkpoints {before}: {child.output()[-300:]}"]
+    child = equimu(_runs.arguments(folder, out), folder / "out.txt")
+    if child.wait(300) != 0 or _runs.content(out, _runs.STEPS) != wanted or _runs.left_over(out):
+        return [f"after {saves} saves: went on to something else: {child.output()[-300:]}"]
+    return []

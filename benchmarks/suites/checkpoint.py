@@ -1,0 +1,159 @@
+"""Checkpoints against plain numpy files of the same arrays, and what an asynchronous save costs the training beside it.
+
+python -m benchmarks.suites.checkpoint
+"""
+
+import os
+import pathlib
+import shutil
+import statistics
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equimu.checkpoint import Checkpoints
+
+LARGE, SMALL = (10, 2**25), (96, 2**19)  # number of arrays, bytes: a few stacked layers and many small leaves
+STEPS = 200
+MINUTE = 60.0
+
+
+def measure(*, gib: float = 1.0, rounds: int = 5, folder: str | None = None) -> dict[str, float]:
+    """Times saving and restoring, each beside `np.save` with fsync and `np.load`, and a loop of steps with and without a save.
+
+    Files are dropped from the page cache before they are read, unless the figure says `warm`.
+
+    Args:
+        gib: size of the state.
+        rounds: of each.
+        folder: on the disk to be measured; None for the one of temporary files.
+
+    Returns:
+        Medians in seconds; ratios to numpy's speed, of what was measured side by side, 1 being as fast; `blocked`, the seconds
+        that `save` holds the loop up; `cost`, the share of training time that a save a minute takes.
+    """
+    unit = round(gib * 2**30 / (LARGE[0] * LARGE[1] + SMALL[0] * SMALL[1]) * 2**23)  # elements of a large array
+    rng = np.random.default_rng(0)
+    sizes = [unit] * LARGE[0] + [unit * SMALL[1] // LARGE[1]] * SMALL[0]
+    arrays = {f"leaf{i}": rng.standard_normal((size // 64, 64), dtype=np.float32) for i, size in enumerate(sizes)}
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        root = pathlib.Path(name)
+        return _files(arrays, root, rounds) | _beside_training(arrays, root, rounds)
+
+
+def _files(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
+    state = jax.tree.map(jnp.asarray, arrays)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    checkpoints = Checkpoints(root / "ours")
+    plain = root / "plain"
+    seconds: dict[str, list[float]] = {}
+
+    def timed(what: str, work) -> None:
+        os.sync()
+        begin = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.setdefault(what, []).append(time.perf_counter() - begin)
+
+    def save() -> None:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+
+    def restore():
+        return checkpoints.restore(like, {}).arrays
+
+    for round_ in range(rounds):
+        for kind in ("numpy", "equimu") if round_ % 2 else ("equimu", "numpy"):
+            if kind == "numpy":
+                shutil.rmtree(plain, ignore_errors=True)
+                timed("numpy save", lambda: _write(plain, state))
+            else:
+                shutil.rmtree(root / "ours", ignore_errors=True)
+                checkpoints = Checkpoints(root / "ours")
+                timed("save", save)
+        for warm in ("", "warm "):
+            for kind in ("numpy", "equimu") if round_ % 2 else ("equimu", "numpy"):
+                if not warm:
+                    _drop(root / "ours" if kind == "equimu" else plain)
+                if kind == "numpy":
+                    timed(f"numpy {warm}load", lambda: _read(plain, arrays))
+                else:
+                    timed(f"{warm}restore", restore)
+    pairs = {"save": "numpy save", "restore": "numpy load", "warm restore": "numpy warm load"}
+    return {what: statistics.median(times) for what, times in seconds.items()} | {
+        f"{ours} speed": statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
+        for ours, theirs in pairs.items()
+    }
+
+
+def _beside_training(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
+    """A loop of steps, each of which works on all cores and updates the whole state in place, without and with one save."""
+
+    def step(state, x):
+        for _ in range(8):
+            x = jnp.tanh(x @ x)
+        return jax.tree.map(lambda leaf: leaf * 0.999 + x[0, 0], state), x
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    state, x = jax.tree.map(jnp.array, arrays), jnp.full((1024, 1024), 1e-3)
+    checkpoints = Checkpoints(root / "beside", keep=1)
+    state, x = jax.block_until_ready(step(state, x))
+    blocked: list[float] = []
+    extra: list[float] = []
+    for round_ in range(rounds):
+        loops: dict[bool, float] = {}
+        for saves in (False, True) if round_ % 2 else (True, False):
+            os.sync()
+            begin = time.perf_counter()
+            for number in range(STEPS):
+                state, x = step(state, x)
+                if saves and number == 2:
+                    jax.block_until_ready(state)
+                    held = time.perf_counter()
+                    checkpoints.save(round_, state, {})
+                    blocked.append(time.perf_counter() - held)
+            jax.block_until_ready(state)
+            loops[saves] = time.perf_counter() - begin
+            if saves:
+                under_way = time.perf_counter()
+                checkpoints.wait()
+                if time.perf_counter() - under_way > 0.05:
+                    raise RuntimeError(f"{STEPS} steps are over before the save is: measure more of them")
+        extra.append(loops[True] - loops[False])
+    cost = statistics.median(extra)
+    return {
+        "loop": loops[False],
+        "blocked": statistics.median(blocked),
+        "extra": cost,
+        "extra low": min(extra),
+        "extra high": max(extra),
+        "cost": cost / MINUTE,
+    }
+
+
+def _write(folder: pathlib.Path, state) -> None:
+    folder.mkdir(parents=True)
+    for name, array in state.items():
+        with open(folder / f"{name}.npy", "wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read(folder: pathlib.Path, arrays):
+    return {name: np.load(folder / f"{name}.npy") for name in arrays}
+
+
+def _drop(folder: pathlib.Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    for name, value in measure().items():
+        print(f"{name}: {value:.3g}")

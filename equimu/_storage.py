@@ -1,0 +1,33 @@
+"""Places by tensorstore: local folders, and URLs (`gs://`, `s3://`, `file://`, `memory://`); its errors in one line."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def tensorstore() -> Any:
+    """The package, imported when it is first needed; most of its signatures are untyped, hence Any."""
+    import tensorstore
+
+    return tensorstore
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL and not a local path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None
+
+
+def kvstore_spec(place: str) -> Any:
+    """What tensorstore opens as the key-value store of a folder or URL."""
+    if is_url(place):
+        return place.rstrip("/") + "/"
+    # Not as a URL: a local name may hold '%', '#' or '?'.
+    return {"driver": "file", "path": f"{Path(place).expanduser().absolute()}/"}
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line without tensorstore's specification of what it had open."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = str(error).split(" [tensorstore_spec=")[0].replace("\0", "/")
+    return " ".join(text.split())[:600]
