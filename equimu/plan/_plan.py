@@ -1,0 +1,246 @@
+"""The plan of a run on a machine: does it fit, and what does a step take?"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from equimu._errors import EquimuError, ExitCode
+from equimu.data import tokenizer_from_name
+from equimu.plan._child import compile_elsewhere
+from equimu.plan._chips import Chip
+from equimu.plan._compile import Facts
+from equimu.plan._count import Traffic
+from equimu.plan._mesh import MeshShape, mesh_for
+from equimu.plan._topology import Topology, parse_topology
+from equimu.train import RunConfig
+
+_DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        weights: of the trained arrays.
+        optimizer: of its state.
+        batch: of its rows.
+        activations: kept between the forward and the backward pass, as the traced program has them.
+        temporaries: all else that the compiled program needs at once: gradients, gathered weights, intermediates, its code.
+        total: of the compiled program.
+        available: on the device; None on a CPU.
+    """
+
+    weights: int
+    optimizer: int
+    batch: int
+    activations: int
+    temporaries: int
+    total: int
+    available: int | None
+
+    @property
+    def by_kind(self) -> Mapping[str, int]:
+        """The parts that add up to the total."""
+        names = ("weights", "optimizer", "batch", "activations", "temporaries")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def largest(self) -> str:
+        """The part that needs most."""
+        return max(self.by_kind, key=lambda name: self.by_kind[name])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of a step.
+
+    Attributes:
+        compute: of the counted operations at the chip's peak.
+        memory: of the counted bytes at the bandwidth of the main memory.
+        network: of what the collectives send at the bandwidth of the links.
+        roofline: the largest of these; no program of these counts can be faster.
+        schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
+    """
+
+    compute: float
+    memory: float
+    network: float
+    roofline: float
+    schedule: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a step of a run takes on a machine.
+
+    Attributes:
+        topology: name of the machine.
+        devices: their number.
+        mesh: their arrangement.
+        chip: name of their kind; None for CPUs.
+        vocab_size: of the model.
+        tokens: of a step.
+        rows, accumulate: of a step, and the parts that it is worked off in.
+        parameters: entries of all trained arrays.
+        model_flops: operations of a step that the mathematics needs.
+        counted_flops: operations of a step in the compiled program, recomputation included; None if it does not fit.
+        memory: of one device.
+        fits: whether that is enough.
+        collectives: of one device, by kind.
+        kernels: how often each fused kernel runs in a step, by name.
+        times: of a step; None on CPUs, and if it does not fit.
+        tokens_per_day, utilisation: at the schedule's time. Utilisation is that of the peak by the operations that the
+            mathematics needs.
+        trace_seconds, compile_seconds: what it took to know.
+        unknown_loops: loops in the program whose number of iterations is not a constant of it: see `count`.
+    """
+
+    topology: str
+    devices: int
+    mesh: MeshShape
+    chip: str | None
+    vocab_size: int
+    tokens: int
+    rows: int
+    accumulate: int
+    parameters: int
+    model_flops: float
+    counted_flops: float | None
+    memory: Memory
+    fits: bool
+    collectives: Mapping[str, Traffic]
+    kernels: Mapping[str, float]
+    times: Times | None
+    tokens_per_day: float | None
+    utilisation: float | None
+    trace_seconds: float
+    compile_seconds: float
+    unknown_loops: int
+
+
+class NotFittingError(EquimuError):
+    """A run needs more memory than the machine has."""
+
+    exit_code = ExitCode.NOT_FITTING
+
+
+def plan(
+    config: RunConfig,
+    topology: str,
+    *,
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    vocab_size: int | None = None,
+    seconds: float | None = None,
+) -> Plan:
+    """What the step of `train` takes on a machine that need not be here: it is compiled for it, and the program is read.
+
+    Args:
+        config: the run.
+        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `cpu:8`; for all but CPUs the extra `tpu` must be installed.
+        data, fsdp, tensor: devices along each axis of the mesh; all of them along `fsdp` where all three are 1.
+        vocab_size: of the model; by default that of the config's tokenizer.
+        seconds: after which the compilation is given up.
+
+    Returns:
+        The plan; `fits` says whether the memory suffices.
+
+    Raises:
+        EquimuError: whatever `train` would refuse; an unknown topology; the compiler is not installed.
+
+    Example:
+        >>> plan = mu.plan(config, "v5p:4x4x8")
+        >>> plan.fits, plan.memory.total, plan.times.schedule
+    """
+    machine = parse_topology(topology)
+    mesh = mesh_for(machine, data, fsdp, tensor)
+    vocab_size = vocab_size_of(config) if vocab_size is None else vocab_size
+    facts = compile_elsewhere(config, machine, **dataclasses.asdict(mesh), vocab_size=vocab_size, seconds=seconds)
+    return plan_from_facts(config, machine, mesh, vocab_size, facts)
+
+
+def vocab_size_of(config: RunConfig) -> int:
+    """The vocabulary of a config's tokenizer."""
+    return tokenizer_from_name(config.data.tokenizer).vocab_size
+
+
+def plan_from_facts(config: RunConfig, topology: Topology, mesh: MeshShape, vocab_size: int, facts: Facts) -> Plan:
+    """What the facts of a compiled step mean on a machine."""
+    chip, counts, tokens = topology.chip, facts.counts, config.data.rows * config.data.seq
+    memory = _memory(facts, chip)
+    times = None if chip is None or counts is None else _times(facts, chip)
+    return Plan(
+        topology=topology.name,
+        devices=topology.devices,
+        mesh=mesh,
+        chip=None if chip is None else chip.name,
+        vocab_size=vocab_size,
+        tokens=tokens,
+        rows=config.data.rows,
+        accumulate=config.accumulate,
+        parameters=facts.parameters,
+        model_flops=facts.model_flops,
+        counted_flops=None if counts is None else (counts.flops + facts.kernel_flops) * topology.devices,
+        memory=memory,
+        fits=counts is not None and (memory.available is None or memory.total <= memory.available),
+        collectives={} if counts is None else counts.collectives,
+        kernels={} if counts is None else counts.kernels,
+        times=times,
+        tokens_per_day=None if times is None else tokens / times.schedule * _DAY,
+        utilisation=None
+        if times is None or chip is None
+        else facts.model_flops / topology.devices / (times.schedule * chip.flops),
+        trace_seconds=facts.trace_seconds,
+        compile_seconds=facts.compile_seconds,
+        unknown_loops=0 if counts is None else counts.unknown_loops,
+    )
+
+
+def advice(made: Plan) -> str:
+    """One line for a plan that does not fit: what needs most, and what to change."""
+    memory, mesh = made.memory, made.mesh
+    spread = f"spread it over more devices (mesh {mesh} data×fsdp×tensor: more fsdp, less data)"
+    what = {
+        "weights": spread if mesh.data > 1 else "take more devices or a smaller model",
+        "optimizer": f"{spread if mesh.data > 1 else 'take more devices'}, or optimizer.first_moment_dtype=bfloat16",
+        "batch": "take fewer rows",
+        "activations": f"model.remat=true, accumulate above {made.accumulate}, or more devices along tensor",
+        "temporaries": f"accumulate above {made.accumulate}, model.remat=true, or more devices along tensor or fsdp",
+    }[memory.largest]
+    need, have = memory.total / 2**30, (memory.available or 0) / 2**30
+    most = getattr(memory, memory.largest) / 2**30
+    return (
+        f"does not fit: {need:.2f} GiB a device of {have:.2f}; most of it, {most:.2f} GiB, is {memory.largest}: {what}; "
+        "--sweep tries the others"
+    )
+
+
+def _memory(facts: Facts, chip: Chip | None) -> Memory:
+    inputs = facts.weights + facts.optimizer + facts.batch
+    activations = max(0, min(facts.activations, facts.total - inputs))
+    available = facts.available or (None if chip is None else chip.memory)
+    return Memory(
+        weights=facts.weights,
+        optimizer=facts.optimizer,
+        batch=facts.batch,
+        activations=activations,
+        temporaries=max(0, facts.total - inputs - activations),
+        total=facts.total,
+        available=available,
+    )
+
+
+def _times(facts: Facts, chip: Chip) -> Times:
+    assert facts.counts is not None
+    counts = facts.counts
+    compute = (counts.flops + facts.kernel_flops) / chip.flops
+    memory = counts.bytes / chip.bandwidth
+    network = sum(traffic.bytes for traffic in counts.collectives.values()) / chip.interconnect
+    return Times(
+        compute=compute,
+        memory=memory,
+        network=network,
+        roofline=max(compute, memory, network),
+        schedule=counts.cycles / chip.clock + facts.kernel_flops / chip.flops + counts.waited / chip.interconnect,
+    )

@@ -1,0 +1,644 @@
+"""Plans: counts against independent counts, parsers against programs whose collectives and loops are known, and the command."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import equimu._cli
+from equimu._errors import EquimuError
+from equimu.plan import CHIPS, MeshShape, NotFittingError, Traffic, advice, plan, plan_to_json, sweep_plans
+from equimu.plan._compile import Facts, compile_step, needed_and_available
+from equimu.plan._count import Counts, count, group_size
+from equimu.plan._estimate import estimate, optimizer_bytes, shapes_of, weight_bytes
+from equimu.plan._hlo import Module
+from equimu.plan._mesh import mesh_for, meshes, why_not
+from equimu.plan._needed import matrix_entries, model_flops, parameter_count
+from equimu.plan._plan import plan_from_facts
+from equimu.plan._saved import saved_bytes
+from equimu.plan._topology import EXAMPLES, parse_topology
+from equimu.train import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParameterizationConfig,
+    RunConfig,
+    build_tree,
+    make_mesh,
+)
+
+EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
+TINY = RunConfig(model=ModelConfig(width=64, n_layer=3, head_dim=16, remat=True), data=DataConfig(seq=32, rows=16))
+
+
+def text_of(f, *args, **kwargs):
+    return jax.jit(f, **kwargs).lower(*args).compile().as_text()
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+# The table of chips
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=lambda chip: chip.name)
+def test_a_chip_has_the_peak_of_its_matrix_units(chip):
+    assert chip.flops == pytest.approx(2 * chip.matrix_units * chip.matrix_size**2 * chip.clock, rel=0.01)
+    # Published operations per byte of main memory lie between 130 and 570, and links are slower than memory.
+    assert 130 < chip.flops / chip.bandwidth < 570
+    assert chip.interconnect < chip.bandwidth
+    assert chip.source
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_topologies_are_read_from_their_names(name):
+    devices = {
+        "v3:8x8": 128,
+        "v3:16x8": 256,
+        "v4:4x4x8": 128,
+        "v5e:16x16": 256,
+        "v5p:4x4x8": 128,
+        "v6e:16x16": 256,
+        "cpu:8": 8,
+    }
+    assert parse_topology(name).devices == devices[name]
+
+
+@pytest.mark.parametrize("name", ["", "v9:4x4", "v3", "v3:4x4x4", "v5p:4x4", "cpu:2x2", "cpu:0", "v3:16 x 8"])
+def test_an_unknown_topology_lists_those_there_are(name):
+    with pytest.raises(EquimuError, match=re.escape(f"topology {name!r} is unknown")) as error:
+        parse_topology(name)
+    assert all(example in str(error.value) for example in EXAMPLES)
+
+
+# Counts of compiled programs
+
+
+def test_products_in_loops_count_as_often_as_the_loops_run():
+    def f(w, x):
+        def outer(x, w):
+            return jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), None
+
+        return jax.lax.scan(outer, x, w)[0]
+
+    counts = count(text_of(f, array(7, 64, 64), array(128, 64)))
+    assert counts.flops == 7 * 3 * 2 * 128 * 64 * 64
+    assert counts.unknown_loops == 0
+
+
+def test_batched_and_transposed_products():
+    f = lambda a, b: jnp.einsum("bik,bjk->bij", a, b)  # noqa: E731
+    assert count(text_of(f, array(5, 32, 96), array(5, 48, 96))).flops == 2 * 5 * 32 * 48 * 96
+
+
+def test_loops_over_what_is_seen_run_half_as_often():
+    def f(x, w):
+        def rows(x, i):
+            seen = jax.lax.fori_loop(0, i + 1, lambda _, y: jnp.tanh(y @ w), x)
+            return seen, None
+
+        return jax.lax.scan(rows, x, jnp.arange(8))[0]
+
+    counts = count(text_of(f, array(64, 64), array(64, 64)))
+    assert counts.unknown_loops == 1
+    assert counts.flops == sum(range(1, 9)) * 2 * 64**3
+
+
+def test_the_dearer_branch_counts():
+    def f(p, x):
+        return jax.lax.cond(p, lambda x: jnp.tanh(x @ x) @ x, lambda x: x @ x, x)
+
+    assert count(text_of(f, jax.ShapeDtypeStruct((), jnp.bool_), array(64, 64))).flops == 2 * 2 * 64**3
+
+
+@pytest.mark.parametrize("strides, padding", [((1, 1), "VALID"), ((2, 1), "SAME")])
+def test_convolutions_count_the_entries_that_are_there(strides, padding):
+    x, w = array(2, 9, 11, 3), array(3, 2, 3, 5)
+
+    def f(x, w):
+        return jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    # Of ones, each output is the number of products that it sums.
+    ones = f(*(jnp.ones(s.shape) for s in (x, w)))
+    assert count(text_of(f, x, w)).flops == 2 * float(jnp.sum(ones))
+
+
+def test_collectives_by_kind_with_count_and_bytes():
+    mesh = make_mesh(1, 4, 2)
+
+    def local(x):
+        def layer(x, _):
+            whole = jax.lax.all_gather(x, "fsdp", tiled=True)
+            part = jax.lax.psum_scatter(jnp.sin(whole), "fsdp", tiled=True)
+            part = jax.lax.ppermute(part, "tensor", [(0, 1), (1, 0)])
+            return jnp.cos(part), None
+
+        x, _ = jax.lax.scan(layer, x, None, length=6)
+        return jax.lax.psum(jnp.sum(x, keepdims=True), ("fsdp", "tensor"))
+
+    f = jax.shard_map(local, mesh=mesh, in_specs=P(("fsdp", "tensor")), out_specs=P())
+    found = count(text_of(f, array(8 * 256))).collectives
+    own = 256 * 4  # bytes
+    assert found == {
+        "all-gather": Traffic(6, 6 * 3 * own),
+        "reduce-scatter": Traffic(6, 6 * 3 * own),
+        "collective-permute": Traffic(6, 6 * own),
+        "all-reduce": Traffic(1, 2 * 4 * 7 / 8),
+    }
+
+
+def test_of_a_stack_only_the_layer_is_read():
+    def f(w, x):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
+    one, many = (count(text_of(f, array(n, 256, 256), array(256, 256))).bytes for n in (8, 16))
+    assert many / one == pytest.approx(2, rel=0.05)
+    assert one < 8 * 10 * 256 * 256 * 4
+
+
+# What the compiler of a TPU writes, in its forms.
+TPU = """HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%start (p0: bf16[8,256]) -> (bf16[8,256], bf16[64,256]) {
+  %p0 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %g0 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p0), replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %c0 = (bf16[8,256]{1,0:S(1)}, bf16[64,256]{1,0:S(1)}) custom-call(%g0), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (p1: bf16[8,256]) -> bf16[64,256] {
+  %p1 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %g1 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p1), replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%done (p2: bf16[8,256]) -> bf16[64,256] {
+  %p2 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %g2 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p2), replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %c2 = bf16[64,256]{1,0:T(8,128)(2,1)} custom-call(%p2, %g2), custom_call_target="AsyncCollectiveDone"
+}
+
+%all-reduce-scatter (p3: f32[64,256]) -> f32[8,256] {
+  %p3 = f32[64,256]{1,0:T(8,128)} parameter(0)
+  %zero = s32[] constant(0)
+  %r3 = f32[64,256]{1,0:T(8,128)} all-reduce(%p3), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
+  ROOT %d3 = f32[8,256]{1,0:T(8,128)} dynamic-slice(%r3, %zero, %zero), dynamic_slice_sizes={8,256}
+}
+
+%products (p4: bf16[32,4,64,128], p5: bf16[32,4,64,128]) -> f32[32,4,64,64] {
+  %p4 = bf16[32,4,64,128]{3,2,1,0} parameter(0)
+  %p5 = bf16[32,4,64,128]{3,2,1,0} parameter(1)
+  ROOT %conv = f32[32,4,64,64]{3,2,1,0} convolution(%p4, %p5), WINDOW, dim_labels=01bf_01oi->01bf
+}
+
+%cond (state: (s32[], bf16[8,256])) -> pred[] {
+  %state = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %n = s32[]{:T(256)} constant(12)
+  %i = s32[]{:T(256)} get-tuple-element(%state), index=0
+  ROOT %lt = pred[]{:T(1024)} compare(%i, %n), direction=LT
+}
+
+%body (state.1: (s32[], bf16[8,256])) -> (s32[], bf16[8,256]) {
+  %state.1 = (s32[]{:T(256)}, /*index=1*/bf16[8,256]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i.1 = s32[]{:T(256)} get-tuple-element(%state.1), index=0
+  %x = bf16[8,256]{1,0:T(8,128)(2,1)} get-tuple-element(%state.1), index=1
+  %one = s32[]{:T(256)} constant(1)
+  %next = s32[]{:T(256)} add(%i.1, %one)
+  %begun = (bf16[8,256]{1,0:S(1)}, bf16[64,256]{1,0:S(1)}) fusion(%x), kind=kCustom, calls=%start
+  %on = bf16[64,256]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"estimated_cycles":"100"}
+  %ended = bf16[64,256]{1,0} fusion(%x), kind=kCustom, calls=%done
+  %kernel.7 = bf16[8,256]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call"
+  ROOT %out = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) tuple(%next, %kernel.7)
+}
+
+ENTRY %main (arg: bf16[8,256], g: f32[64,256], q: bf16[32,4,64,128]) -> f32[8,256] {
+  %arg = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %g = f32[64,256]{1,0:T(8,128)} parameter(1)
+  %q = bf16[32,4,64,128]{3,2,1,0} parameter(2)
+  %begin = s32[]{:T(256)} constant(2)
+  %copied = s32[]{:T(256)} copy(%begin)
+  %init = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) tuple(%copied, %arg)
+  %loop = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) while(%init), condition=%cond, body=%body
+  %scores = f32[32,4,64,64]{3,2,1,0} fusion(%q, %q), kind=kOutput, calls=%products, backend_config={"estimated_cycles":"7"}
+  ROOT %scattered = f32[8,256]{1,0:T(8,128)} fusion(%g), kind=kCustom, calls=%all-reduce-scatter
+}
+""".replace("WINDOW", "window={size=32x4 stride=31x3 lhs_dilate=32x4}")
+
+
+def test_a_collective_that_is_hidden_counts_where_it_starts():
+    found = count(TPU)
+    assert found.collectives == {
+        "all-gather": Traffic(10, 10 * 7 * 8 * 256 * 2),
+        "reduce-scatter": Traffic(1, 64 * 256 * 4 * 7 / 8),
+    }
+    assert found.waited == 64 * 256 * 4 * 7 / 8  # nothing runs beside the one that is not hidden
+
+
+def test_loops_cycles_kernels_and_products_of_a_tpu_program():
+    found = count(TPU)
+    assert found.cycles == 10 * 100 + 7  # from 2 up to 12
+    assert found.kernels == {"kernel": 10}
+    assert found.flops == 2 * 32 * 4 * 64 * 64 * 128  # a batch of products, as a dilated convolution
+
+
+def test_what_stays_on_the_chip_is_no_traffic_of_the_main_memory():
+    slow = TPU.replace("S(1)", "S(0)")
+    assert count(slow).bytes - count(TPU).bytes == 10 * (8 + 64) * 256 * 2
+
+
+@pytest.mark.parametrize(
+    "attributes, size",
+    [
+        (", replica_groups={{0,1},{2,3}}, dimensions={0}", 2),
+        (", replica_groups=[32,8]<=[256], dimensions={0}", 8),
+        (", replica_groups=[2,4]<=[4,2]T(1,0)", 4),
+        (", replica_groups=mesh['axis_0'=1,'axis_1'=8,'axis_2'=2] {'axis_1','axis_2'}", 16),
+        (", replica_groups=mesh['a'=2,'b'=8], device_ids=(0,2,1,3) {'b'}", 8),
+        (", source_target_pairs={{0,1},{1,0}}", 2),
+    ],
+)
+def test_the_groups_of_a_collective_in_all_forms(attributes, size):
+    assert group_size(attributes) == size
+
+
+def test_a_program_is_taken_apart_whole():
+    text = text_of(lambda x: jnp.tanh(x @ x), array(64, 64))
+    module = Module(text)
+    lines = [line for line in text.splitlines() if re.match(r"\s+(ROOT )?%\S+ = ", line)]
+    assert sum(1 for computation in module.computations.values() for _ in computation) == len(lines)
+
+
+# What is kept for the backward pass
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_what_a_scan_keeps_for_the_backward_pass(parts):
+    layers, rows, width = 5, 32, 64
+
+    def loss(w, x):
+        layer = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None))
+        return jnp.sum(jax.lax.scan(layer, x, w)[0])
+
+    def step(w, x):
+        gradient = jax.grad(loss)
+        return jax.lax.scan(lambda g, x: (g + gradient(w, x), None), jnp.zeros_like(w), x)[0]
+
+    jaxpr = jax.make_jaxpr(step)(array(layers, width, width), array(parts, rows // parts, width))
+    assert saved_bytes(jaxpr) == layers * rows // parts * width * 4
+
+
+# What is needed
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"n_kv_head": 2}, {"activation": "swiglu"}, {"tie_embeddings": True}, {"use_bias": True}]
+)
+def test_the_analytic_count_is_that_of_the_architecture(change):
+    model = ModelConfig(width=64, n_layer=3, head_dim=16, d_ff_multiple=2.0, **change)
+    rules = ParameterizationConfig(name="tpv8") if model.tie_embeddings else ParameterizationConfig()
+    config = RunConfig(model=model, parameterization=rules, data=DataConfig(seq=32, rows=4))
+    tree = build_tree(config, 100)
+    d, layers, vocabulary = 64, 3, 100
+    heads_of_keys = change.get("n_kv_head", 4)
+    attention = 2 * d * d + 2 * d * heads_of_keys * 16
+    mlp = (3 if change.get("activation") == "swiglu" else 2) * d * 128
+    matrices = layers * (attention + mlp) + d * vocabulary
+    pairs = 32 * 33 // 2
+    shapes = shapes_of(tree)
+    assert matrix_entries(shapes) == matrices
+    # Of each pair of positions, row and layer: a product for the score and one for the value, two operations an entry of width.
+    assert model_flops(config, shapes) == 3 * (2 * matrices * 4 * 32 + 2 * 2 * d * pairs * 4 * layers)
+    embedding = d * vocabulary * (not change.get("tie_embeddings"))
+    if change.get("use_bias"):
+        embedding += layers * (4 * d + 128 + d) + vocabulary
+    readout_multiplier = 1 if change.get("tie_embeddings") else 0
+    assert parameter_count(shapes) in (matrices + embedding, matrices + embedding + readout_multiplier)
+
+
+def facts_of(config, topology="cpu:8", vocab_size=256, **mesh):
+    machine = parse_topology(topology)
+    shape = dataclasses.asdict(mesh_for(machine, **mesh))
+    return compile_step(config, machine, **shape, vocab_size=vocab_size, clock=time.perf_counter)
+
+
+def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
+    """Without recomputation, the program does what the mathematics needs, and the scores that nobody may see."""
+    model = dataclasses.replace(TINY.model, remat=False, attention_backend="reference")
+    config = dataclasses.replace(TINY, model=model)
+    facts = facts_of(config, "cpu:1")
+    seq, rows, layers, width = 32, 16, 3, 64
+    unseen = 3 * 4 * layers * width * rows * (seq * seq - seq * (seq + 1) / 2)
+    assert facts.counts is not None
+    assert facts.counts.flops == pytest.approx(facts.model_flops + unseen, rel=0.01)
+
+
+def test_recomputation_is_counted_and_not_needed():
+    without = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, remat=False))
+    again, once = facts_of(TINY, "cpu:1"), facts_of(without, "cpu:1")
+    assert again.model_flops == once.model_flops
+    assert 1.1 < again.counts.flops / once.counts.flops < 4 / 3
+    assert again.activations < once.activations
+
+
+def test_weights_and_optimizer_fall_as_one_over_n():
+    rules = ParameterizationConfig(base_width=64)
+    config = dataclasses.replace(TINY, model=ModelConfig(width=512, n_layer=2, head_dim=64), parameterization=rules)
+    shapes = shapes_of(build_tree(config, 512))
+    whole = weight_bytes(shapes, MeshShape(1, 1, 1))
+    for n in (8, 16, 32, 64, 128, 256):
+        own = weight_bytes(shapes, MeshShape(1, n, 1))
+        assert own == whole / n
+        assert optimizer_bytes(config, own) == 2 * whole / n
+
+
+@pytest.mark.parametrize("name, mesh", [("lion", (1, 8, 1)), ("adamw", (2, 2, 2)), ("sgd", (8, 1, 1))])
+def test_the_compiled_step_holds_what_is_estimated(name, mesh):
+    config = dataclasses.replace(TINY, optimizer=OptimizerConfig(name=name))
+    facts = facts_of(config, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
+    guess = estimate(config, shapes_of(build_tree(config, 256)), MeshShape(*mesh), None)
+    assert facts.weights + facts.optimizer == pytest.approx(guess.state, rel=0.001)
+    assert facts.batch == 3 * 4 * 16 * 32 / (mesh[0] * mesh[1])
+    assert facts.weights + facts.optimizer + facts.batch < facts.total
+    made = plan_from_facts(config, parse_topology("cpu:8"), MeshShape(*mesh), 256, facts)
+    assert sum(made.memory.by_kind.values()) == made.memory.total == facts.total
+    assert made.fits and made.times is None
+
+
+# Meshes
+
+
+def test_all_meshes_of_a_machine():
+    found = meshes(parse_topology("cpu:8"))
+    assert len(set(found)) == len(found) == 10
+    assert {m.data * m.fsdp * m.tensor for m in found} == {8}
+
+
+def test_a_mesh_must_have_the_devices():
+    machine = parse_topology("cpu:8")
+    assert mesh_for(machine) == MeshShape(1, 8, 1)
+    with pytest.raises(EquimuError, match="of 4 devices.*cpu:8 has 8"):
+        mesh_for(machine, 2, 2, 1)
+
+
+def test_why_a_mesh_does_not_divide_a_run():
+    assert why_not(TINY, MeshShape(1, 16, 1)) is None
+    assert "rows do not divide" in why_not(TINY, MeshShape(32, 1, 1))
+    assert "4 heads do not divide" in why_not(TINY, MeshShape(1, 1, 8))
+
+
+# Whether it fits
+
+
+GIB = 2**30
+COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, waited=1e9)
+FACTS = Facts(
+    parameters=10**9,
+    model_flops=2e14,
+    weights=4 * GIB,
+    optimizer=2 * GIB,
+    batch=0,
+    activations=3 * GIB,
+    total=10 * GIB,
+    available=None,
+    counts=COUNTS,
+    kernel_flops=1e11,
+    trace_seconds=1.0,
+    compile_seconds=2.0,
+)
+
+
+def planned(**change):
+    facts = dataclasses.replace(FACTS, **change)
+    return plan_from_facts(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), 256, facts)
+
+
+def test_times_follow_from_counts_and_figures():
+    made, chip = planned(), CHIPS["v5e"]
+    assert made.fits and made.memory.temporaries == 1 * GIB
+    assert made.times.compute == 1.1e12 / chip.flops
+    assert made.times.memory == 1e9 / chip.bandwidth
+    assert made.times.network == 2e9 / chip.interconnect
+    assert made.times.roofline == made.times.network
+    assert made.times.schedule == pytest.approx(1e8 / 1.5e9 + 1e11 / chip.flops + 1e9 / chip.interconnect)
+    assert made.tokens_per_day == pytest.approx(16 * 32 * 86400 / made.times.schedule)
+    assert made.utilisation == pytest.approx(2e14 / 256 / chip.flops / made.times.schedule)
+    assert made.counted_flops == 256 * 1.1e12
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"total": 40 * GIB}, "31.00 GiB, is temporaries: accumulate above 1"),
+        ({"weights": 20 * GIB, "total": 27 * GIB}, "20.00 GiB, is weights: take more devices"),
+        (
+            {"optimizer": 20 * GIB, "total": 29 * GIB},
+            "is optimizer: take more devices, or optimizer.first_moment_dtype=bfloat16",
+        ),
+        ({"activations": 20 * GIB, "total": 29 * GIB}, "is activations: model.remat=true"),
+    ],
+)
+def test_what_does_not_fit_names_the_largest_part(change, words):
+    made = planned(**change)
+    assert not made.fits
+    assert words in advice(made)
+    assert f"{change['total'] / GIB:.2f} GiB a device of 16.00" in advice(made)
+    assert json.loads(plan_to_json(made))["advice"] == advice(made)
+
+
+def test_the_compilers_refusal_is_read():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
+    assert needed_and_available(message) == (20.5 * GIB, 15.75 * GIB)
+    refused = planned(counts=None, total=int(20.5 * GIB), available=int(15.75 * GIB))
+    assert not refused.fits and refused.times is None and refused.counted_flops is None
+    with pytest.raises(EquimuError, match="refuses this step: INTERNAL: a bug"):
+        needed_and_available("INTERNAL: a\nbug")
+
+
+# The command and its process
+
+
+def command(*argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        equimu._cli.main(["plan", *argv])
+    return int(stop.value.code), out.getvalue(), err.getvalue()
+
+
+def test_an_unknown_topology_is_a_mistake():
+    code, _, err = command("v7:8x8")
+    assert code == 2 and err.count("\n") == 1 and "v5p:4x4x8" in err
+
+
+def test_without_the_compiler_the_pip_command_is_told(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name))
+    code, _, err = command("v5e:16x16")
+    assert code == 2 and err.count("\n") == 1 and "pip install 'equimu[tpu]'" in err
+
+
+def test_what_does_not_fit_exits_with_1(monkeypatch):
+    made = planned(total=40 * GIB)
+    monkeypatch.setattr(equimu._cli, "plan", lambda *args, **kwargs: made)
+    code, out, err = command("v5e:16x16")
+    assert code == 1 and "does not fit" in err and err.count("\n") == 1
+    assert "the device has" in out and "all-gather" in out
+    assert issubclass(NotFittingError, EquimuError)
+
+
+@pytest.mark.slow  # processes that import jax anew
+def test_the_command_plans_for_cpu_devices():
+    flags = [
+        "--model.width",
+        "64",
+        "--data.rows",
+        "8",
+        "--runtime.data",
+        "2",
+        "--runtime.tensor",
+        "2",
+        "--format",
+        "json",
+    ]
+    code, out, err = command("cpu:4", *flags)
+    told = json.loads(out)
+    assert code == 0, err
+    assert told["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and told["fits"] and told["advice"] is None
+    assert told["collectives"]["all-gather"]["count"] > 0
+
+
+@pytest.mark.slow
+def test_mistakes_of_the_other_process_are_told_in_one_line():
+    code, _, err = command("cpu:4", "--data.rows", "6")
+    assert code == 2 and err.count("\n") == 1 and "rows" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_sweep_ranks_what_fits():
+    made = []
+    found = sweep_plans(
+        TINY, "cpu:2", accumulate=(1, 2), compiled=2, on_plan=lambda plan, done, total: made.append(plan)
+    )
+    assert len(made) == 2 == sum(candidate.plan is not None for candidate in found)
+    assert len(found) == 6  # three meshes, two accumulations
+    sizes = [candidate.plan.memory.total for candidate in found if candidate.plan]
+    assert sizes == sorted(sizes)
+
+
+def test_a_sweep_compiles_the_best_and_drops_the_hopeless(monkeypatch):
+    compiled = []
+
+    def fake(config, topology, *, vocab_size, seconds, **mesh):
+        compiled.append((config.accumulate, MeshShape(**mesh)))
+        return dataclasses.replace(planned(), mesh=MeshShape(**mesh))
+
+    module = sys.modules["equimu.plan._sweep"]  # by attribute, `equimu.plan` is the function
+    monkeypatch.setattr(module, "plan", fake)
+    monkeypatch.setattr(module, "check_compiler", lambda topology: None)
+    model = ModelConfig(width=8192, n_layer=80, head_dim=128, dtype="bfloat16", remat=True)
+    config = RunConfig(
+        model=model, parameterization=ParameterizationConfig(base_width=1024), data=DataConfig(seq=4096, rows=1024)
+    )
+    found = sweep_plans(config, "v5e:16x16", compiled=3)
+    assert len(compiled) == 3 and all(candidate.plan for candidate in found[:3])
+    # 64B parameters in float32 with two moments: replicated they would need 768 GB a device.
+    assert all(c.mesh.fsdp * c.mesh.tensor >= 128 for c in found)
+    estimates = [c.estimate.seconds for c in found[3:]]
+    assert estimates == sorted(estimates)
+
+
+# The compiler for TPUs
+
+
+def needs_libtpu():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install 'equimu[tpu]'")
+
+
+def example(name):
+    return equimu._cli.config_from_dict(RunConfig, equimu._cli._read_config_file(EXAMPLE_FILES / name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, topology, billions, share",
+    [("paper-10b.toml", "v3:16x8", 10.19, 0.02), ("paper-4096.toml", "v3:8x8", 2.68, 0.02)],
+)
+def test_the_papers_runs_fit_their_machines(name, topology, billions, share):
+    needs_libtpu()
+    made = plan(example(name), topology, vocab_size=32_100)
+    assert made.fits and made.memory.available == 16 * GIB
+    assert made.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    # float32 weights and bfloat16 momenta, spread over all cores
+    assert made.memory.weights == pytest.approx(4 * made.parameters / made.devices, rel=0.001)
+    assert made.memory.optimizer == pytest.approx(2 * made.parameters / made.devices, rel=0.001)
+    assert made.memory.activations == 12 * 2**21 // made.devices * example(name).model.width * 2
+    # Recomputed are the blocks, less the last product of each, which nothing reads: 8 of their 12 squares of the width.
+    assert 1.15 < made.counted_flops / made.model_flops < 4 / 3
+    assert not made.kernels  # a v3 runs none
+    assert made.times.roofline <= made.times.schedule
+    assert 0.3 < made.utilisation < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology, mesh", [("v4:2x2x1", (1, 4, 1)), ("v5e:2x4", (1, 4, 2)), ("v6e:2x2", (2, 2, 1))])
+def test_the_fused_kernel_is_in_the_program(topology, mesh):
+    needs_libtpu()
+    model = ModelConfig(width=512, n_layer=6, head_dim=128, dtype="bfloat16", remat=True)
+    config = RunConfig(
+        model=model, data=DataConfig(seq=512, rows=16), parameterization=ParameterizationConfig(base_width=128)
+    )
+    made = plan(config, topology, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
+    assert made.fits
+    assert len(made.kernels) >= 2  # forward and backward
+    assert all(calls % 6 == 0 for calls in made.kernels.values())  # in each of the layers
+    assert made.times.schedule >= made.times.roofline * 0.9
+
+
+@pytest.mark.slow
+def test_what_is_too_large_for_a_chip_is_told():
+    needs_libtpu()
+    model = ModelConfig(width=8192, n_layer=12, head_dim=128, dtype="bfloat16", remat=True)
+    config = RunConfig(
+        model=model, data=DataConfig(seq=256, rows=8), parameterization=ParameterizationConfig(base_width=128)
+    )
+    made = plan(config, "v5e:2x2")
+    assert not made.fits and made.counted_flops is None
+    assert made.memory.optimizer == pytest.approx(8 * made.parameters / 4, rel=0.001)
+    assert made.memory.total > made.memory.weights + made.memory.optimizer + 16 * GIB  # gradients, and more
+    assert sum(made.memory.by_kind.values()) == made.memory.total
+    assert "does not fit" in advice(made)
+
+
+@pytest.mark.slow
+def test_a_size_that_the_compiler_does_not_know_is_told():
+    needs_libtpu()
+    with pytest.raises(EquimuError, match="'v5e:17x3' is unknown"):
+        plan(TINY, "v5e:17x3")
+
+
+@pytest.mark.slow
+def test_the_package_stays_light():
+    script = "import sys, equimu; sys.exit('libtpu' in sys.modules or 'jax.experimental.pallas' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False
+        ).returncode
+        == 0
+    )
