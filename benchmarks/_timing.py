@@ -56,7 +56,7 @@ class Timing:
 
 
 def interleave(
-    functions: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float | None = None
+    functions: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float | None = None, warm: bool = False
 ) -> Mapping[str, Timing]:
     """Measures the functions alternately, each round in the reverse order of the one before.
 
@@ -67,12 +67,14 @@ def interleave(
         functions: what to measure, by name.
         rounds: how many rounds at most.
         seconds: start no further round once the measured rounds have taken this long; None for no limit.
+        warm: leave out the unmeasured calls, for functions that are compiled and so slow that a first call is like
+            any other.
 
     Returns:
         The timing of each function, under its name; all have the same number of rounds.
     """
-    repeats: dict[str, int] = {}
-    for name, function in functions.items():
+    repeats = dict.fromkeys(functions, 1)
+    for name, function in functions.items() if not warm else ():
         _sample(function, 1)
         repeats[name] = math.ceil(SHORTEST_SAMPLE / _sample(function, 1))
 

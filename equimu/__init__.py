@@ -35,7 +35,9 @@ from equimu.parameterization import sp as sp
 from equimu.parameterization import table as table
 from equimu.parameterization import to_json as to_json
 from equimu.parameterization import tpv as tpv
+from equimu.plan import plan as plan
 from equimu.sweep import SweepConfig as SweepConfig
 from equimu.sweep import sweep as sweep  # the function, as `train` below: their packages hold little else
 from equimu.train import RunConfig as RunConfig
+from equimu.train import RuntimeConfig as RuntimeConfig
 from equimu.train import train as train

@@ -34,12 +34,15 @@ class Axes:
       parameterization.
     - `tied`: where the array is used a second time (an embedding that is also the unembedding), the words of that use.
     - `tied_multiplier`: the field of the same module, a scalar, that receives the second use's forward multiplier.
+    - `split`: where the module can work on a part of the array, the devices along a mesh's `tensor` axis sharing it: which of
+      its axes they share, as an index into `words`, and into how many equal parts that may be cut (heads, say).
     """
 
     words: tuple[str, ...]
     constant: float | None = None
     tied: tuple[str, ...] | None = None
     tied_multiplier: str | None = None
+    split: tuple[int, int] | None = None
 
     def __post_init__(self):
         for word in (*self.words, *(self.tied or ())):
@@ -61,9 +64,10 @@ def axes(
     constant: float | None = None,
     tied: Iterable[str] | None = None,
     tied_multiplier: str | None = None,
+    split: tuple[int, int] | None = None,
 ) -> Axes:
     """A declaration with more to say than the words of the axes; see `Axes` for the arguments."""
-    return Axes(words, constant, None if tied is None else tuple(tied), tied_multiplier)
+    return Axes(words, constant, None if tied is None else tuple(tied), tied_multiplier, split)
 
 
 def register_axes(cls: type, **fields: Declaration) -> None:

@@ -14,16 +14,37 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from equimu._errors import EquimuError, nearest
+from equimu._errors import EquimuError, ExitCode, nearest
 from equimu._progress import progress
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 from equimu.parameterization import table, to_json
+from equimu.plan import (
+    Candidate,
+    NotFittingError,
+    advice,
+    candidates_to_json,
+    plan,
+    plan_to_json,
+    print_candidates,
+    print_plan,
+    sweep_plans,
+)
 from equimu.report import Cell, cells_of, print_table, read_cells, report, write_report
 from equimu.sweep import SweepConfig, cores, parameterization_name, sweep
-from equimu.train import Run, RunConfig, build_parameterization, build_tree, config_from_dict, train
+from equimu.train import (
+    Interrupted,
+    Run,
+    RunConfig,
+    RuntimeConfig,
+    build_parameterization,
+    build_tree,
+    config_from_dict,
+    is_first,
+    leave,
+    train,
+)
 
 _Flat = tyro.conf.arg(name="")
-_INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,18 +72,25 @@ class Show:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train one model. A run that was done before is not done again."""
+    """Train one model. A run that was interrupted goes on; one that was done before is not done again."""
 
     config: Annotated[RunConfig, _Flat] = RunConfig()
     out: Path = Path("runs")
     """Root of the run folders."""
+    runtime: RuntimeConfig = RuntimeConfig()
 
     def __call__(self) -> None:
         """Trains, and prints the loss and the folder."""
         with progress("training", self.config.steps) as bar:
-            run = train(self.config, out=self.out, on_row=lambda row: bar.update(row["step"], _row(row)))
-        print(f"validation {_loss(run)}")
-        print(run.folder)
+            run = train(
+                self.config,
+                out=self.out,
+                runtime=self.runtime,
+                on_row=lambda row: bar.update(row["step"], _row(row)),
+            )
+        if is_first():
+            print(f"validation {_loss(run)}")
+            print(run.folder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +102,7 @@ class Sweep:
     """Root of the run folders; the report is written there too."""
     workers: int | None = None
     """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    runtime: RuntimeConfig = RuntimeConfig()
 
     def __call__(self) -> None:
         """Trains what is not done yet, and writes and prints the report."""
@@ -85,6 +114,7 @@ class Sweep:
                 self.config,
                 out=self.out,
                 workers=self.workers,
+                runtime=self.runtime,
                 on_cell=lambda run, done, total: bar.update(done, _cell(run), total),
             )
         _report(cells_of(runs), self.out)
@@ -132,33 +162,106 @@ class Data:
             print(f"{split}: {count} tokens in {made.info.documents[split]} documents")
 
 
-_COMMANDS: dict[str, type] = {"show": Show, "train": Train, "sweep": Sweep, "report": Report, "data": Data}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit."""
+
+    topology: tyro.conf.Positional[str] = ""
+    """The machine: v3:16x8, v4:4x4x8, v5e:16x16, v5p:4x4x8, v6e:16x16 or another size, or cpu:8."""
+    config: Annotated[RunConfig, _Flat] = RunConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Its data, fsdp and tensor are the mesh; fsdp takes all devices where all three are 1."""
+    vocab_size: int | None = None
+    """Of the model; by default that of the tokenizer."""
+    sweep: int | None = None
+    """Instead, try all meshes that divide the run, and compile so many of the best."""
+    sweep_rows: tuple[int, ...] = ()
+    """Sizes of a batch that the sweep tries; --data.rows by default."""
+    sweep_accumulate: tuple[int, ...] = ()
+    """Numbers of parts that the sweep tries to work a batch off in; 1, 2, 4, 8 and 16 by default."""
+    seconds: float = 600.0
+    """After which compiling is given up."""
+    format: Annotated[str, tyro.conf.arg(metavar="{text,json}")] = "text"
+
+    def __call__(self) -> None:
+        """Compiles and prints."""
+        if self.format not in ("text", "json"):
+            raise EquimuError(f"format {self.format!r} is unknown: {nearest(self.format, ('text', 'json'))}")
+        text = self.format == "text"
+        if self.sweep is not None:
+            found = self._sweep(self.sweep)
+            print_candidates(found) if text else print(candidates_to_json(found))
+            if not found:
+                raise NotFittingError(
+                    f"no mesh that was tried fits {self.topology}; take more devices or a smaller model"
+                )
+            return
+        made = plan(
+            self.config,
+            self.topology,
+            data=self.runtime.data,
+            fsdp=self.runtime.fsdp,
+            tensor=self.runtime.tensor,
+            vocab_size=self.vocab_size,
+            seconds=self.seconds,
+        )
+        print_plan(made) if text else print(plan_to_json(made))
+        if not made.fits:
+            raise NotFittingError(advice(made))
+
+    def _sweep(self, compiled: int) -> Sequence[Candidate]:
+        with progress("planning", compiled) as bar:
+            return sweep_plans(
+                self.config,
+                self.topology,
+                rows=self.sweep_rows,
+                accumulate=self.sweep_accumulate,
+                vocab_size=self.vocab_size,
+                compiled=compiled,
+                seconds=self.seconds,
+                on_plan=lambda made, done, total: bar.update(done, f"mesh {made.mesh}", total),
+            )
+
+
+_COMMANDS: dict[str, type] = {
+    "show": Show,
+    "train": Train,
+    "sweep": Sweep,
+    "report": Report,
+    "data": Data,
+    "plan": Plan,
+}
 # The configs that `--config FILE` fills.
-_CONFIGS: dict[str, type] = {"show": RunConfig, "train": RunConfig, "sweep": SweepConfig}
+_CONFIGS: dict[str, type] = {"show": RunConfig, "train": RunConfig, "sweep": SweepConfig, "plan": RunConfig}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """The program `equimu`. Exits with 0, with 2 and one line on stderr for a mistake, with 130 when interrupted."""
+    """The program `equimu`. Exits with an `ExitCode`, and one line on stderr where it is not 0."""
     try:
         _parse(list(sys.argv[1:] if argv is None else argv))()
         sys.stdout.flush()
     except EquimuError as error:
         print(f"equimu: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(error.exit_code)
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        if is_first():
+            print(f"equimu: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("equimu: interrupted; what was finished is kept", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+    sys.exit(ExitCode.DONE)
 
 
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments ask for, ready to be called."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
-        sys.exit(0)
+        sys.exit(ExitCode.DONE)
     name, *flags = arguments
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
@@ -195,7 +298,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "equimu COMMAND --help tells the flags; show, train and sweep also take them from --config FILE (JSON or TOML).",
+            "equimu COMMAND --help tells the flags; all that train or plan also take them from --config FILE (JSON or TOML).",
         ]
     )
 
@@ -224,7 +327,7 @@ def _read_config_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise EquimuError(f"the config {path} must be an object of keys and values")
     # The config.json of a run folder holds more than the config.
-    return values["config"] if set(values) == {"config", "data"} and isinstance(values["data"], str) else values
+    return values["config"] if {"config", "data"} <= set(values) and isinstance(values["data"], str) else values
 
 
 def _one_line(message: str) -> str:

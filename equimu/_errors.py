@@ -1,14 +1,37 @@
-"""The one exception class of the library, and the shared wording of "did you mean"."""
+"""The exception class of the library, the exit codes of its command line, and the shared wording of "did you mean"."""
 
 import difflib
+import enum
 from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """What the command line exits with."""
+
+    DONE = 0
+    NOT_FITTING = 1
+    """A plan: the run needs more memory than the machine has."""
+    MISTAKE = 2
+    """Of the caller: a flag, a config, text, a folder."""
+    NOT_FINITE = 3
+    """A loss or gradient that is no number, under `on_nonfinite="stop"`."""
+    STORAGE = 4
+    """The run's folder could no longer be written."""
+    PEER = 5
+    """Another process of the run ended."""
+    INTERRUPTED = 130
+    """SIGINT: the step was finished and saved."""
+    TERMINATED = 143
+    """SIGTERM: the step was finished and saved."""
 
 
 class EquimuError(ValueError):
     """A mistake of the caller, told in one line: what was given, why it cannot be, what to write instead.
 
-    The command line prints the message on stderr and exits with code 2.
+    The command line prints the message on stderr and exits with `exit_code`.
     """
+
+    exit_code: ExitCode = ExitCode.MISTAKE
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

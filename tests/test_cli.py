@@ -1,15 +1,19 @@
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from equimu._cli import main
+from equimu.data import read_corpus, tokenizer_from_name, write_store
 
 TINY = [
     *("--model.width", "16", "--model.head-dim", "8", "--parameterization.base-width", "16", "--steps", "6"),
     *("--data.seq", "16", "--data.rows", "4", "--validation-batches", "2"),
 ]
+TEXT = ("--data.corpus", "{corpus}")
+PEERS = ("--runtime.processes", "2", "--runtime.process-id", "0")
 
 
 def call(capsys, *arguments):
@@ -103,24 +107,125 @@ BAD = {
     "config of the wrong command": (["report", "--config", "x", "runs"], "takes no --config"),
     "no such runs": (["report", "{tmp}/noruns"], "noruns"),
     "no finished runs": (["report", "{tmp}/empty"], "no finished runs"),
+    # configs
+    "config without a file": (["show", "--config"], "needs a file"),
+    "config that is a folder": (["train", "--config", "{tmp}/empty"], "cannot read the config"),
+    "config that is no text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is no JSON"),
+    "config that is a list": (["train", "--config", "{tmp}/list.json"], "must be an object"),
+    "config that is no TOML": (["train", "--config", "{tmp}/broken.toml"], "is no TOML"),
+    "config with a word for a number": (["train", "--config", "{tmp}/word.json"], "steps must be int"),
+    "config with a truth for a number": (["train", "--config", "{tmp}/truth.json"], "steps must be int"),
+    "config with a number for a section": (["train", "--config", "{tmp}/flat.json"], "model must be an object"),
+    "config with a typo in a section": (["train", "--config", "{tmp}/nested.json"], "did you mean 'width'"),
+    "config with an unknown choice": (["train", "--config", "{tmp}/choice.json"], "did you mean 'gelu'"),
+    # flags
+    "no steps": (["train", "--steps", "0"], "steps must be at least 1"),
+    "no rows": (["train", "--data.rows", "0"], "data.rows must be at least 1"),
+    "warmup beyond the end": (["train", "--optimizer.warmup", "2"], "from 0 to 1"),
+    "infinite rate": (["train", "--optimizer.learning-rate", "inf"], "must be finite"),
+    "negative decay": (["train", "--optimizer.weight-decay", "-1"], "not negative"),
+    "moment that never decays": (["train", "--optimizer.b1", "1"], "below 1"),
+    "parts that are not equal": (["train", "--accumulate", "3"], "3 equal parts"),
+    "unknown policy": (["train", "--on-nonfinite", "stopp"], "stop"),
+    "value missing": (["train", "--steps"], "--steps"),
+    "unknown format": (["show", "--format", "xml"], "'xml' is unknown"),
+    "no workers": (["sweep", "--workers", "0"], "workers must be at least 1"),
+    "unknown parameterization": (["sweep", "--parameterizations", "mop"], "did you mean 'mup'"),
+    "width twice": (["sweep", "--widths", "64", "64"], "twice"),
+    # devices and processes
+    "no device": (["train", "--runtime.data", "0"], "runtime.data must be at least 1"),
+    "more devices than there are": (["train", *TINY, *TEXT, "--runtime.fsdp", "64"], "64 devices, there are 8"),
+    "rows that do not divide": (["train", *TINY, *TEXT, "--runtime.data", "8"], "make rows a multiple of 8"),
+    "coordinator alone": (["train", "--runtime.coordinator", "a:1"], "give runtime.processes"),
+    "coordinator without port": (["train", *PEERS, "--runtime.coordinator", "a"], "host:port"),
+    "sweep of several processes": (["sweep", *PEERS, "--runtime.coordinator", "a:1"], "a sweep is one process"),
+    "sweep from a checkpoint": (["sweep", "--runtime.restore-from", "x"], "for a single run"),
+    "workers on one mesh": (["sweep", "--runtime.data", "2", "--workers", "2"], "cannot share a mesh"),
+    "silence of no time": (["train", "--runtime.heartbeat-seconds", "0"], "above 0"),
+    # checkpoints
+    "no step to save at": (["train", "--runtime.checkpoint-every", "0"], "at least 1"),
+    "no checkpoint to begin from": (["train", *TEXT, "--runtime.restore-from", "{tmp}/empty"], "holds no checkpoint"),
+    "no such checkpoint": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
+    "checkpoint of no run": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved"], "no readable config.json"),
+    # text
+    "line that is no JSON": (["train", "--data.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
+    "document without text": (["train", "--data.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),
+    "one document": (["train", "--data.corpus", "{tmp}/one.jsonl"], "is one document"),
+    "text that is Latin-1": (["train", "--data.corpus", "{tmp}/latin.txt"], "UTF-8 text"),
+    "glob of nothing": (["train", "--data.corpus", "{tmp}/*.nothing"], "does not exist"),
+    "text too short": (["train", *TEXT, "--data.seq", "100000000"], "too few for a window"),
+    "tokenizer that is none": (["train", "--data.tokenizer", "{tmp}/broken.json"], "broken.json"),
+    # stores
+    "store that is a run": (["train", "--data.store", "{tmp}/saved"], "there is no token store"),
+    "store without its arrays": (["train", "--data.store", "{tmp}/hollow"], "cannot be read"),
+    "store whose description was changed": (["train", "--data.store", "{tmp}/changed"], "checksum"),
+    "store whose description was cut off": (["train", "--data.store", "{tmp}/cut"], "cannot be read"),
+    "store of another format": (["train", "--data.store", "ftp://somewhere/store"], "cannot open"),
+    "everything held out": (["data", "{tmp}/store", *("--validation-share", "1")], "between 0 and 1"),
+    "store where another is": (
+        ["data", "{tmp}/hollow", "--corpus", "{tmp}/two.jsonl"],
+        "holds a token store made from other",
+    ),
+    "no place for the store": (["data"], "store"),
+    # run folders
+    "runs below a file": (["train", *TINY, *TEXT, "--out", "{tmp}/list.json"], "choose another --out"),
+    "report of a damaged run": (["report", "{tmp}/damaged"], "no readable run"),
+    "report of a run without its config": (["report", "{tmp}/bare"], "no readable run"),
 }
+assert len(BAD) >= 60
+
+
+@pytest.fixture(scope="module")
+def malformed(corpus, tmp_path_factory):
+    """A folder of things that are not what they should be."""
+    folder = tmp_path_factory.mktemp("malformed")
+    for name in ("empty", "saved/checkpoints/step-3", "damaged/run", "bare/run"):
+        (folder / name).mkdir(parents=True)
+    (folder / "binary.bin").write_bytes(bytes(range(256)) * 50)
+    (folder / "latin.txt").write_bytes("äöü".encode("latin-1") * 1000)
+    texts = {
+        "broken.json": "{",
+        "typo.json": '{"stepz": 3}',
+        "list.json": "[1, 2]",
+        "broken.toml": "steps = = 3",
+        "word.json": '{"steps": "many"}',
+        "truth.json": '{"steps": true}',
+        "flat.json": '{"model": 3}',
+        "nested.json": '{"model": {"widht": 3}}',
+        "choice.json": '{"model": {"activation": "gelo"}}',
+        "broken.jsonl": '{"text": "a"}\n{"text": ',
+        "untexted.jsonl": '{"title": "a"}\n',
+        "one.jsonl": '{"text": "the same"}\n{"text": "the same"}\n',
+        "two.jsonl": '{"text": "one"}\n{"text": "two"}\n',
+        "saved/checkpoints/step-3/manifest.json": "{}",
+        "damaged/run/done": "fini",
+        "bare/run/done": '{"status": "finished"}',
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    info = "equimu-tokens.json"
+    write_store(folder / "hollow", read_corpus(corpus), tokenizer_from_name("bytes"))
+    told = (folder / "hollow" / info).read_text()
+    for name, text in (("changed", told.replace('"eod": ', '"eod": 1')), ("cut", told[: len(told) // 2])):
+        (folder / name).mkdir()
+        (folder / name / info).write_text(text)
+    for path in (folder / "hollow").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    return folder
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(name, capsys, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(name, capsys, corpus, malformed, tmp_path):
     arguments, words = BAD[name]
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 50)
-    (tmp_path / "broken.json").write_text("{")
-    (tmp_path / "typo.json").write_text('{"stepz": 3}')
-    before = sorted(tmp_path.rglob("*"))
-    arguments = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
-    out = ["--out", str(tmp_path / "out")] if arguments[0] in ("train", "sweep") else []
+    before = sorted(malformed.rglob("*"))
+    arguments = [a.replace("{tmp}", str(malformed)).replace("{corpus}", corpus) for a in arguments]
+    out = ["--out", str(tmp_path / "out")] if arguments[0] in ("train", "sweep") and "--out" not in arguments else []
     code, printed, err = call(capsys, *arguments, *out)
     assert code == 2 and printed == ""
-    assert err.startswith("equimu: ") and err.count("\n") == 1
+    assert err.startswith("equimu: ") and err.count("\n") == 1 and "Traceback" not in err
     assert words in err
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(malformed.rglob("*")) == before and not list(tmp_path.iterdir())
 
 
 def test_interrupt_exits_with_130(corpus, tmp_path):

@@ -22,6 +22,7 @@ WRONG = {
     "make(d_model=8, activation='rele', key=key)": ["activation 'rele'", "did you mean 'relu'"],
     "make(d_model=8, norm_gain='vectors', key=key)": ["gain 'vectors'", "did you mean 'vector'"],
     "make(d_model=8, attention_backend='flesh', key=key)(tokens)": ["backend 'flesh'", "blockwise"],
+    "make(d_model=8, remat='projection', key=key)": ["remat 'projection'", "did you mean 'projections'"],
     "mu.adamw(tree, learning_rate=0.1, decay='coupled')": ["decay 'coupled'", "independent, scaled, standard"],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
     "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],

@@ -80,9 +80,7 @@ def activation(x, name):
         return np.where(x > 0, x, 0) ** 2
     if name == "gelu":  # the tanh form
         return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    half = x.shape[-1] // 2
-    gate, value = x[:, :half], x[:, half:]
-    return gate / (1 + np.exp(-gate)) * value
+    return x / (1 + np.exp(-x))  # that of SwiGLU's gate
 
 
 def expected_logits(model, tokens, options):
@@ -116,7 +114,9 @@ def expected_logits(model, tokens, options):
                 mixed[t, h * HEAD : (h + 1) * HEAD] = scores @ vh[: t + 1] / scores.sum()
         x = x + linear(mixed, a.output, i)
         y = norm(x, gain(b.mlp_norm, i), eps)
-        x = x + linear(activation(linear(y, b.mlp.up, i), options.get("activation", "relu")), b.mlp.down, i)
+        up, name = linear(y, b.mlp.up, i), options.get("activation", "relu")
+        hidden = activation(linear(y, b.mlp.gate, i), name) * up if name == "swiglu" else activation(up, name)
+        x = x + linear(hidden, b.mlp.down, i)
     x = norm(x, gain(model.norm), eps)
     if options.get("tie_embeddings"):
         return x @ np.asarray(model.embedding.weight).T * float(model.embedding.readout_multiplier)
@@ -134,7 +134,8 @@ def test_logits_equal_a_plain_implementation(option):
 
 def test_d_ff_is_the_truncated_multiple():
     shapes = eqx.filter_eval_shape(make, activation="swiglu", d_ff_multiple=2.67, key=jax.random.key(0))
-    assert shapes.blocks.mlp.up.weight.shape == (LAYERS, D, 2 * 42)  # 2.67 · 16 = 42.72
+    assert shapes.blocks.mlp.up.weight.shape == (LAYERS, D, 42)  # 2.67 · 16 = 42.72
+    assert shapes.blocks.mlp.gate.weight.shape == (LAYERS, D, 42)
     assert shapes.blocks.mlp.down.weight.shape == (LAYERS, 42, D)
 
 
@@ -226,7 +227,7 @@ def test_scan_remat_and_unroll_compute_the_same_as_a_python_loop():
             return jax.tree.leaves(eqx.filter_jit(loss)(model))
 
     expected = evaluated(model, loop)
-    for change in ({}, {"remat": True, "unroll": 2}):
+    for change in ({}, {"remat": True, "unroll": 2}, {"remat": "projections"}):
         shapes = eqx.filter_eval_shape(make, **OPTIONS["all"], **change, key=jax.random.key(0))
         changed = jax.tree.unflatten(jax.tree.structure(shapes), jax.tree.leaves(model))
         for a, b in zip(expected, evaluated(changed, lambda model, tokens: model(tokens)), strict=True):

@@ -144,7 +144,6 @@ def leaves(option, n):
     """path -> (role, shape without the layers, fan-in, fan-out, constant it starts from or None)."""
     o = OPTIONS[option]
     d_ff = int(o.get("d_ff_multiple", 4.0) * n)
-    d_up = 2 * d_ff if o.get("activation") == "swiglu" else d_ff
     d_kv = HEAD * o.get("n_kv_head", n // HEAD)
     zero = {
         "blocks.attention.query": o.get("zero_query"),
@@ -158,9 +157,11 @@ def leaves(option, n):
         "blocks.attention.key": (n, d_kv),
         "blocks.attention.value": (n, d_kv),
         "blocks.attention.output": (n, n),
-        "blocks.mlp.up": (n, d_up),
+        "blocks.mlp.up": (n, d_ff),
         "blocks.mlp.down": (d_ff, n),
     }
+    if o.get("activation") == "swiglu":
+        matrices["blocks.mlp.gate"] = (n, d_ff)
     if not o.get("tie_embeddings"):
         matrices["unembedding"] = (n, VOCAB)
     for path, (i, out) in matrices.items():

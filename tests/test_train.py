@@ -74,7 +74,8 @@ def test_train_starts_an_interrupted_run_anew(corpus, tmp_path):
 def test_train_records_divergence(corpus, tmp_path):
     # SGD with a rate that no curvature permits
     config = small_run(corpus, learning_rate=1e20, clip_norm=None)
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="sgd"), steps=20)
+    optimizer = dataclasses.replace(config.optimizer, name="sgd")
+    config = dataclasses.replace(config, optimizer=optimizer, steps=20, on_nonfinite="record")
     run = train(config, out=tmp_path)
     assert run.status == "diverged" and run.validation_loss == math.inf
     for line in (run.folder / "metrics.jsonl").read_text().splitlines():

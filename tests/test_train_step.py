@@ -1,6 +1,7 @@
 """Loss and gradient over meshes of one to eight devices against one device, and both against formulas in numpy."""
 
 import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from equimu import EquimuError, nn
+from equimu import EquimuError
 from equimu.data import Batch
 from equimu.train import (
     TrainState,
@@ -18,6 +19,7 @@ from equimu.train import (
     loss_and_gradient,
     make_mesh,
     shard_batch,
+    summed_losses,
     update,
 )
 
@@ -33,14 +35,12 @@ class Bigram(eqx.Module):
         return jnp.tanh(self.table[tokens])
 
 
+def mesh_of(*shape):
+    return make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+
+
 def bigram():
     return Bigram(jnp.asarray(np.random.default_rng(0).normal(size=(VOCAB, VOCAB)), jnp.float32))
-
-
-@functools.cache
-def transformer():
-    make = functools.partial(nn.Transformer, vocab_size=VOCAB, d_model=8, n_layer=2, head_dim=4, use_bias=True)
-    return eqx.filter_jit(make)(key=jax.random.key(0))
 
 
 def batch(kind):
@@ -98,20 +98,15 @@ MESHES = {"1": (1, 1), "2 data": (2, 1), "2 fsdp": (1, 2), "2×2": (2, 2), "4×2
 @pytest.mark.parametrize("denominator", ["mask", "positions"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_mesh_gives_the_loss_and_gradient_of_one_device(mesh, denominator, kind):
-    found = run(bigram, batch(kind), make_mesh(*MESHES[mesh]), denominator=denominator)
+    found = run(bigram, batch(kind), mesh_of(*MESHES[mesh]), denominator=denominator)
     assert_same(found, plain(bigram, batch(kind), denominator))
 
 
 @pytest.mark.parametrize("denominator", ["mask", "positions"])
 @pytest.mark.parametrize(("mesh", "parts"), [((1, 1), 2), ((1, 1), 4), ((2, 1), 4), ((2, 2), 2)])
 def test_accumulation_gives_the_loss_and_gradient_of_the_whole_batch(mesh, parts, denominator):
-    found = run(bigram, batch("ragged"), make_mesh(*mesh), accumulate=parts, denominator=denominator)
+    found = run(bigram, batch("ragged"), mesh_of(*mesh), accumulate=parts, denominator=denominator)
     assert_same(found, plain(bigram, batch("ragged"), denominator))
-
-
-def test_transformer_on_all_three_axes_equals_one_device():
-    found = run(transformer, batch("ragged"), make_mesh(2, 2, 2), accumulate=2)
-    assert_same(found, plain(transformer, batch("ragged"), "mask"))
 
 
 @pytest.mark.parametrize("kind", ["full", "ragged", "padded rows"])
@@ -126,17 +121,17 @@ def test_loss_and_its_denominators_are_their_formulas(kind):
     gradient = np.zeros((VOCAB, VOCAB))
     np.add.at(gradient, data.inputs, slope)
     for denominator, divisor in (("mask", data.mask.sum()), ("positions", ROWS * SEQ)):
-        loss, (found,) = run(bigram, data, make_mesh(2), denominator=denominator)
+        loss, (found,) = run(bigram, data, mesh_of(2), denominator=denominator)
         assert loss == pytest.approx(summed / data.mask.sum(), rel=1e-5)  # reported by the mask in any case
         np.testing.assert_allclose(found, gradient / divisor, rtol=1e-4, atol=1e-7)
-    mesh = make_mesh(2, 2)
+    mesh = mesh_of(2, 2)
     total, counted = jax.jit(evaluation(lambda params: params, mesh))(model, shard_batch(data, mesh))
     assert float(total) == pytest.approx(summed, rel=1e-5) and float(counted) == data.mask.sum()
 
 
 def test_batch_that_counts_nothing_has_no_loss_and_no_gradient():
     for denominator in ("mask", "positions"):
-        loss, (gradient,) = run(bigram, batch("nothing"), make_mesh(2), denominator=denominator)
+        loss, (gradient,) = run(bigram, batch("nothing"), mesh_of(2), denominator=denominator)
         assert loss == 0 and np.all(gradient == 0)
 
 
@@ -163,7 +158,7 @@ def test_update_applies_the_optimizer_and_reports_global_norms():
 
 def test_clipping_behind_the_mesh_uses_the_norm_of_all_devices():
     """Inside `shard_map` each device would clip by the norm of its own rows."""
-    data, model, mesh = batch("ragged"), bigram(), make_mesh(4, 2)
+    data, model, mesh = batch("ragged"), bigram(), mesh_of(4, 2)
     _, (gradient,) = plain(bigram, data, "mask")
     clip = float(np.linalg.norm(gradient)) / 2
     optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(1.0))
@@ -180,10 +175,88 @@ def test_clipping_behind_the_mesh_uses_the_norm_of_all_devices():
 
 def test_rows_that_do_not_divide_are_an_error():
     with pytest.raises(EquimuError, match="4 rows a device cannot be worked off in 3 equal parts"):
-        run(bigram, batch("full"), make_mesh(2), accumulate=3)
+        run(bigram, batch("full"), mesh_of(2), accumulate=3)
 
 
-@pytest.mark.parametrize("shape", [(16, 1, 1), (3, 3, 1), (0, 1, 1)])
+@pytest.mark.parametrize("shape", [(16, 1, 1), (3, 3, 1), (0, 1, 1), (2, 2, 1), (8, 1, 2)])
 def test_mesh_that_does_not_fit_the_devices_is_an_error(shape):
-    with pytest.raises(EquimuError, match=rf"a mesh of {'×'.join(map(str, shape))} needs \d+ devices, there are 8"):
+    with pytest.raises(
+        EquimuError, match=rf"a mesh of {'×'.join(map(str, shape))} .* is one of \d+ devices, there are 8"
+    ):
         make_mesh(*shape)
+
+
+def test_mesh_is_of_all_devices_or_of_one():
+    assert make_mesh(2, 2, 2).size == make_mesh(8).size == 8
+    assert make_mesh().devices.tolist() == [[[jax.devices()[0]]]]
+
+
+# --- logits in chunks, and z-loss
+
+
+class Readout(eqx.Module):
+    """The least that has its logits made in chunks: features, and a readout behind them."""
+
+    mesh_aware: ClassVar[bool] = True
+    table: jax.Array
+    weight: jax.Array
+    vocab_size: int = eqx.field(static=True)
+
+    def features(self, tokens):
+        return jnp.tanh(self.table[tokens])
+
+    def readout(self):
+        return jax.tree_util.Partial(_product, self.weight)
+
+
+def _product(weight, x):
+    return jnp.matmul(x, weight.astype(x.dtype), preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def readout(dtype, vocab=VOCAB):
+    rng = np.random.default_rng(0)
+    return Readout(*(jnp.asarray(rng.normal(size=s), dtype) for s in ((vocab, 4), (4, vocab))), vocab)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+@pytest.mark.parametrize("chunk", [1, 7, 40, None])
+def test_loss_in_chunks_is_the_loss_of_all_logits(chunk, z_loss):
+    """Of 40 positions; they need not divide into chunks."""
+    data = batch("ragged")
+    with jax.enable_x64(True):
+        model = readout(jnp.float64)
+
+        def plain(model):
+            logits = jnp.tanh(model.table[data.inputs]) @ model.weight
+            log_z = jnp.log(jnp.sum(jnp.exp(logits), -1))
+            picked = jnp.sum(logits * jax.nn.one_hot(data.targets, VOCAB, dtype=logits.dtype), -1)
+            return jnp.sum(data.mask * (log_z - picked + z_loss * log_z**2)), jnp.sum(data.mask * (log_z - picked))
+
+        chunked = functools.partial(summed_losses, batch=data, z_loss=z_loss, chunk=chunk)
+        for found, expected in zip(
+            *(jax.tree.leaves(jax.value_and_grad(f, has_aux=True)(model)) for f in (chunked, plain)), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+        # what is reported, and the loss of an evaluation, are without the z-loss
+        objective, reported = chunked(model)
+        assert float(objective - reported) == pytest.approx(
+            z_loss and float(plain(model)[0] - plain(model)[1]), rel=1e-9
+        )
+
+
+def test_gradient_of_the_readout_adds_up_in_float32():
+    """In bfloat16 the sum over many chunks would stop growing: 256 + 1 is 256 there."""
+    ones = np.ones((1024, 1), np.int32)
+    data = Batch(0 * ones, 0 * ones, ones.astype(np.float32))
+    model = Readout(jnp.full((2, 1), 20, jnp.bfloat16), jnp.zeros((1, 2), jnp.bfloat16), 2)
+    slope = jax.jit(jax.grad(lambda m: summed_losses(m, data, chunk=1)[0]))(model)
+    np.testing.assert_allclose(np.asarray(slope.weight, np.float32), [[-512, 512]])
+
+
+def test_many_logits_are_cut_by_themselves():
+    vocab, rows = 2**16, 16
+    shape = jax.ShapeDtypeStruct((rows, 128), jnp.int32)
+    data = Batch(shape, shape, jax.ShapeDtypeStruct((rows, 128), jnp.float32))
+    model = jax.eval_shape(lambda: readout(jnp.float32, vocab))
+    text = jax.jit(jax.grad(lambda m, data: summed_losses(m, data)[0])).lower(model, data).as_text()
+    assert f"tensor<{2**25 // vocab}x{vocab}xf32>" in text and f"tensor<{rows * 128}x{vocab}xf32>" not in text

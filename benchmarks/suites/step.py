@@ -3,7 +3,7 @@
     python -m benchmarks.suites.step
 
 The plain step is written here with dictionaries of arrays and `optax.adamw`: no tree of rules, no `shard_map`, no metrics
-but the loss. Both use the same attention.
+but the loss. The step without a mesh is ours with `shard_map` left out. All use the same attention.
 """
 
 import functools
@@ -26,6 +26,8 @@ from equimu.train import (
     make_mesh,
     program_for,
     shard_batch,
+    summed_losses,
+    update,
 )
 
 VOCAB, HEAD_DIM = 256, 64
@@ -35,22 +37,25 @@ def measure(*, width: int = 256, n_layer: int = 4, rows: int = 8, seq: int = 256
     """Times one step of each.
 
     Returns:
-        `plain` and `equimu`, milliseconds; `ratio`, the median over rounds; `tokens_per_second` of ours.
+        `plain`, `meshless` and `equimu`, milliseconds; `ratio`, of ours to the plain step, the median over rounds;
+        `mesh_ratio`, likewise to ours without the mesh; `tokens_per_second` of ours.
     """
     tokens = np.random.default_rng(0).integers(0, VOCAB, (rows, seq + 1)).astype(np.int32)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((rows, seq), np.float32))
+    ours, meshless = equimu_steps(batch, width, n_layer)
     timings = interleave(
-        {"plain": plain_step(batch, width, n_layer), "equimu": equimu_step(batch, width, n_layer)}, rounds=rounds
+        {"plain": plain_step(batch, width, n_layer), "meshless": meshless, "equimu": ours}, rounds=rounds
     )
     return {
         **{name: 1e3 * timing.median for name, timing in timings.items()},
         "ratio": timings["equimu"].ratio_to(timings["plain"]),
+        "mesh_ratio": timings["equimu"].ratio_to(timings["meshless"]),
         "tokens_per_second": rows * seq / timings["equimu"].median,
     }
 
 
-def equimu_step(batch, width, n_layer):
-    """A call of the step that `equimu train` runs, on a state that it keeps."""
+def equimu_steps(batch, width, n_layer):
+    """A call of the step that `equimu train` runs, on a state that it keeps, and one of the same without a mesh."""
     rows, seq = batch.inputs.shape
     config = RunConfig(
         model=ModelConfig(width=width, n_layer=n_layer, head_dim=HEAD_DIM),
@@ -61,13 +66,31 @@ def equimu_step(batch, width, n_layer):
     program, numbers = program_for(config, build_tree(config, VOCAB))
     hyper, batch = hyperparameters_of(config), shard_batch(batch, make_mesh())
     compiled = program.compiled(batch, numbers, hyper)
-    kept = [compiled.init(numbers, hyper, jax.random.key(0))]
 
-    def call():
-        kept[0], metrics = compiled.step(kept[0], batch, numbers, hyper, np.bool_(False))
-        return kept[0], metrics.loss
+    def meshless(leaves, batch, numbers, hyper, measure):
+        tree, state = program.rules(numbers), program.state(leaves)
 
-    return call
+        def loss(params):
+            objective, cross_entropy = summed_losses(program.model(tree, params), batch)
+            return objective / jnp.maximum(jnp.sum(batch.mask), 1), cross_entropy
+
+        grads, summed = jax.grad(loss, has_aux=True)(state.params)
+        mean = summed / jnp.maximum(jnp.sum(batch.mask), 1)
+        state, metrics = update(state, mean, grads, program.optimizer(tree, hyper), measure)
+        return jax.tree.leaves(state), metrics
+
+    def calls(step):
+        kept = [compiled.init(numbers, hyper, jax.random.key(0))]
+
+        def call():
+            kept[0], metrics = step(kept[0], batch, numbers, hyper, np.bool_(False))
+            return kept[0], metrics.loss
+
+        return call
+
+    without = jax.jit(meshless, donate_argnums=0)
+    without = without.lower(program.state_like, batch, numbers, hyper, np.bool_(True)).compile()
+    return calls(compiled.step), calls(without)
 
 
 def plain_step(batch, width, n_layer):

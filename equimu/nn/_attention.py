@@ -10,6 +10,7 @@ from equimu._types import Key
 from equimu.attention import dot_product_attention
 from equimu.nn._linear import Linear
 from equimu.nn._norm import Gain, RMSNorm
+from equimu.nn._parallel import TENSOR, check_share, gather_positions, sharers
 from equimu.nn._rope import rotary
 
 
@@ -79,10 +80,10 @@ class SelfAttention(eqx.Module):
             )
         q_key, k_key, v_key, o_key = jax.random.split(key, 4)
         d_kv = n_kv_head * head_dim
-        self.query = Linear(d_model, d_model, use_bias=use_bias, zero=zero_query, key=q_key)
-        self.key = Linear(d_model, d_kv, use_bias=use_bias, inner=True, key=k_key)
-        self.value = Linear(d_model, d_kv, use_bias=use_bias, inner=True, key=v_key)
-        self.output = Linear(d_model, d_model, use_bias=use_bias, zero=zero_residual, key=o_key)
+        self.query = Linear(d_model, d_model, use_bias=use_bias, zero=zero_query, split=("out", n_head), key=q_key)
+        self.key = Linear(d_model, d_kv, use_bias=use_bias, inner=True, split=("out", n_kv_head), key=k_key)
+        self.value = Linear(d_model, d_kv, use_bias=use_bias, inner=True, split=("out", n_kv_head), key=v_key)
+        self.output = Linear(d_model, d_model, use_bias=use_bias, zero=zero_residual, split=("in", n_head), key=o_key)
         self.query_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None
         self.key_norm = RMSNorm(head_dim, gain=norm_gain, eps=norm_eps) if qk_norm else None
         self.n_head = n_head
@@ -93,10 +94,12 @@ class SelfAttention(eqx.Module):
         self.backend = backend
 
     def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
-        seq, d_model = x.shape
-        q = self.query(x).reshape(seq, self.n_head, self.head_dim)
-        k = self.key(x).reshape(seq, self.n_kv_head, self.head_dim)
-        v = self.value(x).reshape(seq, self.n_kv_head, self.head_dim)
+        n = sharers(x)
+        check_share("query heads", self.n_head, self.query.weight.shape[-1] // self.head_dim, n)
+        key, value = self._own_key_value(n)
+        x = gather_positions(x)
+        seq = x.shape[0]
+        q, k, v = (layer(x).reshape(seq, -1, self.head_dim) for layer in (self.query, key, value))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_base is not None:
@@ -104,4 +107,20 @@ class SelfAttention(eqx.Module):
             q = rotary(q, positions, base=self.rotary_base)
             k = rotary(k, positions, base=self.rotary_base)
         mixed = dot_product_attention(q, k, v, scale=self.scale, backend=self.backend)
-        return self.output(mixed.reshape(seq, d_model))
+        return self.output(mixed.reshape(seq, -1))
+
+    def _own_key_value(self, n: int) -> tuple[Linear, Linear]:
+        """The maps to the key/value heads that the device's query heads read, if n devices share the heads.
+
+        Raises:
+            EquimuError: the heads cannot be shared so.
+        """
+        if self.n_kv_head % n == 0:
+            return self.key, self.value
+        if n % self.n_kv_head != 0:
+            raise EquimuError(
+                f"{self.n_kv_head} key/value heads and {n} devices along `tensor`: one must be a multiple of the other"
+            )
+        # More devices than heads: each device has all of them, and uses one.
+        start = jax.lax.axis_index(TENSOR) * self.n_kv_head // n * self.head_dim
+        return self.key.columns(start, self.head_dim), self.value.columns(start, self.head_dim)

@@ -10,26 +10,28 @@ from jaxtyping import Array, Float
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
 from equimu.nn._linear import Linear
+from equimu.nn._parallel import check_share, gather_positions, sharers
 
 Activation: TypeAlias = Literal["relu", "gelu", "squared_relu", "swiglu"]
 
 
-def activate(x: Float[Array, "*seq d_up"], activation: Activation) -> Float[Array, "*seq d_ff"]:
-    """The nonlinearity. SwiGLU takes twice its output's width, gate half first."""
+def activate(x: Float[Array, "*seq d_ff"], activation: Activation) -> Float[Array, "*seq d_ff"]:
+    """The nonlinearity; of SwiGLU, that of its gate."""
     if activation == "swiglu":
-        gate, value = jnp.split(x, 2, axis=-1)
-        return jax.nn.silu(gate) * value
+        return jax.nn.silu(x)
     if activation == "squared_relu":
         return jnp.square(jax.nn.relu(x))
     return jax.nn.relu(x) if activation == "relu" else jax.nn.gelu(x)
 
 
 class MLP(eqx.Module):
-    """`down(activate(up(x)))`. For SwiGLU `up` is one matrix (d_model, 2·d_ff)."""
+    """`down(activate(up(x)))`; with SwiGLU `down(activate(gate(x)) · up(x))`."""
 
     up: Linear
+    gate: Linear | None
     down: Linear
     activation: Activation = eqx.field(static=True)
+    d_ff: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class MLP(eqx.Module):
             d_model: width of the input and the output.
             d_ff: width of the hidden layer.
             activation: `"relu"`, `"gelu"`, `"squared_relu"` or `"swiglu"`.
-            use_bias: biases on both maps.
+            use_bias: biases on all maps.
             zero_residual: start `down` at zero.
             key: random key.
 
@@ -55,11 +57,21 @@ class MLP(eqx.Module):
         """
         if activation not in get_args(Activation):
             raise EquimuError(f"activation {activation!r} is unknown: {nearest(activation, get_args(Activation))}")
-        up_key, down_key = jax.random.split(key)
-        d_up = 2 * d_ff if activation == "swiglu" else d_ff
-        self.up = Linear(d_model, d_up, use_bias=use_bias, key=up_key)
-        self.down = Linear(d_ff, d_model, use_bias=use_bias, zero=zero_residual, key=down_key)
+        up_key, gate_key, down_key = jax.random.split(key, 3)
+        self.up = Linear(d_model, d_ff, use_bias=use_bias, split=("out", d_ff), key=up_key)
+        self.gate = (
+            Linear(d_model, d_ff, use_bias=use_bias, split=("out", d_ff), key=gate_key)
+            if activation == "swiglu"
+            else None
+        )
+        self.down = Linear(d_ff, d_model, use_bias=use_bias, zero=zero_residual, split=("in", d_ff), key=down_key)
         self.activation = activation
+        self.d_ff = d_ff
 
     def __call__(self, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq d_model"]:
-        return self.down(activate(self.up(x), self.activation))
+        n = sharers(x)
+        x = gather_positions(x) if n > 1 else x
+        up = self.up(x)
+        check_share("hidden units of the MLP", self.d_ff, up.shape[-1], n)
+        hidden = activate(up, self.activation) if self.gate is None else activate(self.gate(x), self.activation) * up
+        return self.down(hidden)

@@ -1,19 +1,23 @@
 """A decoder transformer: pre-norm blocks, stacked and scanned."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, nearest
 from equimu._types import Key
 from equimu.nn._attention import SelfAttention
 from equimu.nn._embedding import Embedding, TiedEmbedding
 from equimu.nn._linear import Linear
 from equimu.nn._mlp import MLP, Activation
 from equimu.nn._norm import Gain, RMSNorm
+from equimu.nn._parallel import Shard, gather_positions, is_gather_of_shards, sharers, whole
+
+Remat: TypeAlias = bool | Literal["projections"]
 
 
 class Block(eqx.Module):
@@ -32,8 +36,11 @@ class Block(eqx.Module):
 class Transformer(eqx.Module):
     """A decoder-only language model. Unbatched: `jax.vmap(model)(tokens)` for a batch.
 
-    The blocks are one `Block` whose arrays have a leading axis of layers.
+    The blocks are one `Block` whose arrays have a leading axis of layers. On a mesh with several devices along `tensor` each
+    of them makes logits of a part: of its share of the vocabulary, or where that does not divide, of its own positions.
     """
+
+    mesh_aware: ClassVar[bool] = True
 
     embedding: Embedding | TiedEmbedding
     embedding_norm: RMSNorm | None
@@ -41,7 +48,7 @@ class Transformer(eqx.Module):
     norm: RMSNorm
     unembedding: Linear | None
     dtype: Any = eqx.field(static=True)
-    remat: bool = eqx.field(static=True)
+    remat: Remat = eqx.field(static=True)
     unroll: int = eqx.field(static=True)
 
     def __init__(
@@ -66,7 +73,7 @@ class Transformer(eqx.Module):
         zero_unembedding: bool = False,
         tie_embeddings: bool = False,
         dtype: Any = None,
-        remat: bool = False,
+        remat: Remat = False,
         unroll: int = 1,
         attention_backend: str = "auto",
         key: Key,
@@ -92,7 +99,8 @@ class Transformer(eqx.Module):
             tie_embeddings: use the embedding as the unembedding too. Not every parameterization permits it.
             dtype: of the computation between embedding and logits, e.g. `jnp.bfloat16`; the weights' own by default. Norms,
                 softmax and logits are float32 or better in any case.
-            remat: recompute each block in the backward pass instead of keeping its intermediates.
+            remat: recompute each block in the backward pass instead of keeping its intermediates; `"projections"` keeps the
+                outputs of its matrices and recomputes the rest.
             unroll: blocks per iteration of the scan over them. On a CPU a few small blocks run faster unrolled; compile time
                 grows with it.
             attention_backend: as in `equimu.attention.dot_product_attention`.
@@ -101,6 +109,8 @@ class Transformer(eqx.Module):
         Raises:
             EquimuError: sizes that do not fit each other, or an unknown choice.
         """
+        if not isinstance(remat, bool) and remat not in get_args(get_args(Remat)[1]):
+            raise EquimuError(f"remat {remat!r} is unknown: {nearest(str(remat), ('projections', 'True', 'False'))}")
         if n_layer < 1:
             raise EquimuError(f"n_layer must be at least 1, got {n_layer}")
         d_ff = int(d_ff_multiple * d_model)
@@ -154,36 +164,65 @@ class Transformer(eqx.Module):
         self.unembedding = (
             None
             if tie_embeddings
-            else Linear(d_model, vocab_size, use_bias=use_bias, zero=zero_unembedding, key=unembedding_key)
+            else Linear(
+                d_model,
+                vocab_size,
+                use_bias=use_bias,
+                zero=zero_unembedding,
+                split=("out", vocab_size),
+                key=unembedding_key,
+            )
         )
         self.dtype = dtype
         self.remat = remat
         self.unroll = unroll
 
-    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq d_model"]:
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.embedding.vocab_size
+
+    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
         """The normalised residual stream behind the last block, from which the logits are read."""
-        x = self.embedding(tokens)
+        # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
+        x = whole(self.embedding)(tokens)
         if self.dtype is not None:
             x = x.astype(self.dtype)
         if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+            x = whole(self.embedding_norm)(x)
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
 
         def layer(x: Array, arrays: Any) -> tuple[Array, None]:
-            block = eqx.combine(arrays, static)
+            block = whole(eqx.combine(arrays, static), self.dtype)
             return block(x), None
 
-        x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, arrays, unroll=self.unroll)
-        return self.norm(x)
+        x, _ = jax.lax.scan(self._rematerialised(layer), x, arrays, unroll=self.unroll)
+        x = whole(self.norm)(x)
+        return gather_positions(x) if self.vocab_size % sharers(x) == 0 else x
 
-    def unembed(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq vocab"]:
+    def readout(self) -> Callable[[Float[Array, "*seq d_model"]], Float[Array, "*seq vocab"]]:
+        """The function from `features` to logits, float32 or better: a pytree, whose arrays have been gathered."""
+        return jax.tree_util.Partial(_logits, whole(self.unembedding or self.embedding, self.dtype))
+
+    def unembed(self, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:
         """Logits of each token, float32 or better, from `features`."""
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        if isinstance(self.embedding, TiedEmbedding):
-            return self.embedding.unembed(x, dtype=dtype)
-        assert self.unembedding is not None
-        return self.unembedding(x, dtype=dtype)
+        return self.readout()(x)
 
-    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq vocab"]:
+    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits vocab"]:
         """Logits for the token behind each position."""
         return self.unembed(self.features(tokens))
+
+    def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        if self.remat == "projections":
+            return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        if self.remat:
+            return jax.checkpoint(layer)
+        if any(isinstance(x, Shard) for x in jax.tree.leaves(self.blocks, is_leaf=lambda x: isinstance(x, Shard))):
+            # Kept for the backward pass, the gathered weights of all layers would be the whole model.
+            return jax.checkpoint(layer, policy=lambda *args, **kwargs: not is_gather_of_shards(*args, **kwargs))
+        return layer
+
+
+def _logits(head: Linear | TiedEmbedding, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return head.unembed(x, dtype=dtype) if isinstance(head, TiedEmbedding) else head(x, dtype=dtype)

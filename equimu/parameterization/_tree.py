@@ -74,13 +74,18 @@ def scaled(tree: PyTree, model: PyTree) -> PyTree:
     Raises:
         EquimuError: the tree is not of this model.
     """
+    check_same_structure(tree, model)
+    return multiplied(tree, model)
+
+
+def multiplied(tree: PyTree, model: PyTree) -> PyTree:
+    """`scaled` without its checks: the arrays may be parts of those that the tree is of, as they are inside `jax.shard_map`."""
 
     def multiply(rule: Any, leaf: Any) -> Any:
         if not is_rule(rule) or (isinstance(rule.multiplier, float) and rule.multiplier == 1.0):
             return leaf
         return leaf * jax.numpy.asarray(rule.multiplier, leaf.dtype)
 
-    check_same_structure(tree, model)
     return jax.tree.map(multiply, tree, model)
 
 

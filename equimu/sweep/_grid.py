@@ -85,6 +85,8 @@ def cells(config: SweepConfig) -> Iterator[RunConfig]:
             parameterization=parameterization,
             optimizer=dataclasses.replace(run.optimizer, learning_rate=2.0**exponent),
             seed=seed,
+            # One cell that diverges is a result, and no reason to stop the others.
+            on_nonfinite="record" if run.on_nonfinite == "stop" else run.on_nonfinite,
         )
 
 

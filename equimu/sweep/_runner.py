@@ -1,23 +1,18 @@
 """Running a grid: what is done is not done again, what diverges is recorded."""
 
 import concurrent.futures
+import dataclasses
 import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from equimu._errors import EquimuError
 from equimu.sweep._grid import SweepConfig, cells
-from equimu.train import Run, RunConfig, build_tree, open_data, train
+from equimu.train import Run, RunConfig, RuntimeConfig, build_tree, launcher, listening, open_data, train
 
 OnCell = Callable[[Run, int, int], None]
-
-
-class _Stopped(Exception):
-    """Raised in a worker when the sweep ends early."""
 
 
 def cores() -> int:
@@ -26,9 +21,16 @@ def cores() -> int:
 
 
 def sweep(
-    config: SweepConfig, *, out: str | Path, workers: int | None = None, on_cell: OnCell | None = None
+    config: SweepConfig,
+    *,
+    out: str | Path,
+    workers: int | None = None,
+    runtime: RuntimeConfig | None = None,
+    on_cell: OnCell | None = None,
 ) -> list[Run]:
     """Trains every cell of the grid that is not done yet. Interrupted and called again, it goes on where it was.
+
+    SIGINT and SIGTERM end it behind the steps that run, saved.
 
     Args:
         config: the grid.
@@ -36,6 +38,8 @@ def sweep(
         workers: cells that are trained at the same time, in threads that share their compiled programs. By default one for
             each core on CPUs, where two small steps side by side use two cores better than one step does (best with
             `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`, as the command line sets), and 1 on accelerators.
+        runtime: how to carry each cell out. Cells of several devices each are trained one after the other, and a sweep is one
+            process.
         on_cell: called behind each cell with its run, the number of cells done, and of all cells.
 
     Returns:
@@ -43,31 +47,40 @@ def sweep(
 
     Raises:
         EquimuError: whatever is wrong with any cell, before the first is trained.
+        Interrupted: a signal came.
     """
+    runtime = runtime or RuntimeConfig()
+    started_by = launcher(runtime)
+    if started_by is not None:
+        raise EquimuError(
+            f"a sweep is one process, and {started_by} speaks of several; start one, with runtime.cluster none, or train the "
+            "cells one by one"
+        )
+    if runtime.restore_from is not None:
+        raise EquimuError("runtime.restore_from is for a single run; the cells of a sweep begin with fresh weights")
+    devices = runtime.data * runtime.fsdp * runtime.tensor
     if workers is None:
-        workers = cores() if jax.default_backend() == "cpu" else 1
+        workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1
     if workers < 1:
         raise EquimuError(f"workers must be at least 1, got {workers}")
+    if workers > 1 and devices > 1:
+        # Two programs with collectives on the same devices can wait for each other.
+        raise EquimuError(f"workers={workers} cannot share a mesh of {devices} devices; leave workers out")
     grid = list(cells(config))
     _check(grid)
-    stop = threading.Event()
-
-    def on_row(row: Mapping[str, Any]) -> None:
-        if stop.is_set():
-            raise _Stopped
-
+    alone = dataclasses.replace(runtime, cluster="none")
     runs: dict[RunConfig, Run] = {}
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with listening() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # The widest first: small cells at the end leave no worker without work.
         ordered = sorted(grid, key=lambda cell: -cell.model.width)
-        futures = {pool.submit(train, cell, out=out, on_row=on_row): cell for cell in ordered}
+        futures = {pool.submit(train, cell, out=out, runtime=alone): cell for cell in ordered}
         try:
             for future in concurrent.futures.as_completed(futures):
                 run = runs[futures[future]] = future.result()
                 if on_cell is not None:
                     on_cell(run, len(runs), len(grid))
         except BaseException:
-            stop.set()
+            stop.ask()
             pool.shutdown(cancel_futures=True)
             raise
     return [runs[cell] for cell in grid]

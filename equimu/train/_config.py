@@ -37,7 +37,8 @@ class ModelConfig:
     tie_embeddings: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; weights, norms, softmax, logits and loss are float32 in any case."""
-    remat: bool = False
+    remat: bool | Literal["projections"] = False
+    """Recompute each block in the backward pass, to save memory: all of it, or all but the outputs of its matrices."""
     unroll: int = 1
     """Blocks per iteration of the scan over them; on a CPU a small model runs faster unrolled."""
     attention_backend: str = "auto"
@@ -126,6 +127,12 @@ class RunConfig:
     """Parts that a batch is worked off in, one after the other, to save memory."""
     loss_denominator: Literal["mask", "positions"] = "mask"
     """What the differentiated loss is divided by: the counted targets, or all positions of the batch (as in Lingle's code)."""
+    z_loss: float = 0.0
+    """Adds z_loss · log²Z of each position's logits to the differentiated loss."""
+    loss_chunk: int | None = None
+    """Positions whose logits are in memory at once; None for as many as make 128 MiB."""
+    on_nonfinite: Literal["stop", "skip", "record"] = "stop"
+    """When a loss or gradient is no number: stop with an error, skip the update and count it, or record the run as diverged."""
     log_every: int = 10
     validation_batches: int | None = 32
     """Batches of the validation split at the end of the run; None for all."""
@@ -134,6 +141,7 @@ class RunConfig:
         positive = {
             "steps": self.steps,
             "accumulate": self.accumulate,
+            "loss_chunk": 1 if self.loss_chunk is None else self.loss_chunk,
             "log_every": self.log_every,
             "model.width": self.model.width,
             "model.head_dim": self.model.head_dim,
@@ -144,6 +152,8 @@ class RunConfig:
         for name, value in positive.items():
             if value < 1:
                 raise EquimuError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.z_loss < math.inf:
+            raise EquimuError(f"z_loss must be finite and not negative, got {self.z_loss}")
         if not 0 <= self.optimizer.warmup <= 1:
             raise EquimuError(f"optimizer.warmup is a share of the steps, from 0 to 1, got {self.optimizer.warmup}")
         if self.data.rows % self.accumulate != 0:

@@ -1,48 +1,83 @@
 """One training run, from its config to its folder."""
 
+import contextlib
 import functools
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
-from equimu.data import Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
+from equimu._errors import EquimuError
+from equimu.data import Batch, Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
 from equimu.parameterization import to_json
+from equimu.train._agree import Agreement, Wish
+from equimu.train._begin import Source, find_source
 from equimu.train._build import build_tree
 from equimu.train._config import DataConfig, RunConfig
-from equimu.train._mesh import shard_batch
+from equimu.train._hosts import barrier, by_first, connect, is_first, place_batch, rows_of_process, tell_failure
+from equimu.train._mesh import make_mesh
+from equimu.train._metrics import MetricsLog
+from equimu.train._numbers import LossRecord
 from equimu.train._program import hyperparameters_of, program_for
 from equimu.train._run import Run, RunFolder, read_run
+from equimu.train._runtime import RuntimeConfig
+from equimu.train._saving import Begun, Saving
+from equimu.train._signals import Interrupted, listening
+from equimu.train._step import StepMetrics
 
 OnRow = Callable[[Mapping[str, Any]], None]
 
+# How long the other processes of a run wait to see the end of it on a network file system.
+_SEEN_SECONDS = 60.0
 
-def train(config: RunConfig, *, out: str | Path, on_row: OnRow | None = None) -> Run:
-    """Trains one model, or reads the run if it was done before.
+
+def train(
+    config: RunConfig, *, out: str | Path, runtime: RuntimeConfig | None = None, on_row: OnRow | None = None
+) -> Run:
+    """Trains one model, goes on with a run that was interrupted, or reads the run if it was done before.
+
+    A run goes on from its newest checkpoint that is sound, to the bits that it would have had on the same mesh. SIGINT and
+    SIGTERM (in the main thread) end it behind the step that runs, saved.
 
     Args:
         config: the run.
         out: root of the run folders; the run's own folder is named by a hash of its config and data.
-        on_row: called with each row of metrics as it is written.
+        runtime: how to carry it out: devices, processes, checkpoints.
+        on_row: called with each row of metrics as it is written, in the first process.
 
     Returns:
         The finished run.
 
     Raises:
-        EquimuError: whatever is wrong with the config, before anything is written.
+        EquimuError: whatever is wrong with the config, before anything is written; another process that owns the folder.
+        NotFiniteError: a loss or gradient is no number, under `on_nonfinite="stop"`.
+        StorageError: the folder can no longer be written.
+        Interrupted: a signal came; what there was is saved.
     """
-    store = open_data(config.data)
-    folder = RunFolder(Path(out), config, store.info)
-    folder.check()
-    if not folder.is_done:
-        _train(config, store, folder, on_row or (lambda row: None))
-    run = read_run(folder.path)
-    assert run is not None
-    return run
+    runtime = runtime or RuntimeConfig()
+    connect(runtime)
+    try:
+        store = open_data(config.data)
+        source = None if runtime.restore_from is None else find_source(runtime.restore_from)
+        if source is not None and source.step > config.steps:
+            raise EquimuError(
+                f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
+            )
+        folder = RunFolder(Path(out), config, store.info, source and source.identity)
+        folder.check()
+        if not by_first(lambda: folder.is_done):
+            _train(config, runtime, store, folder, source, on_row or (lambda row: None))
+        return _read(folder.path)
+    except Interrupted:
+        raise  # at the same step in all processes
+    except BaseException as error:
+        tell_failure(error)
+        raise
 
 
 @functools.cache
@@ -63,49 +98,111 @@ def _validation(config: DataConfig, batches: int | None) -> OrderedLoader:
     return OrderedLoader(open_data(config), seq=config.seq, rows=config.rows, windows=config.windows, first=batches)
 
 
-def _train(config: RunConfig, store: TokenStore, folder: RunFolder, on_row: OnRow) -> None:
+def _train(
+    config: RunConfig,
+    runtime: RuntimeConfig,
+    store: TokenStore,
+    folder: RunFolder,
+    source: Source | None,
+    on_row: OnRow,
+) -> None:
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
     data = config.data
+    mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
+    rows = rows_of_process(mesh, data.rows)
     tree = build_tree(config, store.info.vocab_size)
     loader = Loader(store, seq=data.seq, rows=data.rows, seed=config.seed, windows=data.windows)
     validation = _validation(data, config.validation_batches)
-    program, numbers = program_for(config, tree)
+    program, numbers = program_for(config, tree, mesh)
     hyper = hyperparameters_of(config)
-    compiled = program.compiled(shard_batch(loader.batch(0), program.mesh), numbers, hyper)
-    folder.start(to_json(tree))
 
-    def log(row: dict[str, Any]) -> None:
-        folder.append(row)
-        on_row(row)
+    def place(batch: Batch) -> Batch:
+        return place_batch(batch, mesh, rows, data.rows)
 
-    state = compiled.init(numbers, hyper, jax.random.key(config.seed))
-    batches = loader.iterate()
-    started, logged = time.perf_counter(), 0
-    for step in range(1, config.steps + 1):
-        logs = step % config.log_every == 0 or step in (1, config.steps)
-        batch = shard_batch(next(batches), program.mesh)
-        state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs))
-        if logs:
-            loss = float(metrics.loss)  # waits for the device
-            now = time.perf_counter()
-            log(
-                {
-                    "step": step,
-                    "tokens": step * data.rows * data.seq,
-                    "loss": loss,
-                    "grad_norm": float(metrics.grad_norm),
-                    "update_rms": float(metrics.update_rms),
-                    "tokens_per_second": (step - logged) * data.rows * data.seq / (now - started),
-                }
-            )
-            started, logged = now, step
-            if not math.isfinite(loss):
-                folder.finish("diverged")
+    compiled = program.compiled(place(loader.batch(0, rows)), numbers, hyper)
+    rules = to_json(tree)
+    saving = Saving(folder.path, runtime, program, {**folder.identity, "rules": json.loads(rules)})
+
+    def log(row: Mapping[str, Any]) -> None:
+        if is_first():
+            folder.append(row)
+            on_row(row)
+
+    with _owning(folder), contextlib.closing(saving), listening() as stop:
+        if by_first(lambda: folder.is_done):
+            return
+        begun = saving.restore()
+        if begun is None and source is not None:
+            begun = saving.begin_from(source)
+        by_first(lambda: folder.start(rules, 0 if begun is None else begun.step))
+        if begun is None:
+            begun = Begun(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
+        state, first = begun.leaves, begun.step
+        metrics_log = MetricsLog(config, begun.record, first, log, saving.told)
+        agreed = Agreement(mesh, lambda: Wish(stop.signum, saving.is_time()))
+        batches = loader.iterate(first, rows)
+        barrier("start")  # a collective that one process enters half a minute late may fail
+
+        def end(status: str, step: int) -> None:
+            saving.finish()
+            by_first(lambda: folder.finish(status, step))
+
+        def save(step: int) -> None:
+            by_first(lambda: folder.sync(step))
+            saving.save(step, state, metrics_log.record)
+
+        for step in range(first + 1, config.steps + 1):
+            wish = agreed(step)
+            saves = wish.save or wish.signum != 0 or saving.is_due(step)
+            logs = step % config.log_every == 0 or step in (1, config.steps)
+            batch = place(next(batches))
+            state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs or saves))
+            if not metrics_log.add(step, metrics, logs=logs, at_once=logs or saves):
+                end("diverged", step)
                 return
-    total = count = 0.0
-    for batch in validation:
-        summed, counted = compiled.evaluate(state, shard_batch(batch, program.mesh), numbers)
-        total, count = total + float(summed), count + float(counted)
-    loss = total / count
-    log({"step": config.steps, "tokens": config.steps * data.rows * data.seq, "validation_loss": loss})
-    folder.finish("finished" if math.isfinite(loss) else "diverged")
+            if saves and _is_sound(metrics):
+                save(step)
+            if wish.signum:
+                _stop(wish.signum, f"behind step {step} of {config.steps}", saving)
+        total = count = 0.0
+        for number in range(len(validation)):
+            summed, counted = compiled.evaluate(state, place(validation.batch(number, rows)), numbers)
+            total, count = total + float(summed), count + float(counted)
+            if signum := agreed(config.steps + 1 + number).signum:
+                save(config.steps)
+                _stop(signum, "in the validation", saving)
+        loss = total / count
+        log({"step": config.steps, "tokens": config.steps * data.rows * data.seq, "validation_loss": loss})
+        if saving.saves_final and math.isfinite(loss):
+            save(config.steps)
+        end("finished" if math.isfinite(loss) else "diverged", config.steps)
+
+
+def _stop(signum: int, where: str, saving: Saving) -> NoReturn:
+    raise Interrupted(signum, f"stopped {where}; {saving.told()}, and the same command goes on")
+
+
+def _is_sound(metrics: StepMetrics) -> bool:
+    """Whether the state behind a measured step may be saved: nothing that is no number has come into it."""
+    return metrics.updates is not None or (math.isfinite(metrics.grad_norm) and math.isfinite(metrics.update_rms))
+
+
+@contextlib.contextmanager
+def _owning(folder: RunFolder) -> Generator[None, None, None]:
+    """The folder, owned by the first process for all."""
+    with contextlib.ExitStack() as owned:
+        by_first(lambda: owned.enter_context(folder.owned()))
+        yield
+
+
+def _read(folder: Path) -> Run:
+    """The run that just ended. The first process wrote it; the others may see that later."""
+    barrier("end")
+    seen_by = time.monotonic() + _SEEN_SECONDS
+    while (run := read_run(folder)) is None:
+        if is_first() or time.monotonic() > seen_by:
+            raise EquimuError(
+                f"process {jax.process_index()} does not see {folder}; give --out on a file system that all share"
+            )
+        time.sleep(0.5)
+    return run

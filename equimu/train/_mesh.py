@@ -1,6 +1,7 @@
 """The device mesh that every step runs on."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,19 +15,40 @@ BATCH_AXES = ("data", "fsdp")
 BATCH = PartitionSpec(BATCH_AXES)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh with the three axes of the step, over the first data · fsdp · tensor devices.
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the three axes of the step.
+
+    Args:
+        data: devices over which rows are spread, each with a copy of the weights.
+        fsdp: devices over which rows are spread, and the weights with them.
+        tensor: devices that share the work on the same rows.
+        devices: as many; by default all there are, and of a single process the first one for a mesh of one.
 
     Raises:
-        EquimuError: there are not so many devices.
+        EquimuError: there are more devices, or fewer.
     """
     shape = (data, fsdp, tensor)
-    needed, there = math.prod(shape), jax.device_count()
-    if min(shape) < 1 or needed > there:
-        raise EquimuError(f"a mesh of {data}×{fsdp}×{tensor} needs {needed} devices, there are {there}")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:needed])
+    needed = math.prod(shape)
+    if devices is None:
+        devices = jax.devices()[: 1 if needed == 1 and jax.process_count() == 1 else None]
+    if min(shape) < 1 or needed != len(devices):
+        raise EquimuError(
+            f"a mesh of {data}×{fsdp}×{tensor} (data×fsdp×tensor) is one of {needed} devices, there are {len(devices)}; "
+            "the product must be their number"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """A batch of numpy arrays on the mesh's devices, rows spread over `data` and `fsdp`."""
+    """A batch of numpy arrays on the mesh's devices, rows spread over `data` and `fsdp`.
+
+    Raises:
+        EquimuError: the rows do not divide over these devices.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % devices != 0:
+        raise EquimuError(
+            f"{rows} rows do not divide over {devices} devices (data {mesh.shape['data']} × fsdp {mesh.shape['fsdp']})"
+        )
     return jax.device_put(batch, NamedSharding(mesh, BATCH))

@@ -13,15 +13,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from equimu._types import Key, PyTree
 from equimu.data import Batch
-from equimu.parameterization import initialize, is_rule, numbers_of, rules_of, scaled, with_numbers
+from equimu.parameterization import initialize, is_rule, numbers_of, rules_of, with_numbers
+from equimu.parameterization._tree import multiplied
 from equimu.train._build import build_optimizer
 from equimu.train._config import DataConfig, ParameterizationConfig, RunConfig
 from equimu.train._mesh import make_mesh
+from equimu.train._specs import partition_specs, state_specs, with_specs
 from equimu.train._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
 
 # The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
@@ -75,7 +77,13 @@ class Program:
         # The model less its arrays: activation functions and the like.
         self._static = jax.tree.map(lambda leaf: None if is_rule(leaf) else leaf, tree)
         numbers, self._numbers_structure = jax.tree.flatten(numbers_of(tree))
-        state = jax.eval_shape(self._init, jnp.zeros(len(numbers)), hyperparameters_of(config), jax.random.key(0))
+        hyper = hyperparameters_of(config)
+        zeros = jnp.zeros(len(numbers))
+        state = jax.eval_shape(self._init, zeros, hyper, jax.random.key(0))
+        specs = partition_specs(state.params, mesh)
+        of_optimizer = state_specs(self.optimizer(self.rules(zeros), hyper), state.params, specs, mesh)
+        all_specs = (specs, of_optimizer, PartitionSpec())
+        self._state_like = jax.tree.leaves(with_specs(tuple(state), all_specs, mesh))
         self._state_structure = jax.tree.structure(state)
         self._compiled: _Compiled | None = None
         self._lock = threading.Lock()
@@ -84,61 +92,85 @@ class Program:
         """The compiled functions, for arguments like these. Threads that ask for them together compile them once."""
         with self._lock:
             if self._compiled is None:
-                init = jax.jit(lambda *args: jax.tree.leaves(self._init(*args)))
+                state = self.state_like
+                init = jax.jit(
+                    lambda *args: jax.tree.leaves(self._init(*args)), out_shardings=[x.sharding for x in state]
+                )
                 init = init.lower(numbers, hyper, jax.random.key(0)).compile()
-                state = jax.tree.map(
-                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), init.out_info
-                )
-                step = (
-                    jax.jit(self._step, donate_argnums=0).lower(state, batch, numbers, hyper, np.bool_(True)).compile()
-                )
+                step = self.traced_step(batch, numbers, hyper).lower().compile()
                 evaluate = jax.jit(self._evaluate).lower(state, batch, numbers).compile()
                 self._compiled = _Compiled(init, step, evaluate)
             return self._compiled
 
-    def state(self, leaves: list[Array]) -> TrainState:
-        """A state from its arrays."""
+    def traced_step(self, batch: Batch, numbers: Numbers, hyper: Hyperparameters) -> jax.stages.Traced:
+        """The step for arguments like these, arrays or their shapes, before it is compiled."""
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        out_shardings = ([x.sharding for x in self.state_like], replicated)
+        step = jax.jit(self._step, donate_argnums=0, out_shardings=out_shardings)
+        return step.trace(self.state_like, batch, numbers, hyper, np.bool_(True))
+
+    @property
+    def state_like(self) -> list[jax.ShapeDtypeStruct]:
+        """Shape, dtype and sharding of each array of a state, in the order of the list that the functions take."""
+        return self._state_like
+
+    def state(self, leaves: list[Any]) -> TrainState:
+        """A state from its arrays, or from what stands for them."""
         return jax.tree.unflatten(self._state_structure, leaves)
 
-    def _rules(self, numbers: Numbers) -> PyTree:
+    def rules(self, numbers: Numbers) -> PyTree:
+        """The tree of rules with these numbers."""
         return with_numbers(self._tree, jax.tree.unflatten(self._numbers_structure, list(numbers)))
 
-    def _optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
+    def optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
+        """The optimizer of a tree of rules."""
         return build_optimizer(self._config.optimizer, tree, **hyper._asdict())
 
-    def _apply(self, tree: PyTree, params: PyTree) -> PyTree:
-        return scaled(tree, eqx.combine(params, self._static))
+    def model(self, tree: PyTree, params: PyTree) -> PyTree:
+        """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
+        return multiplied(tree, eqx.combine(params, self._static))
 
     def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
-        tree = self._rules(numbers)
+        tree = self.rules(numbers)
         params = eqx.filter(initialize(tree, key), eqx.is_inexact_array)
-        return TrainState(params, self._optimizer(tree, hyper).init(params), jnp.int32(0))
+        return TrainState(params, self.optimizer(tree, hyper).init(params), jnp.int32(0))
 
     def _step(
         self, leaves: list[Array], batch: Batch, numbers: Numbers, hyper: Hyperparameters, measure: Any
     ) -> tuple[list[Array], StepMetrics]:
-        tree, state = self._rules(numbers), self.state(leaves)
+        tree, state = self.rules(numbers), self.state(leaves)
         gradient = loss_and_gradient(
-            functools.partial(self._apply, tree),
+            functools.partial(self.model, tree),
             self.mesh,
             accumulate=self._config.accumulate,
             denominator=self._config.loss_denominator,
+            z_loss=self._config.z_loss,
+            chunk=self._config.loss_chunk,
         )
         loss, grads = gradient(state.params, batch)
-        state, metrics = update(state, loss, grads, self._optimizer(tree, hyper), measure)
+        skips = self._config.on_nonfinite == "skip"
+        state, metrics = update(state, loss, grads, self.optimizer(tree, hyper), measure, skip_nonfinite=skips)
         return jax.tree.leaves(state), metrics
 
     def _evaluate(self, leaves: list[Array], batch: Batch, numbers: Numbers) -> tuple[Array, Array]:
-        tree = self._rules(numbers)
-        return evaluation(functools.partial(self._apply, tree), self.mesh)(self.state(leaves).params, batch)
+        tree = self.rules(numbers)
+        evaluate = evaluation(functools.partial(self.model, tree), self.mesh, chunk=self._config.loss_chunk)
+        return evaluate(self.state(leaves).params, batch)
 
 
 _PROGRAMS: dict[Any, Program] = {}
 _PROGRAMS_LOCK = threading.Lock()
 
 
-def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
-    """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules."""
+def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tuple[Program, Numbers]:
+    """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules.
+
+    Args:
+        config: the run.
+        tree: its tree of rules.
+        mesh: with the axes of `make_mesh`; one device by default.
+    """
+    mesh = make_mesh() if mesh is None else mesh
     numbers = numbers_of(tree)
     inputs_cleared = dataclasses.replace(
         config,
@@ -153,12 +185,14 @@ def program_for(config: RunConfig, tree: PyTree) -> tuple[Program, Numbers]:
         data=DataConfig(seq=config.data.seq, rows=config.data.rows),
         steps=1,
         seed=0,
+        # Stopping and recording are the loop's.
+        on_nonfinite="skip" if config.on_nonfinite == "skip" else "stop",
     )
     # What of the tree is not among the numbers: the model, and which numbers there are.
     shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
-    key = (inputs_cleared, shapes, jax.tree.structure(tree))
+    key = (inputs_cleared, shapes, jax.tree.structure(tree), mesh)
     with _PROGRAMS_LOCK:
         if key not in _PROGRAMS:
-            _PROGRAMS[key] = Program(config, tree, make_mesh())
+            _PROGRAMS[key] = Program(config, tree, mesh)
         program = _PROGRAMS[key]
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

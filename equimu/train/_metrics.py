@@ -1,0 +1,100 @@
+"""The rows of a run, written as the device's numbers come in, and the watch over them."""
+
+import collections
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from equimu.train._config import RunConfig
+from equimu.train._numbers import LossRecord, NotFiniteError
+from equimu.train._step import StepMetrics
+
+_LOOK_SECONDS = 0.02
+
+
+class MetricsLog:
+    """Looks at every step's loss, and writes the rows.
+
+    The loss of a step is looked at when the next one has been handed to the device, so the device has work while the loop
+    waits, and a number that is none is known one step later. Short steps are looked at together, as many as come in 20 ms:
+    waiting for each would slow them.
+
+    Args:
+        config: the run.
+        record: of the losses so far.
+        step: updates so far.
+        log: where rows go.
+        told: words on what a run that is stopped goes on from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        record: LossRecord,
+        step: int,
+        log: Callable[[Mapping[str, Any]], None],
+        told: Callable[[], str],
+    ):
+        self.record = record
+        self._config, self._log, self._told = config, log, told
+        self._waiting: collections.deque[tuple[int, StepMetrics, bool]] = collections.deque()
+        self._looked_at = self._logged_at = time.perf_counter()
+        self._logged = step
+
+    def add(self, step: int, metrics: StepMetrics, *, logs: bool, at_once: bool) -> bool:
+        """Takes the numbers of a step that was just handed to the device.
+
+        Args:
+            step: its number.
+            metrics: its numbers.
+            logs: whether it has a row.
+            at_once: whether to wait for them.
+
+        Returns:
+            Whether to go on; not where the run has diverged and is recorded as such.
+
+        Raises:
+            NotFiniteError: a loss or gradient is no number, and the run's policy is to stop.
+        """
+        self._waiting.append((step, metrics, logs))
+        now = time.perf_counter()
+        if not at_once and now - self._looked_at < _LOOK_SECONDS:
+            return True
+        while len(self._waiting) > (0 if at_once else 1):
+            if not self._look(*self._waiting.popleft()):
+                return False
+        self._looked_at = now
+        return True
+
+    def _look(self, step: int, metrics: StepMetrics, logs: bool) -> bool:
+        policy = self._config.on_nonfinite
+        loss = float(metrics.loss)  # waits for the device
+        self.record.see(loss)
+        fails = policy != "skip" and not (math.isfinite(loss) and (not logs or math.isfinite(metrics.grad_norm)))
+        if logs or fails:
+            self._write(step, loss, metrics)
+        if fails and policy == "stop":
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise NotFiniteError(
+                f"the {what} of step {step} is no number; {self._told()}; lower the learning rate, "
+                "or let on_nonfinite skip such updates or record the run as diverged"
+            )
+        return not fails
+
+    def _write(self, step: int, loss: float, metrics: StepMetrics) -> None:
+        tokens = self._config.data.rows * self._config.data.seq
+        now = time.perf_counter()
+        row: dict[str, Any] = {
+            "step": step,
+            "tokens": step * tokens,
+            "loss": loss,
+            "grad_norm": float(metrics.grad_norm),
+            "update_rms": float(metrics.update_rms),
+            "tokens_per_second": (step - self._logged) * tokens / (now - self._logged_at),
+            **self.record.tell_spikes(),
+        }
+        if metrics.updates is not None:
+            row["skipped"] = step - int(metrics.updates)
+        self._logged, self._logged_at = step, now
+        self._log(row)
