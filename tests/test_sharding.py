@@ -383,30 +383,28 @@ def test_run_on_a_mesh_starts_from_the_same_weights_and_loses_the_same():
 # --- what the compiled program sends
 
 
-def groups_of(mesh, *axes):
-    """The groups of devices along these axes of a mesh, as positions in it."""
-    places = np.arange(mesh.size).reshape(mesh.axis_sizes)
-    rest = [i for i, name in enumerate(mesh.axis_names) if name not in axes]
+def groups_of(sizes, axes):
+    """The groups of devices along these axes of a mesh of these sizes, as positions in it."""
+    places = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
+    rest = [i for i, name in enumerate(sizes) if name not in axes]
     moved = np.moveaxis(places, rest, range(len(rest)))
-    return frozenset(map(frozenset, moved.reshape(-1, int(np.prod([mesh.shape[a] for a in axes]))).tolist()))
+    return frozenset(map(frozenset, moved.reshape(-1, int(np.prod([sizes[a] for a in axes]))).tolist()))
 
 
 def replica_groups(line):
-    """Of a collective: listed, or as XLA's shorthand `[groups,size]<=[dimensions]T(permutation)`."""
+    """Of a collective: XLA lists them, `{{0,1},{2,3}}`, or names axes, `mesh['data'=2,'fsdp'=2] {'fsdp'}`."""
     listed = re.search(r"replica_groups=\{(\{.*?\})\}", line)
     if listed:
         return frozenset(frozenset(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", listed[1]))
-    shape, dimensions, order = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line).groups()
-    numbers = lambda text: [int(x) for x in text.split(",")]  # noqa: E731
-    places = np.arange(np.prod(numbers(dimensions))).reshape(numbers(dimensions))
-    places = places.transpose(numbers(order)) if order else places
-    return frozenset(map(frozenset, places.reshape(numbers(shape)).tolist()))
+    sizes, axes = re.search(r"replica_groups=mesh\[(.*?)\](?: \{(.*?)\})?", line).groups()
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
+    return groups_of(sizes, re.findall(r"'(\w+)'", axes) if axes else list(sizes))
 
 
 def collectives(text, mesh):
     """(in a loop?, operation, mesh axes, shapes of what comes out) of every collective of an optimized program."""
     names = {
-        groups_of(mesh, *axes): axes
+        groups_of(mesh.shape, axes): axes
         for axes in [("data",), ("fsdp",), ("tensor",), ("data", "fsdp"), (*mesh.axis_names,)]
     }
     found, computation = [], ""
