@@ -11,7 +11,7 @@ import pytest
 
 from equimu._errors import EquimuError
 from equimu.report import Cell, markdown, print_table, report, write_report
-from equimu.report._interval import half_width, welch_satterthwaite
+from equimu._interval import half_width, welch_satterthwaite
 
 WIDTHS = (32, 64, 128, 256)
 OCTAVES = tuple(range(-9, 0))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Every "±" of a report is half of a two-sided 90% interval. Two such ends are two one-sided tests at 5%, which is
+# Every "±" that is printed is half of a two-sided 90% interval. Two such ends are two one-sided tests at 5%, which is
 # what "no larger than" (a transfer) and "smaller than" (a drift) ask for.
 CONFIDENCE = 0.9
 

@@ -1,0 +1,200 @@
+"""The experiment of a coordinate check: a few steps of training at one size, with every site and every leaf measured.
+
+The numbers of the rules are inputs of the compiled program, so that one compilation serves all parameterizations, all seeds and
+all planted faults of one model, optimizer and size.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from equimu._errors import EquimuError
+from equimu._types import Key, PyTree
+from equimu.diagnostics._record import record
+from equimu.parameterization import NUMBERS, initialize, rules_of, with_numbers
+
+Loss: TypeAlias = Callable[[Any, Any], Any]
+MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
+Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured at one size. Axes: seed, step, site or leaf; steps count from 0 (the start) or from 1 (updates).
+
+    - `sites`: shapes of what is put out, by name, in the order of execution.
+    - `output`, `output_abs`: root mean square and mean absolute value of each site, from step 0.
+    - `change`, `change_abs`: the same of its difference from step 0; zero at step 0.
+    - `leaves`: paths, in the order of the tree's rules.
+    - `weight`: root mean square of each leaf as the forward pass uses it, seed and leaf only; `stored` of the leaf itself.
+    - `update`: of the update without decay, as the forward pass sees it, over the entries that have a gradient.
+    - `flatness`: root mean square over largest entry of the same, 1 where all entries move alike (the first step of Adam).
+    - `decay`: by what share of itself a leaf shrinks in a step; NaN where no such share is seen.
+    - `gradient`: root mean square, over the entries that have one.
+    - `loss`: of the batch of each step, seed and step only.
+    """
+
+    sites: dict[str, tuple[int, ...]]
+    leaves: tuple[str, ...]
+    output: np.ndarray
+    output_abs: np.ndarray
+    change: np.ndarray
+    change_abs: np.ndarray
+    weight: np.ndarray
+    stored: np.ndarray
+    update: np.ndarray
+    flatness: np.ndarray
+    decay: np.ndarray
+    gradient: np.ndarray
+    loss: np.ndarray
+
+
+class Experiment:
+    """Compiled programs of one model, loss and optimizer, for trees of rules that differ in their numbers only."""
+
+    def __init__(self, *, loss: Loss, batches: Sequence[Any], optimizer: MakeOptimizer, steps: int, forward: Forward):
+        """
+        Args:
+            loss: of the model that the forward pass uses, and a batch; a scalar.
+            batches: used in turn. Sites are recorded on the first.
+            optimizer: from a tree of rules.
+            steps: updates.
+            forward: from a tree and a model to what the loss is given; `equimu.scaled`.
+        """
+        self._loss = loss
+        self._optimizer = optimizer
+        self._forward = forward
+        order = [batches[step % len(batches)] for step in range(steps)]
+        self._batches = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *order)
+        self._programs: dict[Any, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {}
+
+    def measure(self, tree: PyTree, seeds: Sequence[int]) -> Measured:
+        """Trains from each seed, and measures."""
+        rules = rules_of(tree)
+        # What the program is made for: everything of the rules but their numbers. Flags that choose code are among it.
+        bare = {"init_std": 0.0, "multiplier": 1.0, "lr": 0.0, "weight_decay": 0.0, "eps": 0.0}
+        key = tuple((dataclasses.replace(r, **bare, init_mean=None), r.init_mean is None, r.lr == 0) for r in rules)
+        if key not in self._programs:
+            sites: dict[str, tuple[int, ...]] = {}
+            self._programs[key] = (jax.jit(self._program(tree, sites)), sites)
+        run, sites = self._programs[key]
+        numbers = {rule.path: _numbers(rule) for rule in rules}
+        found = [jax.device_get(run(numbers, jax.random.key(seed), self._batches)) for seed in seeds]
+        stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in found[0]}
+        return Measured(sites=dict(sites), leaves=tuple(rule.path for rule in rules), **stacked)
+
+    def _program(self, like: PyTree, sites: dict[str, tuple[int, ...]]) -> Callable[..., dict[str, Array]]:
+        def run(numbers: Any, key: Key, batches: Any) -> dict[str, Array]:
+            tree = with_numbers(like, numbers)
+            optimizer = optax.with_extra_args_support(self._optimizer(tree))
+            params, static = eqx.partition(initialize(tree, key), eqx.is_inexact_array)
+            probe = jax.tree.map(lambda x: x[0], batches)
+
+            def used(params: PyTree) -> PyTree:
+                return self._forward(tree, eqx.combine(params, static))
+
+            def weights(params: PyTree) -> list[Array]:
+                return jax.tree.leaves(eqx.filter(used(params), eqx.is_inexact_array))
+
+            def objective(params: PyTree, batch: Any) -> Array:
+                return self._loss(used(params), batch)
+
+            def outputs(params: PyTree) -> list[Array]:
+                found = record(self._loss, used(params), probe)
+                sites.update({name: value.shape for name, value in found.items()})
+                return list(found.values())
+
+            def step(carry: Any, batch: Any) -> Any:
+                params, state = carry
+                loss, slopes = jax.value_and_grad(objective)(params, batch)
+                updates, new_state = optimizer.update(slopes, state, params)
+                # Decoupled decay is what an update owes to the weights.
+                undecayed, _ = optimizer.update(slopes, state, jax.tree.map(jnp.zeros_like, params))
+                parts = [_decay(*each) for each in zip(*map(jax.tree.leaves, (params, updates, undecayed)), strict=True)]
+                moved = jax.tree.unflatten(jax.tree.structure(params), [part[1] for part in parts])
+                moves = zip(weights(eqx.apply_updates(params, moved)), weights(params), strict=True)
+                new = eqx.apply_updates(params, updates)
+                return (new, new_state), {
+                    "loss": loss,
+                    "decay": jnp.stack([part[0] for part in parts]),
+                    **_columns([_leaf(b - a, g) for (b, a), g in zip(moves, jax.tree.leaves(slopes), strict=True)]),
+                    **_columns([_site(now, then) for now, then in zip(outputs(new), start, strict=True)]),
+                }
+
+            _check(objective, params, probe)
+            start = outputs(params)
+            if not start:
+                raise EquimuError(
+                    "the loss calls no module of the model it is given, so there is nothing to check; let it call the model"
+                )
+            begin = _columns([_site(x, x) for x in start])
+            _, behind = jax.lax.scan(step, (params, optimizer.init(params)), batches)
+            found = {name: behind[name] for name in behind if name not in begin}
+            found |= {name: jnp.concatenate([begin[name][None], behind[name]]) for name in begin}
+            found["weight"] = jnp.stack([_rms(w) for w in weights(params)])
+            found["stored"] = jnp.stack([_rms(p) for p in jax.tree.leaves(params)])
+            return found
+
+        return run
+
+
+def _numbers(rule: Any) -> dict[str, Any]:
+    names = NUMBERS if rule.init_mean is None else ("init_mean", *NUMBERS)
+    return {name: np.float32(getattr(rule, name)) for name in names}
+
+
+def _check(objective: Callable[..., Any], params: PyTree, batch: Any) -> None:
+    shape = getattr(jax.eval_shape(objective, params, batch), "shape", None)
+    if shape != ():
+        raise EquimuError(f"the loss must be a scalar, got shape {shape}; take its mean")
+
+
+def _rms(x: Array) -> Array:
+    return jnp.sqrt(jnp.mean(jnp.abs(x) ** 2))
+
+
+def _site(now: Array, start: Array) -> dict[str, Array]:
+    change = now - start
+    return {
+        "output": _rms(now),
+        "output_abs": jnp.mean(jnp.abs(now)),
+        "change": _rms(change),
+        "change_abs": jnp.mean(jnp.abs(change)),
+    }
+
+
+def _leaf(move: Array, gradient: Array) -> dict[str, Array]:
+    """Over the entries that have a gradient: rows of a table that the batch does not read stay where they are."""
+    has = gradient != 0
+    share = jnp.maximum(jnp.mean(has), 1e-30)
+    size = _rms(move * has) / jnp.sqrt(share)
+    largest = jnp.max(jnp.abs(move * has))
+    return {
+        "update": size,
+        "flatness": size / jnp.where(largest == 0, 1, largest),
+        "gradient": _rms(gradient) / jnp.sqrt(share),
+    }
+
+
+def _decay(weight: Array, update: Array, undecayed: Array) -> tuple[Array, Array]:
+    """By what share of itself a leaf decays, and its update without that.
+
+    An optimizer whose steps are relative to the weights, such as Adafactor, owes them more than a decay: what it does without
+    them says nothing, its share is NaN, and its update is left whole.
+    """
+    owed = update - undecayed
+    square = jnp.sum(jnp.abs(weight) ** 2)
+    share = -jnp.real(jnp.vdot(weight, owed)) / jnp.where(square == 0, 1, square)
+    is_share = (weight.size > 1) & (_rms(owed + share * weight) <= 0.1 * _rms(owed))
+    return jnp.where(is_share, share, jnp.nan), jnp.where(is_share, undecayed, update)
+
+
+def _columns(rows: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
