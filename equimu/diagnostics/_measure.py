@@ -24,6 +24,9 @@ Loss: TypeAlias = Callable[[Any, Any], Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
 
+# These programs run for a moment: optimizing their code for several times that would be in vain.
+_COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -83,7 +86,7 @@ class Experiment:
         key = tuple((dataclasses.replace(r, **bare, init_mean=None), r.init_mean is None, r.lr == 0) for r in rules)
         if key not in self._programs:
             sites: dict[str, tuple[int, ...]] = {}
-            self._programs[key] = (jax.jit(self._program(tree, sites)), sites)
+            self._programs[key] = (jax.jit(self._program(tree, sites), compiler_options=_COMPILER_OPTIONS), sites)
         run, sites = self._programs[key]
         numbers = {rule.path: _numbers(rule) for rule in rules}
         found = [jax.device_get(run(numbers, jax.random.key(seed), self._batches)) for seed in seeds]

@@ -97,6 +97,19 @@ def _tapped(model: PyTree) -> PyTree:
     return _recast(model, lambda cls, path: _recorder(cls, path) if "__call__" in dir(cls) else cls)
 
 
+def module_classes(model: PyTree) -> dict[str, type]:
+    """The classes of a model's modules that can be called, by path."""
+    found: dict[str, type] = {}
+
+    def note(cls: type, path: str) -> type:
+        if "__call__" in dir(cls):
+            found[path] = cls
+        return cls
+
+    _recast(model, note)
+    return found
+
+
 def _recast(node: Any, choose: Callable[[type, str], type], path: tuple[Any, ...] = ()) -> Any:
     """The tree with each Equinox module made an instance of the class that is chosen for its own and for its path."""
     if node is None or treedef_is_leaf(jax.tree.structure(node)):
