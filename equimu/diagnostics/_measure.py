@@ -16,9 +16,10 @@ import optax
 from jaxtyping import Array
 
 from equimu._errors import EquimuError
-from equimu._types import Key, PyTree
+from equimu._types import PyTree
 from equimu.diagnostics._record import record
-from equimu.parameterization import NUMBERS, initialize, rules_of, with_numbers
+from equimu.parameterization import NUMBERS, Rule, initialize, is_rule, rules_of, with_numbers
+from equimu.parameterization._leaves import is_array_or_shape
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
@@ -89,15 +90,20 @@ class Experiment:
             self._programs[key] = (jax.jit(self._program(tree, sites), compiler_options=_COMPILER_OPTIONS), sites)
         run, sites = self._programs[key]
         numbers = {rule.path: _numbers(rule) for rule in rules}
-        found = [jax.device_get(run(numbers, jax.random.key(seed), self._batches)) for seed in seeds]
+        # Drawn outside the program: generators of random numbers would be a third of what there is to compile.
+        starts = (eqx.filter(initialize(tree, jax.random.key(seed)), eqx.is_array) for seed in seeds)
+        found = [jax.device_get(run(numbers, start, self._batches)) for start in starts]
         stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in found[0]}
         return Measured(sites=dict(sites), leaves=tuple(rule.path for rule in rules), **stacked)
 
     def _program(self, like: PyTree, sites: dict[str, tuple[int, ...]]) -> Callable[..., dict[str, Array]]:
-        def run(numbers: Any, key: Key, batches: Any) -> dict[str, Array]:
+        # What is no array of the model: functions, for example.
+        code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
+
+        def run(numbers: Any, model: PyTree, batches: Any) -> dict[str, Array]:
             tree = with_numbers(like, numbers)
             optimizer = optax.with_extra_args_support(self._optimizer(tree))
-            params, static = eqx.partition(initialize(tree, key), eqx.is_inexact_array)
+            params, static = eqx.partition(eqx.combine(model, code), eqx.is_inexact_array)
             probe = jax.tree.map(lambda x: x[0], batches)
 
             def used(params: PyTree) -> PyTree:
@@ -148,7 +154,7 @@ class Experiment:
         return run
 
 
-def _numbers(rule: Any) -> dict[str, Any]:
+def _numbers(rule: Rule) -> dict[str, Any]:
     names = NUMBERS if rule.init_mean is None else ("init_mean", *NUMBERS)
     return {name: np.float32(getattr(rule, name)) for name in names}
 
