@@ -182,9 +182,8 @@ def _layer(own: list[LeafTheory], growth: float) -> SiteTheory:
     high = max([leaf.contribution.high for leaf in trained] + passed, default=-math.inf)
     low = max((leaf.contribution.low for leaf in trained), default=-math.inf)
     if growth > _EXACT and passed:
-        # Growth adds up from layer to layer, and from step to step.
-        high = math.inf
-        low = max((leaf.update.low + leaf.fan_in / 2 for leaf in trained), default=-math.inf)
+        # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
+        low, high = min(low, 0.0), math.inf
     return SiteTheory(
         output=ANY if start is None else Interval(start, start),
         change=Interval(min(low, high), high),
