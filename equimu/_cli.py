@@ -64,9 +64,9 @@ class Show:
         if self.format == "json":
             print(to_json(tree))
             return
-        rules, optimizer = self.config.parameterization, self.config.optimizer.name
+        rules, optimizer = self.config.parameterization, self.config.optimizer
         name = build_parameterization(rules, optimizer).name
-        print(f"{name} with {optimizer}, width {self.config.model.width} over base {rules.base_width}\n")
+        print(f"{name} with {optimizer.name}, width {self.config.model.width} over base {rules.base_width}\n")
         print(table(tree, markdown=self.format == "markdown"))
 
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Iterator
 
 from equimu._errors import EquimuError, nearest
 from equimu.train import ParameterizationConfig, RunConfig
 
-_NAMES = typing.get_args(typing.get_type_hints(ParameterizationConfig)["name"])
-_ABSOLUTE = "-absolute"
+_NAMES: tuple[str, ...] = typing.get_args(typing.get_type_hints(ParameterizationConfig)["name"])
+# What may stand behind a name, for those tables that have a choice.
+_WITH_FORM = ("mup", "tpv3", "tpv8", "tpv9", "spectral")
+_WITH_ALPHA = ("completep", "completed-p")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,8 @@ class SweepConfig:
     run: RunConfig = RunConfig()
     """What all cells share."""
     parameterizations: tuple[str, ...] = ("mup", "sp")
-    """Names as in parameterization.name, or with -absolute behind them for the absolute form."""
+    """Names as in parameterization.name; with -absolute behind them for that form, -none for Everett's other alignment, or a
+    number for the power of the depth (completep-0.5)."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     log2_learning_rates: tuple[float, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
     seeds: tuple[int, ...] = (0,)
@@ -34,8 +38,7 @@ class SweepConfig:
             if len(set(values)) != len(values):
                 raise EquimuError(f"{name} names a value twice: {', '.join(map(str, values))}")
         for name in self.parameterizations:
-            if name.removesuffix(_ABSOLUTE) not in _NAMES or name == "sp" + _ABSOLUTE:
-                raise EquimuError(f"parameterization {name!r} is unknown: {nearest(name, _NAMES)}")
+            _fields_of(name)
         default, given = RunConfig(), self.run
         taken = {
             "model.width": (given.model.width, default.model.width, "widths"),
@@ -53,6 +56,16 @@ class SweepConfig:
             "parameterization.form": (
                 given.parameterization.form,
                 default.parameterization.form,
+                "parameterizations",
+            ),
+            "parameterization.alignment": (
+                given.parameterization.alignment,
+                default.parameterization.alignment,
+                "parameterizations",
+            ),
+            "parameterization.alpha": (
+                given.parameterization.alpha,
+                default.parameterization.alpha,
                 "parameterizations",
             ),
             "parameterization.base_width": (
@@ -73,12 +86,7 @@ def cells(config: SweepConfig) -> Iterator[RunConfig]:
     for width, name, seed, exponent in itertools.product(
         config.widths, config.parameterizations, config.seeds, config.log2_learning_rates
     ):
-        parameterization = dataclasses.replace(
-            run.parameterization,
-            name=typing.cast(typing.Any, name.removesuffix(_ABSOLUTE)),
-            form="absolute" if name.endswith(_ABSOLUTE) else "relative",
-            base_width=base_width,
-        )
+        parameterization = dataclasses.replace(run.parameterization, **_fields_of(name), base_width=base_width)
         yield dataclasses.replace(
             run,
             model=dataclasses.replace(run.model, width=width),
@@ -92,4 +100,24 @@ def cells(config: SweepConfig) -> Iterator[RunConfig]:
 
 def parameterization_name(config: ParameterizationConfig) -> str:
     """The name by which a grid asks for a parameterization."""
-    return config.name + (_ABSOLUTE if config.form == "absolute" and config.name != "sp" else "")
+    if config.name in _WITH_FORM and config.form == "absolute":
+        return f"{config.name}-absolute"
+    if config.name.startswith("everett") and config.alignment == "none":
+        return f"{config.name}-none"
+    if config.name in _WITH_ALPHA and config.alpha != 1:
+        return f"{config.name}-{config.alpha:g}"
+    return config.name
+
+
+def _fields_of(label: str) -> dict[str, typing.Any]:
+    """The fields of a `ParameterizationConfig` that a label asks for; the inverse of `parameterization_name`."""
+    if label in _NAMES:
+        return {"name": label}
+    name, _, choice = label.rpartition("-")
+    if name in _WITH_FORM and choice == "absolute":
+        return {"name": name, "form": choice}
+    if name in _NAMES and name.startswith("everett") and choice == "none":
+        return {"name": name, "alignment": choice}
+    if name in _WITH_ALPHA and re.fullmatch(r"0?\.\d+", choice):
+        return {"name": name, "alpha": float(choice)}
+    raise EquimuError(f"parameterization {label!r} is unknown: {nearest(label, _NAMES)}")
