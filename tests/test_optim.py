@@ -28,7 +28,7 @@ from equimu import (
     tpv,
     warmup_schedule,
 )
-from equimu.parameterization import NUMBERS, numbers_of, rules_of, with_numbers
+from equimu.parameterization import numbers_of, rules_of, with_numbers
 
 make = functools.partial(nn.Transformer, vocab_size=11, n_layer=2, head_dim=4, norm_gain="vector", n_kv_head=1)
 BASE, WIDTH, STEPS = 8, 20, 30
@@ -157,7 +157,7 @@ RUNS = {
         dict(optimizer="adam", rate=2**-6, b1=0.9, b2=0.95, eps=1e-8, clip=1.0, **SCHEDULE, shape="linear"),
     ),
     "absolute, cosine, coupled decay": (
-        mup("absolute", eps="constant"),
+        mup("absolute", eps="constant", decay="standard"),
         lambda tree: adamw(
             tree,
             learning_rate=0.25,
@@ -274,7 +274,9 @@ SHRINK = {
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd"])
 def test_decay_shrinks_every_leaf_by_its_rules_factor(name, decay):
     make_optimizer, family = {"adamw": (adamw, "adam"), "lion": (lion, "sign"), "sgd": (sgd, "sgd")}[name]
-    tree = build(mup(optimizer=family).replace("hidden", weight_decay=3.0).replace("vector", weight_decay=0.0))
+    tree = build(
+        mup(optimizer=family, decay=decay).replace("hidden", weight_decay=3.0).replace("vector", weight_decay=0.0)
+    )
     optimizer = make_optimizer(tree, learning_rate=RATE, weight_decay=DECAY, decay=decay, schedule=AT_HALF)
     params = arrays(tree, 0)
     nothing = jax.tree.map(jnp.zeros_like, params)  # Adam's 0 / (0 + ε) and Lion's sign(0) are 0
@@ -282,6 +284,13 @@ def test_decay_shrinks_every_leaf_by_its_rules_factor(name, decay):
     for rule, p, u in zip(rules_of(tree), jax.tree.leaves(params), jax.tree.leaves(updates), strict=True):
         own = {"hidden": 3.0, "vector": 0.0}.get(rule.role, 1.0)
         np.testing.assert_allclose(u, -SHRINK[decay](rule.lr, own) * p, rtol=1e-12, err_msg=rule.path)
+
+
+def test_decay_of_another_rule_than_the_trees_is_refused():
+    with pytest.raises(
+        EquimuError, match="'standard' was given for a tree whose decay is 'independent'.*mup.decay='standard'"
+    ):
+        adamw(build(mup()), learning_rate=0.1, weight_decay=0.1, decay="standard")
 
 
 def test_clip_uses_the_global_norm_over_all_groups():
@@ -297,7 +306,7 @@ def test_clip_uses_the_global_norm_over_all_groups():
 
 @pytest.mark.parametrize("mu_dtype", [None, jnp.bfloat16])
 def test_standard_parameterization_is_plain_optax(mu_dtype):
-    tree = build(sp())
+    tree = build(sp(decay="standard"))
     plain = optax.adamw(0.01, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.1, mu_dtype=mu_dtype)
     ours = adamw(
         tree, learning_rate=0.01, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.1, decay="standard", mu_dtype=mu_dtype
@@ -464,7 +473,6 @@ def test_state_of_an_optimizer_holds_one_moment_of_each_kind_for_each_leaf():
     state = jax.eval_shape(adamw(tree, learning_rate=0.1, weight_decay=0.1).init, arrays(tree, 0))
     entries = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
     assert entries == 2 * sum(x.size for x in jax.tree.leaves(arrays(tree, 0)))
-    assert NUMBERS == ("init_std", "multiplier", "lr", "weight_decay", "eps")
 
 
 def test_parameters_of_another_model_are_an_error():

@@ -297,9 +297,9 @@ def test_json_keeps_what_the_model_makes_itself():
     [
         ("{", ["no tree of rules in JSON", "to_json"]),
         ("[]", ["no tree of rules in JSON"]),
-        ('{"format": 1}', ["no tree of rules in JSON"]),
-        ('{"format": 2, "rules": {}}', ["format 2"]),
-        ('{"format": 1, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
+        ('{"format": 2}', ["no tree of rules in JSON"]),
+        ('{"format": 1, "rules": {}}', ["format 1"]),
+        ('{"format": 2, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
     ],
 )
 def test_json_that_cannot_be_read_says_why(tree, text, words):

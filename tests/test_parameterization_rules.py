@@ -68,13 +68,9 @@ FORMULAS = {
         relative_hidden,
     ),
 }
-# How a leaf's gradient, and with it Adam's epsilon, follows m; Table 9's vectors carry the multiplier of its inputs.
-FALL = {
-    "sp": {"input": 0, "vector": 0, "hidden": 0, "output": 0},
-    "3": {"input": -1, "vector": -1, "hidden": -1, "output": 0},
-    "8": {"input": -1, "vector": -1, "hidden": -1, "output": -1},
-    "9": {"input": -0.5, "vector": -0.5, "hidden": -1, "output": -0.5},
-}
+# How the gradient of the weight that the forward pass sees, multiplier included, follows m in μP: Adam's epsilon is that times
+# the multiplier, of which a leaf's own gradient has one factor more.
+FALL = {"input": -1, "vector": -1, "hidden": -1, "output": 0}
 TABLES = {
     "sp": lambda optimizer, eps: sp(optimizer=optimizer),
     **{
@@ -228,8 +224,8 @@ def test_five_numbers_equal_the_published_formulas(option, name, n):
             scale = 1.0
             if optimizer == "adam" and eps == "lr" and name != "sp":
                 scale = lr
-            elif optimizer == "adam" and eps == "gradient" and role != "scalar":
-                scale = m ** FALL["3" if "mup" in name else name.split()[0] if name == "sp" else name.split()[1]][role]
+            elif optimizer == "adam" and eps == "gradient" and role != "scalar" and name != "sp":
+                scale = m ** FALL[role] * multiplier
             assert numbers(rule) == pytest.approx((mean, std, multiplier, lr, 1, scale), rel=1e-13, abs=0), path
         if slot is not None:
             # One table for two uses: what the readout sees is the output row's draw, times the output row's multiplier.

@@ -24,11 +24,11 @@ def measure(*, width: int = 512, n_layer: int = 4, rounds: int = 60) -> dict[str
     make = functools.partial(
         mu.nn.Transformer, vocab_size=256, n_layer=n_layer, head_dim=64, use_bias=True, norm_gain="vector"
     )
-    tree = mu.parameterize(make, mu.mup(), base={"d_model": 64}, target={"d_model": width})
+    tree = mu.parameterize(make, mu.mup(decay="standard"), base={"d_model": 64}, target={"d_model": width})
     params = eqx.filter(mu.initialize(tree, jax.random.key(0)), eqx.is_inexact_array)
     optimizers = {
         "plain": optax.adamw(2**-6, **BETAS, weight_decay=1e-4),
-        "equimu": mu.adamw(tree, learning_rate=2**-6, **BETAS, weight_decay=1e-4, decay="standard"),
+        "equimu": mu.adamw(tree, learning_rate=2**-6, **BETAS, weight_decay=1e-4),
     }
     calls = {name: _update(optimizer, params) for name, optimizer in optimizers.items()}
     timings = interleave(calls, rounds=rounds)

@@ -73,7 +73,7 @@ def _weight_axes(linear: Linear) -> Axes:
 
 def _bias_axes(linear: Linear) -> Axes:
     split = None if linear.split is None or linear.split[0] == "in" else (0, linear.split[1])
-    return axes("out", constant=0.0, split=split)
+    return axes("out", constant=0.0, beside="weight", split=split)
 
 
 register_axes(Linear, weight=_weight_axes, bias=_bias_axes)

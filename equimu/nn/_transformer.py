@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._axes import register_residual
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
 from equimu.nn._attention import SelfAttention
@@ -221,6 +222,9 @@ class Transformer(eqx.Module):
             # Kept for the backward pass, the gathered weights of all layers would be the whole model.
             return jax.checkpoint(layer, policy=lambda *args, **kwargs: not is_gather_of_shards(*args, **kwargs))
         return layer
+
+
+register_residual(Block, "attention.output", "mlp.down")
 
 
 def _logits(head: Linear | TiedEmbedding, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:

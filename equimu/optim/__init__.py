@@ -1,7 +1,9 @@
 """Optimizers that read their factors from a tree of rules; any optax optimizer through `multi_transform`."""
 
+from equimu.optim._convert import convert as convert
+from equimu.optim._matrix_optimizers import adafactor as adafactor
+from equimu.optim._matrix_optimizers import muon as muon
 from equimu.optim._multi_transform import multi_transform as multi_transform
-from equimu.optim._optimizers import DecayRule as DecayRule
 from equimu.optim._optimizers import adamw as adamw
 from equimu.optim._optimizers import lion as lion
 from equimu.optim._optimizers import sgd as sgd

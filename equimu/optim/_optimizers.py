@@ -1,21 +1,13 @@
-"""The optimizers: each rule's factors on learning rate, decay and epsilon, in optax's terms.
+"""The optimizers that work entry by entry: AdamW, Lion, SGD."""
 
-The order of an update is that of Lingle's reference code (arXiv 2404.05728): the raw gradients are clipped by their global
-norm; the optimizer's own direction; decay and learning rate; and the schedule last, on everything.
-"""
-
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import optax
 
-from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree, Scalar
-from equimu.optim._multi_transform import multi_transform
 from equimu.optim._schedule import Schedule
-from equimu.parameterization import Family, Rule, rules_of
-
-DecayRule: TypeAlias = Literal["standard", "independent", "scaled"]
+from equimu.optim._update import check_family, retained, update_rule
+from equimu.parameterization import DecayRule, Rule
 
 
 def adamw(
@@ -26,7 +18,7 @@ def adamw(
     b2: Scalar = 0.95,
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
-    decay: DecayRule = "independent",
+    decay: DecayRule | None = None,
     schedule: Schedule | None = None,
     clip_norm: Scalar | None = None,
     mu_dtype: Any = None,
@@ -39,7 +31,8 @@ def adamw(
         b1, b2: decay rates of the moments.
         eps: base epsilon; a leaf's is eps · `rule.eps`.
         weight_decay: base decay λ, of all leaves.
-        decay: by what a leaf p shrinks in a step, with s the schedule:
+        decay: by what a leaf p shrinks in a step, with s the schedule. It is the tree's own rule (`"independent"` unless the
+            parameterization was made for another), and may be repeated here:
             `"standard"`: s · η · rule.lr · λ · rule.weight_decay · p, as AdamW does;
             `"scaled"`: s · η · λ · rule.weight_decay · p, the same on leaves of all learning rates (λ·m on hidden matrices);
             `"independent"`: s · λ · rule.weight_decay · p, free of the learning rate.
@@ -51,12 +44,12 @@ def adamw(
         A transformation of `eqx.filter(model, eqx.is_inexact_array)`.
 
     Raises:
-        EquimuError: the tree is for another family of optimizers, or a number makes no sense.
+        EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
-    _check_family("adamw", tree, "adam")
-    return _optimizer(
+    check_family("adamw", tree, "adam")
+    return update_rule(
         tree,
-        lambda rule: optax.scale_by_adam(b1=b1, b2=b2, eps=eps * rule.eps, mu_dtype=mu_dtype),
+        lambda rule: adam_direction(rule, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         decay=decay,
@@ -72,7 +65,7 @@ def lion(
     b1: Scalar = 0.9,
     b2: Scalar = 0.99,
     weight_decay: Scalar = 0.0,
-    decay: DecayRule = "independent",
+    decay: DecayRule | None = None,
     schedule: Schedule | None = None,
     clip_norm: Scalar | None = None,
     mu_dtype: Any = None,
@@ -88,12 +81,12 @@ def lion(
         A transformation of `eqx.filter(model, eqx.is_inexact_array)`.
 
     Raises:
-        EquimuError: the tree is for another family of optimizers, or a number makes no sense.
+        EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
-    _check_family("lion", tree, "sign", "adam")
-    return _optimizer(
+    check_family("lion", tree, "sign", "adam")
+    return update_rule(
         tree,
-        lambda rule: optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=mu_dtype),
+        lambda rule: optax.scale_by_lion(b1=retained(b1, rule), b2=retained(b2, rule), mu_dtype=mu_dtype),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         decay=decay,
@@ -109,7 +102,7 @@ def sgd(
     momentum: Scalar | None = None,
     nesterov: bool = False,
     weight_decay: Scalar = 0.0,
-    decay: DecayRule = "independent",
+    decay: DecayRule | None = None,
     schedule: Schedule | None = None,
     clip_norm: Scalar | None = None,
     mu_dtype: Any = None,
@@ -126,16 +119,16 @@ def sgd(
         A transformation of `eqx.filter(model, eqx.is_inexact_array)`.
 
     Raises:
-        EquimuError: the tree is for another family of optimizers, or a number makes no sense.
+        EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
-    _check_family("sgd", tree, "sgd")
+    check_family("sgd", tree, "sgd")
 
-    def direction(_: Rule) -> optax.GradientTransformation:
+    def direction(rule: Rule) -> optax.GradientTransformation:
         if momentum is None:
             return optax.identity()
-        return optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=mu_dtype)
+        return optax.trace(decay=retained(momentum, rule), nesterov=nesterov, accumulator_dtype=mu_dtype)
 
-    return _optimizer(
+    return update_rule(
         tree,
         direction,
         learning_rate=learning_rate,
@@ -146,51 +139,6 @@ def sgd(
     )
 
 
-def _optimizer(
-    tree: PyTree,
-    direction: Callable[[Rule], optax.GradientTransformation],
-    *,
-    learning_rate: Scalar,
-    weight_decay: Scalar,
-    decay: DecayRule,
-    schedule: Schedule | None,
-    clip_norm: Scalar | None,
-) -> optax.GradientTransformationExtraArgs:
-    _check_numbers(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
-    if decay not in get_args(DecayRule):
-        raise EquimuError(f"decay {decay!r} is unknown: {nearest(decay, get_args(DecayRule))}")
-
-    def update(rule: Rule) -> optax.GradientTransformation:
-        rate = learning_rate * rule.lr
-        step = [direction(rule), optax.scale(-rate)]
-        if any(isinstance(factor, float | int) and factor == 0 for factor in (weight_decay, rule.weight_decay)):
-            return optax.chain(*step)
-        shrink = weight_decay * rule.weight_decay
-        # Where the decay stands decides what it is multiplied by: in front of the learning rate, the leaf's own.
-        if decay == "standard":
-            step.insert(1, optax.add_decayed_weights(shrink))
-        else:
-            step.append(optax.add_decayed_weights(-shrink * (learning_rate if decay == "scaled" else 1.0)))
-        return optax.chain(*step)
-
-    parts = [multi_transform(tree, update)]
-    if clip_norm is not None:
-        parts.insert(0, optax.with_extra_args_support(optax.clip_by_global_norm(clip_norm)))
-    if schedule is not None:
-        parts.append(optax.with_extra_args_support(optax.scale_by_schedule(schedule)))
-    return optax.with_extra_args_support(optax.chain(*parts))
-
-
-def _check_family(name: str, tree: PyTree, *families: Family) -> None:
-    for rule in rules_of(tree):
-        if rule.optimizer not in families:
-            raise EquimuError(
-                f"{name} was given a tree whose learning rates are for optimizer={rule.optimizer!r}; "
-                f"make it with optimizer={families[0]!r}, e.g. parameterize(make, mup(optimizer={families[0]!r}), ...)"
-            )
-
-
-def _check_numbers(**numbers: Scalar | None) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, float | int) and not 0 <= value < float("inf"):
-            raise EquimuError(f"{name} must be finite and not negative, got {value}")
+def adam_direction(rule: Rule, *, b1: Scalar, b2: Scalar, eps: Scalar, mu_dtype: Any) -> optax.GradientTransformation:
+    """Adam's direction for the leaves of a rule."""
+    return optax.scale_by_adam(b1=retained(b1, rule), b2=retained(b2, rule), eps=eps * rule.eps, mu_dtype=mu_dtype)

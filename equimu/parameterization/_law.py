@@ -1,6 +1,7 @@
 """Laws: monomials in the sizes of a leaf, the alphabet in which parameterizations are written."""
 
 import dataclasses
+import math
 from fractions import Fraction
 
 from equimu._errors import EquimuError
@@ -14,7 +15,11 @@ class Dimensions:
     - `fan_out`: product of its output axes.
     - `fan_in_ratio`, `fan_out_ratio`: the same relative to the base model, exactly (192 over 128 is 3/2).
     - `width_ratio`: the fan-in's ratio where the fan-in grows with the width, else the fan-out's.
-    - `depth_ratio`: the depth's ratio for leaves of repeated blocks, 1 elsewhere.
+    - `map_fan_in`: of a bias, the fan-in of the map whose output it is added to; of any other leaf its own.
+    - `narrowing`: fan-out over fan-in where that is below 1, else 1.
+    - `depth`, `depth_ratio`: of leaves of repeated blocks, how many blocks there are, and that relative to the base; 1
+      elsewhere.
+    - `batch_ratio`, `length_ratio`: of the run, its tokens a step and its training tokens relative to the base run's.
     """
 
     fan_in: int
@@ -22,7 +27,12 @@ class Dimensions:
     fan_in_ratio: Fraction = Fraction(1)
     fan_out_ratio: Fraction = Fraction(1)
     width_ratio: Fraction = Fraction(1)
+    map_fan_in: int = 1
+    narrowing: Fraction = Fraction(1)
+    depth: int = 1
     depth_ratio: Fraction = Fraction(1)
+    batch_ratio: Fraction = Fraction(1)
+    length_ratio: Fraction = Fraction(1)
 
 
 SYMBOLS = tuple(field.name for field in dataclasses.fields(Dimensions))
@@ -57,6 +67,15 @@ class Law:
 
     def __rtruediv__(self, other: float) -> "Law":
         return as_law(other) * self**-1
+
+    def relative(self) -> "Law":
+        """The law of ratios to the base model that grows as this one does: 1 at the base."""
+        ratios = {"fan_in": "fan_in_ratio", "fan_out": "fan_out_ratio", "depth": "depth_ratio"}
+        return math.prod((symbol(ratios.get(s, s)) ** e for s, e in self.exponents), start=ONE)
+
+    def uses(self, *symbols: str) -> bool:
+        """Whether any of these sizes stands in the law."""
+        return any(s in symbols for s, _ in self.exponents)
 
     def __call__(self, dimensions: Dimensions) -> float:
         """The law's value for a leaf of these sizes."""
@@ -94,4 +113,9 @@ fan_out = symbol("fan_out")
 fan_in_ratio = symbol("fan_in_ratio")
 fan_out_ratio = symbol("fan_out_ratio")
 width_ratio = symbol("width_ratio")
+map_fan_in = symbol("map_fan_in")
+narrowing = symbol("narrowing")
+depth = symbol("depth")
 depth_ratio = symbol("depth_ratio")
+batch_ratio = symbol("batch_ratio")
+length_ratio = symbol("length_ratio")

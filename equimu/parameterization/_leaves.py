@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, treedef_is_leaf
 
-from equimu._axes import Axes, find_axes, find_tied_source
+from equimu._axes import Axes, find_axes, find_branch_ends, find_tied_source
 from equimu._errors import EquimuError
 
 
@@ -22,6 +22,8 @@ class Leaf:
     - `owner`, `field`: the innermost module that holds it, and the field there (None outside any module).
     - `axes`: its declaration, None where there is none.
     - `tied_source`: the path of the tied array whose second multiplier this scalar carries, None for all other leaves.
+    - `beside`: the path of the map that a bias is added to the output of, None for all other leaves.
+    - `ends_branch`: whether it belongs to the part that ends a residual branch.
     """
 
     path: str
@@ -31,6 +33,8 @@ class Leaf:
     field: str | None
     axes: Axes | None
     tied_source: str | None
+    beside: str | None
+    ends_branch: bool
 
     @property
     def trainable(self) -> bool:
@@ -61,35 +65,66 @@ def locate(model: Any) -> list[Leaf]:
     """All arrays of a model (or of its shapes), in the order of `jax.tree.leaves`.
 
     Raises:
-        EquimuError: an array has fewer axes than its declaration.
+        EquimuError: an array has fewer axes than its declaration, or the part that ends a residual branch is no single map.
     """
-    return list(_walk(model, (), None, (), None))
+    return list(_walk(model, _Place()))
 
 
-def _walk(
-    node: Any, path: tuple[Any, ...], owner: Any, owner_path: tuple[Any, ...], field: str | None
-) -> Iterator[Leaf]:
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where in a model a node stands: its path, the innermost module around it, and what modules around it declare."""
+
+    path: tuple[Any, ...] = ()
+    owner: Any = None
+    owner_path: tuple[Any, ...] = ()
+    field: str | None = None
+    branch_ends: frozenset[str] = frozenset()
+
+
+def _walk(node: Any, place: _Place) -> Iterator[Leaf]:
     if node is None:
         return
     if treedef_is_leaf(jax.tree.structure(node)):
         if is_array_or_shape(node):
-            yield _leaf(node, path, owner, owner_path, field)
+            yield _leaf(node, place)
         return
+    ends = frozenset(dotted((*place.path, GetAttrKey(end))) for end in find_branch_ends(node)) | place.branch_ends
     children, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     for (key,), child in children:
+        inner = dataclasses.replace(place, path=(*place.path, key), branch_ends=ends)
         if isinstance(key, GetAttrKey):
-            yield from _walk(child, (*path, key), node, path, key.name)
-        else:
-            yield from _walk(child, (*path, key), owner, owner_path, field)
+            inner = dataclasses.replace(inner, owner=node, owner_path=place.path, field=key.name)
+        yield from _walk(child, inner)
 
 
-def _leaf(node: Any, path: tuple[Any, ...], owner: Any, owner_path: tuple[Any, ...], field: str | None) -> Leaf:
+def _leaf(node: Any, place: _Place) -> Leaf:
+    owner, field = place.owner, place.field
     declared = None if field is None else find_axes(owner, field)
     source = None if field is None else find_tied_source(owner, field)
-    tied_source = None if source is None else dotted((*owner_path, GetAttrKey(source)))
-    leaf = Leaf(dotted(path), tuple(node.shape), node.dtype, owner, field, declared, tied_source)
+
+    def sibling(name: str | None) -> str | None:
+        return None if name is None else dotted((*place.owner_path, GetAttrKey(name)))
+
+    path = dotted(place.path)
+    leaf = Leaf(
+        path=path,
+        shape=tuple(node.shape),
+        dtype=node.dtype,
+        owner=owner,
+        field=field,
+        axes=declared,
+        tied_source=sibling(source),
+        beside=sibling(None if declared is None else declared.beside),
+        ends_branch=any(is_within(path, end) for end in place.branch_ends),
+    )
     if leaf.stacks < 0:
         raise EquimuError(f"{leaf.describe()} has fewer axes than {type(owner).__name__}.{field} declares: {declared}")
+    if leaf.ends_branch and dotted(place.owner_path) not in place.branch_ends:
+        (end,) = (end for end in place.branch_ends if is_within(path, end))
+        raise EquimuError(
+            f"{end} is declared to end a residual branch and holds {path} further inside, so a factor on all its arrays is "
+            "none on its output; declare the last map or norm in it"
+        )
     return leaf
 
 

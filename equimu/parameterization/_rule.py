@@ -9,11 +9,14 @@ from equimu._types import Scalar
 from equimu.parameterization._law import Dimensions
 
 Role: TypeAlias = Literal["input", "hidden", "output", "vector", "scalar"]
-Family: TypeAlias = Literal["adam", "sign", "sgd"]
+Family: TypeAlias = Literal["adam", "sign", "sgd", "adafactor", "muon"]
+DecayRule: TypeAlias = Literal["standard", "independent", "scaled"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 FAMILIES: tuple[Family, ...] = get_args(Family)
-NUMBERS = ("init_std", "multiplier", "lr", "weight_decay", "eps")
+DECAY_RULES: tuple[DecayRule, ...] = get_args(DecayRule)
+# The five of every rule, and what only rules of batch and length set.
+NUMBERS = ("init_std", "multiplier", "lr", "weight_decay", "eps", "forgetting")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,13 +29,20 @@ class Rule:
     - `multiplier`: what the array is multiplied by in the forward pass.
     - `lr`, `weight_decay`, `eps`: factors on the base learning rate, decay and optimizer epsilon.
 
+    And a sixth, `forgetting`, that is 1 but for rules of batch size and training length: a factor on 1 − β of the optimizer's
+    running averages.
+
     `init_mean` is the value a constant array starts from (gains 1, biases 0); None where the model itself makes the array
-    (a table, a mask: neither constant nor drawn). `optimizer` is the family of update rules that `lr` and `eps` are right for.
+    (a table, a mask: neither constant nor drawn). `axes` says what each axis of the shape is, in the words of
+    `equimu.register_axes` (an `inner` axis, which makes a role, is an `out` here). `optimizer` is the family of update rules
+    that `lr` and `eps` are right for, and `decay` the rule of weight decay that `weight_decay` is right for (see
+    `equimu.adamw`).
     """
 
     path: str
     shape: tuple[int, ...]
     dtype: Any
+    axes: tuple[str, ...]
     role: Role
     init_mean: Scalar | None
     init_std: Scalar
@@ -40,13 +50,15 @@ class Rule:
     lr: Scalar
     weight_decay: Scalar
     eps: Scalar
+    forgetting: Scalar = 1.0
     optimizer: Family
+    decay: DecayRule
     dimensions: Dimensions
     # The model's own constructor at the target sizes, for what only it can make. Shared by all rules of a tree.
     blueprint: Any = dataclasses.field(repr=False, compare=False)
 
     def __post_init__(self):
-        for name in ("init_std", "lr", "weight_decay", "eps"):
+        for name in ("init_std", "lr", "weight_decay", "eps", "forgetting"):
             value = getattr(self, name)
             if isinstance(value, float | int) and not 0 <= value < math.inf:
                 raise EquimuError(f"{self.path}: {name} must be finite and not negative, got {value}")

@@ -1,113 +1,61 @@
-"""The parameterizations, as tables: for each role, each of the five numbers as a law.
+"""The parameterizations over width, as tables: for each role, each of the numbers as a law.
 
-Symbols and sources: `fan_in`, `fan_out` are absolute sizes, `..._ratio` sizes relative to the base model. "TP-V" is
-Tensor Programs V (arXiv 2203.03466); "Lingle" is A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728).
+Symbols: `fan_in`, `fan_out` are absolute sizes, `..._ratio` sizes relative to the base model. Sources: "TP-V" is Tensor
+Programs V (arXiv 2203.03466); "Lingle" is A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728); "Everett" is Scaling
+Exponents Across Parameterizations and Optimizers (arXiv 2407.05872); "spectral" is A Spectral Condition for Feature Learning
+(arXiv 2310.17813).
+
+Each table is written once, with the laws of all families of optimizers, and without multipliers where it can be: forms that
+differ by where a multiplier stands are made from one another by `Parameterization.shift`.
 """
 
 import dataclasses
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from equimu._errors import EquimuError, nearest
-from equimu._types import Scalar
+from equimu._errors import EquimuError
 from equimu.parameterization._law import (
     ONE,
     Law,
-    as_law,
     fan_in,
     fan_in_ratio,
     fan_out,
     fan_out_ratio,
+    narrowing,
     width_ratio,
 )
-from equimu.parameterization._rule import FAMILIES, NUMBERS, ROLES, Family, Role
+from equimu.parameterization._parameterization import EpsRule, Parameterization, Row, check_choice
+from equimu.parameterization._rule import DecayRule, Family
 
 Form: TypeAlias = Literal["relative", "absolute"]
-EpsRule: TypeAlias = Literal["gradient", "lr", "constant"]
+Alignment: TypeAlias = Literal["full", "none"]
+Everett: TypeAlias = Literal["sp", "ntk", "mup", "mean-field"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """The five numbers of one role, as laws."""
-
-    init_std: Law = fan_in**-0.5
-    multiplier: Law = ONE
-    lr: Law = ONE
-    weight_decay: Law = ONE
-    eps: Law = ONE
-
-    def replace(self, **laws: Law | float) -> "Row":
-        for name in laws:
-            if name not in NUMBERS:
-                raise EquimuError(f"a row has no {name!r}: {nearest(name, NUMBERS)}")
-        return dataclasses.replace(self, **{name: as_law(law) for name, law in laws.items()})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BaseConstants:
-    """Factors on the five numbers of some leaves: what is tuned on the small model and carried to the large one.
-
-    `where` is a role, or the path of a leaf or of a module (`"blocks.mlp"` stands for every leaf inside it). Factors
-    may be traced.
-    """
-
-    where: str
-    init_std: Scalar = 1.0
-    multiplier: Scalar = 1.0
-    lr: Scalar = 1.0
-    weight_decay: Scalar = 1.0
-    eps: Scalar = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parameterization:
-    """A table of laws, one row a role, for one family of optimizers.
-
-    - `optimizer`: `"adam"` (any update normalised by a second moment), `"sign"` (Lion, signSGD) or `"sgd"`.
-    - `constants`: base constants, applied in order on top of the laws.
-
-    Example: a parameterization of one's own.
-        >>> mine = Parameterization(name="mine", output=Row(init_std=1 / fan_in, lr=1 / width_ratio),
-        ...                         hidden=Row(lr=1 / width_ratio))
-    """
-
-    name: str
-    optimizer: Family = "adam"
-    input: Row = Row()
-    hidden: Row = Row()
-    output: Row = Row()
-    vector: Row = Row()
-    scalar: Row = Row()
-    constants: tuple[BaseConstants, ...] = ()
-
-    def __post_init__(self):
-        _check_choice("optimizer", self.optimizer, FAMILIES)
-
-    def row(self, role: Role) -> Row:
-        """The laws of a role."""
-        return getattr(self, role)
-
-    def replace(self, role: Role, **laws: Law | float) -> "Parameterization":
-        """The same table with some laws of one role replaced, e.g. `mup().replace("output", init_std=fan_in**-0.5)`."""
-        _check_choice("role", role, ROLES)
-        return dataclasses.replace(self, **{role: self.row(role).replace(**laws)})
-
-    def tune(self, where: str, **factors: Scalar) -> "Parameterization":
-        """The same table with base constants on a role, module or leaf, e.g. `mup().tune("output", multiplier=4.0)`."""
-        for name in factors:
-            _check_choice("base constant", name, NUMBERS)
-        return dataclasses.replace(self, constants=(*self.constants, BaseConstants(where=where, **factors)))
-
-
-def sp(*, optimizer: Family = "adam") -> Parameterization:
+def sp(*, optimizer: Family = "adam", decay: DecayRule = "independent") -> Parameterization:
     """The standard parameterization: variance 1/fan_in, one learning rate for all leaves.
 
     Args:
-        optimizer: the family of update rules: `"adam"`, `"sign"` or `"sgd"`; the table is the same for all.
+        optimizer: the family of update rules, as in `Parameterization`; the table is the same for all.
+        decay: the rule of weight decay, as in `adamw`.
     """
-    return Parameterization(name="sp", optimizer=optimizer)
+    return Parameterization(name="sp", optimizer=optimizer, decay=decay)
 
 
-def mup(form: Form = "relative", *, optimizer: Family = "adam", eps: EpsRule = "gradient") -> Parameterization:
+def ntk(*, optimizer: Family = "adam", decay: DecayRule = "independent") -> Parameterization:
+    """The NTK parameterization (arXiv 1806.07572): weights of deviation 1 times fan_in^-1/2, one learning rate for all leaves.
+
+    `everett("ntk")` has the learning rates with which it transfers.
+
+    Args:
+        optimizer, decay: as in `sp`.
+    """
+    row = Row(init_std=ONE, multiplier=fan_in**-0.5)
+    return Parameterization(name="ntk", optimizer=optimizer, decay=decay, hidden=row, output=row)
+
+
+def mup(
+    form: Form = "relative", *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
+) -> Parameterization:
     """Maximal update parameterization as in Lingle's paper (arXiv 2404.05728), which is TP-V's Table 3.
 
     Initialisation is absolute in both forms: variance 1/fan_in, and 1/fan_in² for the unembedding.
@@ -115,14 +63,15 @@ def mup(form: Form = "relative", *, optimizer: Family = "adam", eps: EpsRule = "
     Args:
         form: `"relative"`: the learning rate of a matrix is η·n_base/n, so that all are η at the base width; `"absolute"`:
             it is η/fan_in. These are two models and not two names of one: embeddings, gains and biases train at η in both.
-        optimizer: the family of update rules: `"adam"`, `"sign"` or `"sgd"`.
+        optimizer: the family of update rules, as in `Parameterization`.
+        decay: the rule of weight decay, as in `adamw`.
         eps: `"gradient"`: epsilon falls with the width as the gradients do (ε/m, the output layer's unchanged);
             `"lr"`: scaled like the learning rate (the paper's option, which is the other way round for the embedding and
             the output layer); `"constant"`: the same everywhere (the paper's runs).
     """
-    _check_choice("form", form, ("relative", "absolute"))
-    table = _TABLE_3_ABSOLUTE if form == "absolute" else _TABLE_3_LINGLE
-    return _build(f"mup-{form}", table, optimizer, eps, gradient_eps=_TABLE_3_EPS)
+    table = _table_3(form, optimizer, decay)
+    table = table.replace("output", init_std=1 / fan_in)
+    return dataclasses.replace(table, name=f"mup-{form}").with_eps(eps)
 
 
 def tpv(
@@ -130,6 +79,7 @@ def tpv(
     *,
     form: Form = "relative",
     optimizer: Family = "adam",
+    decay: DecayRule = "independent",
     eps: EpsRule = "gradient",
 ) -> Parameterization:
     """μP as in Tables 3, 8 and 9 of Tensor Programs V (arXiv 2203.03466), three forms of one training.
@@ -138,101 +88,164 @@ def tpv(
         table: 3, 8 or 9. Table 8 is the form that allows tied input and output embeddings.
         form: `"relative"`: the width n of the published tables is replaced by n/n_base, so that at the base width the model
             is the standard one; `"absolute"`: as published.
-        optimizer: the family of update rules: `"adam"`, `"sign"` or `"sgd"`.
-        eps: as in `mup`.
+        optimizer, decay, eps: as in `mup`.
     """
-    _check_choice("form", form, ("relative", "absolute"))
-    if table not in _TPV:
+    if table not in (3, 8, 9):
         raise EquimuError(f"Tensor Programs V has no table {table!r} of parameterizations (valid: 3, 8, 9)")
-    laws, gradient_eps = _TPV[table]
-    return _build(f"tpv-{table}-{form}", laws[form], optimizer, eps, gradient_eps)
+    made = _table_3(form, optimizer, decay)
+    n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)
+    if table == 8:
+        made = made.shift("output", 1 / n_in)
+    elif table == 9:
+        made = made.shift("output", n_in**-0.5).shift("input", n_out**0.5).shift("vector", n_out**0.5)
+    return dataclasses.replace(made, name=f"tpv-{table}-{form}").with_eps(eps)
+
+
+def everett(
+    parameterization: Everett,
+    alignment: Alignment = "full",
+    *,
+    optimizer: Family = "adam",
+    decay: DecayRule = "independent",
+    eps: EpsRule = "gradient",
+) -> Parameterization:
+    """Four parameterizations with a learning rate for each layer (Everett et al., arXiv 2407.05872).
+
+    Deviations and multipliers are absolute, learning rates relative to the base. With these rates all four transfer.
+
+    Args:
+        parameterization: `"sp"`, `"ntk"`, `"mup"` (Table 9's form) or `"mean-field"`.
+        alignment: what is assumed of a weight's update and the features that it multiplies: `"full"` (they add up over the
+            fan-in, as under μP) or `"none"` (they add up like independent numbers, which allows larger rates).
+        optimizer: `"adam"`, `"sign"`, `"sgd"` or `"adafactor"`.
+        decay, eps: as in `mup`.
+    """
+    check_choice("parameterization", parameterization, tuple(_EVERETT))
+    check_choice("alignment", alignment, ("full", "none"))
+    if optimizer == "muon":
+        raise EquimuError(
+            "Everett's exponents are given for adam, sign, sgd and adafactor, not for muon; use spectral(optimizer='muon')"
+        )
+    powers = _EVERETT[parameterization]
+    # Without alignment an update's effect grows by √fan_in less.
+    freed = Law() if alignment == "full" else fan_in_ratio**0.5
+    rates = powers.sgd if optimizer == "sgd" else powers.adam
+
+    def row(index: int, n: Law, n_ratio: Law, free: Law) -> Row:
+        std = n ** -powers.std[index] if index else fan_in**-0.5 * n ** -powers.std[index]
+        lr = n_ratio ** rates[index] * free
+        return Row(
+            init_std=std,
+            multiplier=n ** -powers.multiplier[index],
+            lr=lr / std.relative() if optimizer == "adafactor" else lr,
+            eps=_eps_law(width_ratio ** powers.gradient[index], optimizer),
+        )
+
+    input_row = row(0, fan_out, fan_out_ratio, ONE)
+    return Parameterization(
+        name=f"everett-{parameterization}-{alignment}",
+        optimizer=optimizer,
+        decay=decay,
+        input=input_row,
+        vector=input_row,
+        hidden=row(1, fan_in, fan_in_ratio, freed),
+        output=row(2, fan_in, fan_in_ratio, freed),
+    ).with_eps(eps)
+
+
+def mean_field(
+    *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
+) -> Parameterization:
+    """The mean-field parameterization, with the learning rates under which it trains like μP: `everett("mean-field")`.
+
+    Args:
+        optimizer, decay, eps: as in `everett`.
+    """
+    table = everett("mean-field", optimizer=optimizer, decay=decay, eps=eps)
+    return dataclasses.replace(table, name="mean-field")
+
+
+def spectral(
+    form: Form = "absolute", *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
+) -> Parameterization:
+    """The spectral condition (arXiv 2310.17813): weights and their updates have spectral norms of order √(fan_out/fan_in).
+
+    Args:
+        form: of the learning rates: `"absolute"` (SGD η·fan_out/fan_in, Adam η/fan_in, Muon η·√(fan_out/fan_in)) or
+            `"relative"` to the base model. Deviations are absolute in both.
+        optimizer, decay, eps: as in `mup`.
+    """
+    check_choice("form", form, ("relative", "absolute"))
+    n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)
+    std = fan_in**-0.5 * narrowing**0.5
+    # At one growth of both fans their quotient is a constant; an output's falls with its fan-in, so its deviation as 1/fan_in.
+    growth = {"hidden": fan_in_ratio**-0.5, "output": 1 / fan_in_ratio}
+
+    def row(role: str) -> Row:
+        lr = {
+            "sgd": n_out / n_in,
+            "adafactor": 1 / n_in / (std if form == "absolute" else growth.get(role, ONE)),
+            "muon": (n_out / n_in) ** 0.5 if role == "hidden" else 1 / n_in,
+        }.get(optimizer, 1 / n_in)
+        return Row(init_std=std, lr=lr, eps=_eps_law(_TABLE_3_GRADIENT[role], optimizer))
+
+    rows: dict[str, Any] = {role: row(role) for role in ("input", "hidden", "output", "vector")}
+    return Parameterization(name=f"spectral-{form}", optimizer=optimizer, decay=decay, **rows).with_eps(eps)
+
+
+def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterization:
+    """Table 3 of TP-V. Relative: as published with n/n_base for n, so its output is drawn as 1/√(n·n/n_base).
+
+    A hidden matrix under Muon trains as the spectral condition says.
+    """
+    check_choice("form", form, ("relative", "absolute"))
+    n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)
+    std = {role: fan_in**-0.5 for role in ("input", "hidden", "vector")} | {"output": fan_in**-0.5 * n_in**-0.5}
+    adam = {"input": ONE, "vector": ONE, "hidden": 1 / n_in, "output": 1 / n_in}
+    sgd = {"input": n_out, "vector": n_out, "hidden": ONE, "output": 1 / n_in}
+
+    def rate(role: str) -> Law:
+        if optimizer == "adafactor":
+            # Steps are relative to the weight: what is left is the rate over the deviation. Inputs have a finite fan-in.
+            return adam[role] / (std[role] if form == "absolute" and role != "input" else std[role].relative())
+        if optimizer == "muon" and role == "hidden":
+            return (n_out / n_in) ** 0.5
+        return sgd[role] if optimizer == "sgd" else adam[role]
+
+    rows: dict[str, Any] = {
+        role: Row(init_std=std[role], lr=rate(role), eps=_eps_law(_TABLE_3_GRADIENT[role], optimizer)) for role in std
+    }
+    return Parameterization(name="tpv-3", optimizer=optimizer, decay=decay, **rows)
+
+
+def _eps_law(gradient: Law, optimizer: Family) -> Law:
+    """The law of epsilon that follows a law of gradients; of optimizers that have none, 1."""
+    return ONE if optimizer in ("sign", "sgd") else gradient
+
+
+# How the root mean square of a leaf's gradient falls with the width in Table 3.
+_TABLE_3_GRADIENT = {"input": 1 / width_ratio, "vector": 1 / width_ratio, "hidden": 1 / width_ratio, "output": ONE}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Laws:
-    """One cell of TP-V's tables: standard deviation, multiplier, Adam's and SGD's learning rate."""
+class _Exponents:
+    """Everett's table: of input, hidden and output, the powers of the width.
 
-    init_std: Law
-    multiplier: Law
-    adam: Law
-    sgd: Law
+    - `std`, `multiplier`: of 1/n. (An input's deviation is fan_in^-1/2 times that: its own fan-in is finite.)
+    - `adam`, `sgd`: of the learning rate under full alignment.
+    - `gradient`: of the gradient's root mean square at the start; derived, it is what epsilon follows.
+    """
+
+    std: tuple[float, float, float]
+    multiplier: tuple[float, float, float]
+    adam: tuple[float, float, float]
+    sgd: tuple[float, float, float]
+    gradient: tuple[float, float, float]
 
 
-# Role -> laws, for the three roles that the published tables tell apart; vectors follow the input column.
-_HIDDEN = {
-    "relative": _Laws(fan_in**-0.5, ONE, 1 / fan_in_ratio, ONE),
-    "absolute": _Laws(fan_in**-0.5, ONE, 1 / fan_in, ONE),
+_EVERETT: dict[Everett, _Exponents] = {
+    "sp": _Exponents((0, 0.5, 0.5), (0, 0, 0), (0, -1, -1), (0.5, -0.5, -1), (-0.5, -0.5, 0)),
+    "ntk": _Exponents((0, 0, 0), (0, 0.5, 0.5), (0, -0.5, -0.5), (0.5, 0.5, 0), (-0.5, -1, -0.5)),
+    "mup": _Exponents((0.5, 0.5, 0.5), (-0.5, 0, 0.5), (-0.5, -1, -0.5), (0, 0, 0), (-0.5, -1, -0.5)),
+    "mean-field": _Exponents((0, 0, 0), (0, 0.5, 1), (0, -0.5, 0), (1, 1, 1), (-1, -1.5, -1)),
 }
-_TABLE_3_ABSOLUTE = {
-    "input": _Laws(fan_in**-0.5, ONE, ONE, fan_out),
-    "output": _Laws(1 / fan_in, ONE, 1 / fan_in, 1 / fan_in),
-    "hidden": _HIDDEN["absolute"],
-}
-# Lingle's relative form: learning rates relative to the base, initialisation as published.
-_TABLE_3_LINGLE = {
-    "input": _Laws(fan_in**-0.5, ONE, ONE, fan_out_ratio),
-    "output": _Laws(1 / fan_in, ONE, 1 / fan_in_ratio, 1 / fan_in_ratio),
-    "hidden": _HIDDEN["relative"],
-}
-# From here on, relative: the standard deviation is the standard one at the base width.
-_TABLE_3_RELATIVE = {
-    **_TABLE_3_LINGLE,
-    "output": _Laws(fan_in**-0.5 * fan_in_ratio**-0.5, ONE, 1 / fan_in_ratio, 1 / fan_in_ratio),
-}
-_TABLE_8_ABSOLUTE = {**_TABLE_3_ABSOLUTE, "output": _Laws(ONE, 1 / fan_in, ONE, fan_in)}
-_TABLE_8_RELATIVE = {
-    **_TABLE_3_RELATIVE,
-    "output": _Laws(fan_in**-0.5 * fan_in_ratio**0.5, 1 / fan_in_ratio, ONE, fan_in_ratio),
-}
-_TABLE_9_ABSOLUTE = {
-    "input": _Laws(fan_out**-0.5, fan_out**0.5, fan_out**-0.5, ONE),
-    "output": _Laws(fan_in**-0.5, fan_in**-0.5, fan_in**-0.5, ONE),
-    "hidden": _HIDDEN["absolute"],
-}
-_TABLE_9_RELATIVE = {
-    "input": _Laws(fan_in**-0.5 * fan_out_ratio**-0.5, fan_out_ratio**0.5, fan_out_ratio**-0.5, ONE),
-    "output": _Laws(fan_in**-0.5, fan_in_ratio**-0.5, fan_in_ratio**-0.5, ONE),
-    "hidden": _HIDDEN["relative"],
-}
-
-# Role -> how the root mean square of a leaf's gradient falls with the width. It follows the multiplier: a leaf multiplied
-# by A has a gradient A times as large (so Table 9's vectors, which carry √n like its inputs, fall as n^-1/2).
-_TABLE_3_EPS = {"input": 1 / width_ratio, "output": ONE, "hidden": 1 / width_ratio}
-_TABLE_8_EPS = {**_TABLE_3_EPS, "output": 1 / width_ratio}
-_TABLE_9_EPS = {"input": width_ratio**-0.5, "output": width_ratio**-0.5, "hidden": 1 / width_ratio}
-
-_TPV = {
-    3: ({"relative": _TABLE_3_RELATIVE, "absolute": _TABLE_3_ABSOLUTE}, _TABLE_3_EPS),
-    8: ({"relative": _TABLE_8_RELATIVE, "absolute": _TABLE_8_ABSOLUTE}, _TABLE_8_EPS),
-    9: ({"relative": _TABLE_9_RELATIVE, "absolute": _TABLE_9_ABSOLUTE}, _TABLE_9_EPS),
-}
-
-
-def _build(
-    name: str, table: dict[str, _Laws], optimizer: Family, eps: EpsRule, gradient_eps: dict[str, Law]
-) -> Parameterization:
-    _check_choice("optimizer", optimizer, FAMILIES)
-    _check_choice("eps", eps, ("gradient", "lr", "constant"))
-
-    def row(role: str) -> Row:
-        laws = table[role]
-        lr = laws.sgd if optimizer == "sgd" else laws.adam
-        if optimizer != "adam" or eps == "constant":
-            eps_law = ONE
-        else:
-            eps_law = lr if eps == "lr" else gradient_eps[role]
-        return Row(init_std=laws.init_std, multiplier=laws.multiplier, lr=lr, eps=eps_law)
-
-    return Parameterization(
-        name=name,
-        optimizer=optimizer,
-        input=row("input"),
-        hidden=row("hidden"),
-        output=row("output"),
-        vector=row("input"),
-    )
-
-
-def _check_choice(what: str, given: object, valid: tuple[str, ...]) -> None:
-    if given not in valid:
-        raise EquimuError(f"{what} {given!r} is unknown: {nearest(str(given), valid)}")

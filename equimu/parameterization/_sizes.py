@@ -22,13 +22,22 @@ class Geometry:
 
     - `wide`: for each leaf's path, the axes that grow with some width, and by what ratio that width grows.
     - `at_base_width`: for each leaf's path, its shape with every width at the base and every depth at the target.
-    - `depth_ratio`: for each leaf's path, the ratio of the depths that its block is repeated by.
+    - `depth`, `depth_ratio`: for each leaf's path, how often its block is repeated, and that relative to the base.
     """
 
     leaves: list[Leaf]
     wide: Mapping[str, Mapping[int, Fraction]]
     at_base_width: Mapping[str, tuple[int, ...]]
+    depth: Mapping[str, int]
     depth_ratio: Mapping[str, Fraction]
+
+    def fan_in(self, path: str) -> int:
+        """The fan-in of a leaf whose axes are declared."""
+        (leaf,) = (leaf for leaf in self.leaves if leaf.path == path)
+        assert leaf.axes is not None
+        return math.prod(
+            size for size, word in zip(leaf.shape[leaf.stacks :], leaf.axes.words, strict=True) if word in _IN
+        )
 
 
 def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int]) -> Geometry:
@@ -41,6 +50,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
     _check_sizes(base, target)
     leaves = locate(Blueprint(make, target).shapes())
     wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in leaves}
+    depth = {leaf.path: 1 for leaf in leaves}
     depth_ratio = {leaf.path: Fraction(1) for leaf in leaves}
     widths: list[str] = []
     changed: list[Leaf] = leaves
@@ -56,6 +66,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
             for axis in axes:
                 wide[path][axis] = wide[path].get(axis, 1) * ratio
         for path in repeated:
+            depth[path] *= size
             depth_ratio[path] *= ratio
     if all(base[name] == target[name] for name in widths):
         reference = leaves
@@ -67,6 +78,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
         leaves=leaves,
         wide=wide,
         at_base_width={leaf.path: leaf.shape for leaf in reference},
+        depth=depth,
         depth_ratio=depth_ratio,
     )
 
@@ -125,7 +137,10 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
 
 
 def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[Dimensions, bool, bool]:
-    """A leaf's dimensions when its trailing axes are read as `words`, and whether its fan-in and its fan-out are wide."""
+    """A leaf's dimensions when its trailing axes are read as `words`, and whether its fan-in and its fan-out are wide.
+
+    What the run adds, `batch_ratio` and `length_ratio`, is not known here.
+    """
     shape, base_shape, wide = leaf.shape, geometry.at_base_width[leaf.path], geometry.wide[leaf.path]
     first = len(shape) - len(words)
 
@@ -145,6 +160,9 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
             fan_in_ratio=in_ratio,
             fan_out_ratio=out_ratio,
             width_ratio=in_ratio if wide_in else out_ratio,
+            map_fan_in=fan_in if leaf.beside is None else geometry.fan_in(leaf.beside),
+            narrowing=min(Fraction(fan_out, fan_in), Fraction(1)),
+            depth=geometry.depth[leaf.path],
             depth_ratio=geometry.depth_ratio[leaf.path],
         ),
         wide_in,

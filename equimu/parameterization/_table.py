@@ -14,23 +14,26 @@ from equimu.parameterization._law import Dimensions
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
 from equimu.parameterization._tree import rules_of
 
-_FORMAT = 1  # of the JSON; another number where an older reader would read it wrongly
+_FORMAT = 2  # of the JSON; another number where an older reader would read it wrongly
 _FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "blueprint")]
 _COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
+_OF_RUN = "forgetting"  # a column only where some rule has it: rules of batch and length
 
 
 def table(tree: PyTree, *, markdown: bool = False) -> str:
-    """One row a leaf: path, shape, role, the initial draw, and the four factors.
+    """One row a leaf: path, shape, role, the initial draw, and the factors.
 
     Args:
         tree: the tree of rules.
         markdown: a Markdown table instead of aligned columns.
     """
-    rows: list[tuple[str, ...]] = [_COLUMNS]
-    for rule in rules_of(tree):
-        numbers = tuple(_number(getattr(rule, name)) for name in _COLUMNS[4:])
+    rules = rules_of(tree)
+    columns = _COLUMNS if all(_number(rule.forgetting) == "1" for rule in rules) else (*_COLUMNS, _OF_RUN)
+    rows: list[tuple[str, ...]] = [columns]
+    for rule in rules:
+        numbers = tuple(_number(getattr(rule, name)) for name in columns[4:])
         rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), *numbers))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     edge, between = ("| ", " | ") if markdown else ("", "  ")
     lines = [
         (edge + between.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + edge[::-1]).rstrip()
@@ -113,7 +116,12 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
         sizes: dict[str, Any] = {
             k: Fraction(v) if isinstance(v, str) else v for k, v in record.pop("dimensions").items()
         }
-        record.update(shape=leaf.shape, dtype=jnp.dtype(record["dtype"]), dimensions=Dimensions(**sizes))
+        record.update(
+            shape=leaf.shape,
+            dtype=jnp.dtype(record["dtype"]),
+            axes=tuple(record["axes"]),
+            dimensions=Dimensions(**sizes),
+        )
         return dataclasses.replace(leaf, **record)
 
     return jax.tree.map(read, like)

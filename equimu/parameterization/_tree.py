@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+import equinox as eqx
 import jax
 
 from equimu._axes import AXIS_WORDS
@@ -12,8 +13,8 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.parameterization._law import Law
 from equimu.parameterization._leaves import Leaf, dotted, is_array_or_shape, is_within
+from equimu.parameterization._parameterization import BaseConstants, Parameterization
 from equimu.parameterization._rule import NUMBERS, ROLES, Role, Rule, is_rule
-from equimu.parameterization._schemes import BaseConstants, Parameterization
 from equimu.parameterization._sizes import Geometry, dimensions, measure
 from equimu.parameterization._trace import Blueprint, Start, starts
 
@@ -24,6 +25,8 @@ def parameterize(
     *,
     base: Mapping[str, int],
     target: Mapping[str, int],
+    batch_ratio: float | Fraction = 1,
+    length_ratio: float | Fraction = 1,
 ) -> PyTree:
     """The tree of rules of a model: the model's own pytree with a `Rule` in place of each inexact array.
 
@@ -35,20 +38,25 @@ def parameterize(
         base: the sizes of the small model, on which hyperparameters are tuned.
         target: the sizes of the model to train; the same names, none smaller than at the base. Which sizes are widths and
             which depths is found by tracing the model with one of them changed.
+        batch_ratio, length_ratio: tokens a step, and tokens of the whole training, relative to the run on which
+            hyperparameters are tuned; for parameterizations that have rules for them (`completed_p`).
 
     Returns:
         The tree. `eqx.tree_at` and `jax.tree.map` edit it like any pytree; rules are leaves.
 
     Raises:
         EquimuError: sizes that do not fit each other, an array whose axes are neither declared nor unambiguous, tied arrays
-            that the parameterization cannot serve, base constants for a place that the model does not have.
+            that the parameterization cannot serve, base constants for a place that the model does not have, rules of depth
+            for a model without residual branches, ratios of batch or length without rules for them.
     """
     blueprint = Blueprint(make, dict(target))
+    run = _run_ratios(parameterization, batch_ratio, length_ratio)
     geometry = measure(make, base, target)
+    _check_depth(parameterization, geometry)
     rules: dict[str, Rule] = {}
     for leaf, start in zip(geometry.leaves, starts(blueprint), strict=True):
         if leaf.trainable and leaf.tied_source is None:
-            rules[leaf.path] = _rule(leaf, start, geometry, parameterization, blueprint)
+            rules[leaf.path] = _rule(leaf, start, geometry, parameterization, blueprint, run)
     for leaf in geometry.leaves:
         if leaf.trainable and leaf.tied_source is not None:
             rules[leaf.path] = _tied_slot(leaf, rules[leaf.tied_source], geometry, parameterization, blueprint)
@@ -68,14 +76,25 @@ def parameterize(
 def scaled(tree: PyTree, model: PyTree) -> PyTree:
     """The model with each array multiplied by its rule's `multiplier`: what the forward pass uses.
 
-    Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model: it is also the
-    export of plain weights.
+    Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model.
 
     Raises:
         EquimuError: the tree is not of this model.
     """
     check_same_structure(tree, model)
     return multiplied(tree, model)
+
+
+def fold(tree: PyTree, model: PyTree) -> PyTree:
+    """The model with its multipliers multiplied into its arrays: plain weights, to export or to call without a tree.
+
+    It computes what `scaled(tree, model)` computes, once instead of in every forward pass. It cannot be trained on under the
+    same tree; `convert` moves a training.
+
+    Raises:
+        EquimuError: the tree is not of this model.
+    """
+    return eqx.filter_jit(scaled)(tree, model)
 
 
 def multiplied(tree: PyTree, model: PyTree) -> PyTree:
@@ -118,15 +137,17 @@ def rules_of(tree: PyTree) -> list[Rule]:
 def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
     """The numbers of each rule, by path: inputs of a program that is compiled once for many trees of one model.
 
-    A multiplier of exactly 1 and the start of what the model itself makes are left out: they are part of the program.
+    A multiplier or forgetting of exactly 1 and the start of what the model itself makes are left out: they are part of the
+    program.
     """
 
     def given(rule: Rule) -> dict[str, Any]:
         values = {name: getattr(rule, name) for name in ("init_mean", *NUMBERS)}
         if values["init_mean"] is None:
             del values["init_mean"], values["init_std"]
-        if isinstance(rule.multiplier, float) and rule.multiplier == 1.0:
-            del values["multiplier"]
+        for name in ("multiplier", "forgetting"):
+            if isinstance(values[name], float) and values[name] == 1.0:
+                del values[name]
         return values
 
     return {rule.path: given(rule) for rule in rules_of(tree)}
@@ -162,11 +183,48 @@ def _words(leaf: Leaf, start: Start, geometry: Geometry) -> tuple[str, ...]:
     )
 
 
+def _run_ratios(
+    parameterization: Parameterization, batch_ratio: float | Fraction, length_ratio: float | Fraction
+) -> dict[str, Fraction]:
+    ratios = {"batch_ratio": Fraction(batch_ratio), "length_ratio": Fraction(length_ratio)}
+    for name, ratio in ratios.items():
+        if ratio <= 0:
+            raise EquimuError(f"{name} must be positive, got {float(ratio):g}")
+        if ratio != 1 and not parameterization.uses(name):
+            raise EquimuError(
+                f"{name} {float(ratio):g} was given, and {parameterization.name} has no rule for it; use completed_p(), or "
+                "leave it out"
+            )
+    return ratios
+
+
+def _check_depth(parameterization: Parameterization, geometry: Geometry) -> None:
+    """Rules of depth need residual branches to put a factor on; absolute ones need to know the depth."""
+    ends = [leaf.path for leaf in geometry.leaves if leaf.ends_branch and leaf.trainable]
+    repeated = [path for path, depth in geometry.depth.items() if depth > 1 or geometry.depth_ratio[path] != 1]
+    if parameterization.branch.uses("depth", "depth_ratio") and repeated and not ends:
+        raise EquimuError(
+            f"{parameterization.name} has rules of depth, and no residual branch of this model is declared to end anywhere; "
+            "declare it, e.g. equimu.register_residual(MyBlock, 'attention.output_proj', 'mlp.layers[-1]')"
+        )
+    if parameterization.uses("depth") and ends and not repeated:
+        raise EquimuError(
+            f"{parameterization.name} follows the number of blocks, and none of the sizes given is one; "
+            "name it in base and target, e.g. n_layer"
+        )
+
+
 def _rule(
-    leaf: Leaf, start: Start, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint
+    leaf: Leaf,
+    start: Start,
+    geometry: Geometry,
+    parameterization: Parameterization,
+    blueprint: Blueprint,
+    run: Mapping[str, Fraction],
 ) -> Rule:
     words = _words(leaf, start, geometry)
     sizes, wide_in, wide_out = dimensions(leaf, words, geometry)
+    sizes = dataclasses.replace(sizes, **run)
     role = _role(words, wide_in, wide_out)
     row = parameterization.row(role)
     multiplier = row.multiplier(sizes)
@@ -178,10 +236,14 @@ def _rule(
         init_mean, init_std = 0.0, row.init_std(sizes)
     else:
         init_mean, init_std = None, 0.0
+    if leaf.ends_branch:
+        # Behind the start: a gain of 1 at the end of a branch is the branch's factor to the forward pass.
+        multiplier *= parameterization.branch(sizes)
     return Rule(
         path=leaf.path,
         shape=leaf.shape,
         dtype=leaf.dtype,
+        axes=("stack",) * (len(leaf.shape) - len(words)) + tuple("out" if word == "inner" else word for word in words),
         role=role,
         init_mean=init_mean,
         init_std=init_std,
@@ -189,7 +251,9 @@ def _rule(
         lr=row.lr(sizes),
         weight_decay=row.weight_decay(sizes),
         eps=row.eps(sizes),
+        forgetting=row.forgetting(sizes),
         optimizer=parameterization.optimizer,
+        decay=parameterization.decay,
         dimensions=sizes,
         blueprint=blueprint,
     )
@@ -226,6 +290,7 @@ def _tied_slot(
         path=slot.path,
         shape=slot.shape,
         dtype=slot.dtype,
+        axes=(),
         role="scalar",
         init_mean=1.0,
         init_std=0.0,

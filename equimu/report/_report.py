@@ -16,13 +16,13 @@ class Panel:
 
     Attributes:
         parameterization: its label.
-        curves: loss against learning rate, one per width, ascending.
+        curves: loss against learning rate, one per size, ascending.
         fit: their optima.
-        law: the optima's dependence on width; None with fewer than two known ones.
-        carried: log2 of the rate that is carried over from the smallest width.
-        regrets: what that costs, for every width but the smallest.
-        regret_growth: nats per token that the carried-over rate costs more with each doubling of width.
-        above_best: per width, the loss at the optimum less the lowest one of all parameterizations at that width;
+        law: the optima's dependence on size; None with fewer than two known ones.
+        carried: log2 of the rate that is carried over from the smallest size.
+        regrets: what that costs, for every size but the smallest.
+        regret_growth: nats per token that the carried-over rate costs more with each doubling of size.
+        above_best: per size, the loss at the optimum less the lowest one of all parameterizations at that size;
             None where either is not known.
         verdict: whether the best learning rate transfers.
     """
@@ -52,6 +52,11 @@ class Report:
 
     panels: tuple[Panel, ...]
 
+    @property
+    def along(self) -> str:
+        """What the sweep is over: `"width"`, `"depth"`, ..."""
+        return self.panels[0].curves[0].along
+
 
 def report(cells: Iterable[Cell]) -> Report:
     """Judges the finished runs of a learning-rate sweep.
@@ -71,7 +76,7 @@ def report(cells: Iterable[Cell]) -> Report:
     for fitted in fits.values():
         for optimum in fitted.optima:
             if optimum.lowest is not None:
-                lowest[optimum.width] = min(optimum.lowest, lowest.get(optimum.width, optimum.lowest))
+                lowest[optimum.size] = min(optimum.lowest, lowest.get(optimum.size, optimum.lowest))
     return Report(panels=tuple(_panel(name, group, fits[name], lowest) for name, group in groups.items()))
 
 
@@ -87,7 +92,7 @@ def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, f
         regrets=costs,
         regret_growth=growth(costs),
         above_best=tuple(
-            None if optimum.lowest is None else optimum.lowest - lowest[optimum.width] for optimum in fitted.optima
+            None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
         verdict=verdict(group, fitted, line),
     )

@@ -10,11 +10,11 @@ from equimu.report._regret import Regret
 from equimu.report._report import Panel, Report
 
 NOTE = (
-    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each width is "
-    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of width; scatter: "
-    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest width, less the "
-    "width's own best; per doubling: how it grows. Above best: loss at the optimum, less that of the best "
-    "parameterization at the same width."
+    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each size is "
+    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of size; scatter: "
+    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest size, less the "
+    "size's own best; per doubling: how it grows. Above best: loss at the optimum, less that of the best "
+    "parameterization at the same size."
 )
 
 _TEXT = ("parameterization", "verdict")  # columns that are not numbers
@@ -105,7 +105,7 @@ def _summary(report: Report) -> Block:
         )
         rows.append(_plain(*texts))
     header = ("parameterization", "verdict", "slope", "scatter", "regret at largest", "per doubling")
-    return Block(title="Does the best learning rate transfer over width?", header=header, rows=tuple(rows))
+    return Block(title=f"Does the best learning rate transfer over {report.along}?", header=header, rows=tuple(rows))
 
 
 def _losses(panel: Panel) -> Block:
@@ -114,10 +114,10 @@ def _losses(panel: Panel) -> Block:
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
         losses = tuple((_loss(curve, rate), rate == optimum.best_log2_lr) for rate in rates)
         loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
-        rows.append((*_plain(str(curve.width)), *losses, *_plain(optimum_text(optimum, curve), loss)))
+        rows.append((*_plain(str(curve.size)), *losses, *_plain(optimum_text(optimum, curve), loss)))
     return Block(
         title=f"{panel.parameterization}: {panel.verdict.sentence}",
-        header=("width", *(f"{rate:g}" for rate in rates), "optimum", "loss"),
+        header=(panel.curves[0].along, *(f"{rate:g}" for rate in rates), "optimum", "loss"),
         rows=tuple(rows),
     )
 
@@ -128,11 +128,11 @@ def _optima(panel: Panel, several: bool) -> Block:
     for optimum, cost, above in zip(panel.fit.optima, costs, panel.above_best, strict=True):
         loss = "" if optimum.loss is None else plus_minus(optimum.loss, optimum.loss_plus_minus, 3)
         last = ("" if above is None else plus_minus(above, None, 3, sign=True),) if several else ()
-        rows.append(_plain(str(optimum.width), loss, cost, *last))
+        rows.append(_plain(str(optimum.size), loss, cost, *last))
     rate = "no rate" if panel.carried is None else f"log2 LR {panel.carried:.2f}"
     return Block(
-        title=f"{panel.parameterization}: carrying {rate} over from width {panel.curves[0].width}",
-        header=("width", "loss at the optimum", "regret", *(("above best",) if several else ())),
+        title=f"{panel.parameterization}: carrying {rate} over from {panel.curves[0].along} {panel.curves[0].size}",
+        header=(panel.curves[0].along, "loss at the optimum", "regret", *(("above best",) if several else ())),
         rows=tuple(rows),
     )
 
@@ -153,7 +153,7 @@ def _loss(curve: Curve, rate: float) -> str:
 
 
 def optimum_text(optimum: Optimum, curve: Curve) -> str:
-    """The optimum of a width, or what is known of it."""
+    """The optimum of a size, or what is known of it."""
     if optimum.log2_lr is not None:
         wall = " (beside a divergence)" if optimum.status == "walled" else ""
         return plus_minus(optimum.log2_lr, optimum.plus_minus, 2) + wall

@@ -46,12 +46,40 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterizationConfig:
-    """The rules; see `equimu.mup`, `equimu.tpv`, `equimu.sp`."""
+    """The rules; see `equimu.mup` and the functions beside it."""
 
-    name: Literal["mup", "sp", "tpv3", "tpv8", "tpv9"] = "mup"
+    name: Literal[
+        "mup",
+        "sp",
+        "tpv3",
+        "tpv8",
+        "tpv9",
+        "ntk",
+        "mean-field",
+        "everett-sp",
+        "everett-ntk",
+        "everett-mup",
+        "everett-mean-field",
+        "spectral",
+        "depth-mup",
+        "completep",
+        "completed-p",
+        "umup",
+    ] = "mup"
     form: Literal["relative", "absolute"] = "relative"
+    """Of mup, tpv and spectral."""
+    alignment: Literal["full", "none"] = "full"
+    """Of everett."""
+    alpha: float = 1.0
+    """Of completep and completed-p: the power of the depth."""
     base_width: int = 32
     """Width of the small model, to which the rules are relative."""
+    base_n_layer: int | None = None
+    """Depth of the small model, for rules of depth; None for the model's own."""
+    base_rows: int | None = None
+    """Rows of the small run's batches (of the same seq), for rules of batch and length; None for the run's own."""
+    base_steps: int | None = None
+    """Steps of the small run; None for the run's own."""
     eps: Literal["gradient", "lr", "constant"] = "gradient"
     """How the optimizer's epsilon follows the width."""
     unembedding: Literal["table", "standard", "zero"] = "table"
@@ -62,15 +90,15 @@ class ParameterizationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer and its schedule; see `equimu.adamw`, `equimu.lion`, `equimu.sgd`."""
+    """The optimizer and its schedule; see `equimu.adamw` and the functions beside it."""
 
-    name: Literal["adamw", "lion", "sgd"] = "adamw"
+    name: Literal["adamw", "lion", "sgd", "adafactor", "muon"] = "adamw"
     learning_rate: float = 2**-5
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     momentum: float = 0.9
-    """SGD's only; 0 for none."""
+    """Of SGD (0 for none) and of Muon's matrices."""
     weight_decay: float = 0.0
     weight_decay_rule: Literal["standard", "independent", "scaled"] = "independent"
     clip_norm: float | None = 1.0
@@ -141,16 +169,19 @@ class RunConfig:
         positive = {
             "steps": self.steps,
             "accumulate": self.accumulate,
-            "loss_chunk": 1 if self.loss_chunk is None else self.loss_chunk,
+            "loss_chunk": self.loss_chunk,
             "log_every": self.log_every,
             "model.width": self.model.width,
             "model.head_dim": self.model.head_dim,
             "data.seq": self.data.seq,
             "data.rows": self.data.rows,
             "parameterization.base_width": self.parameterization.base_width,
+            "parameterization.base_n_layer": self.parameterization.base_n_layer,
+            "parameterization.base_rows": self.parameterization.base_rows,
+            "parameterization.base_steps": self.parameterization.base_steps,
         }
         for name, value in positive.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise EquimuError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.z_loss < math.inf:
             raise EquimuError(f"z_loss must be finite and not negative, got {self.z_loss}")
