@@ -129,7 +129,8 @@ def leaf_rows(measured: Sequence[Measured], sizes: Sequence[float], said: Theory
         updates = np.stack([one.update[:, :, index] for one in measured], axis=-1)
         flatness = np.stack([one.flatness[:, :, index] for one in measured], axis=-1)
         rows += _updates(leaf, updates, flatness, real, sizes, said.growth)
-    return rows + _decays(measured, sizes, said)
+        rows += _decay(leaf, np.stack([one.decay[:, 0, index] for one in measured], axis=-1), sizes)
+    return rows
 
 
 def _weight(leaf: LeafTheory, values: np.ndarray, sizes: Sequence[float]) -> Row:
@@ -196,39 +197,25 @@ def _updates(
     return rows
 
 
-def _decays(measured: Sequence[Measured], sizes: Sequence[float], said: Theory) -> list[Row]:
-    """The decay of each leaf in the first step, if it has one.
-
-    A decay goes with the leaf's learning rate or it does not, which is a choice of the optimizer; it must be the same for all leaves.
-    """
-    found: dict[str, np.ndarray] = {}
-    for index, path in enumerate(measured[0].leaves):
-        values = np.stack([one.decay[:, 0, index] for one in measured], axis=-1)
-        if np.all(values > 0):
-            found[path] = values
-
-    def rows(with_rate: bool) -> list[Row]:
-        made: list[Row] = []
-        for path, values in found.items():
-            rules = said.leaves[path].rules
-            law = [rule.weight_decay * (rule.lr if with_rate else 1.0) for rule in rules]
-            exponent = fit(sizes, values)
-            expected = ANY if min(law) <= 0 else Interval(*[slope(sizes, law)] * 2)
-            made.append(
-                Row(
-                    kind="leaf",
-                    name=path,
-                    quantity="decay",
-                    step=1,
-                    values=_means(values),
-                    exponent=exponent,
-                    expected=expected,
-                    off=_is_off(exponent, expected, TOLERANCE["decay"]),
-                )
-            )
-        return made
-
-    return min(rows(False), rows(True), key=lambda made: sum(row.off for row in made))
+def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list[Row]:
+    """The decay in the first step, if there is one."""
+    if not np.all(decays > 0):
+        return []
+    law = [rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0) for rule in leaf.rules]
+    exponent = fit(sizes, decays)
+    expected = ANY if min(law) <= 0 else Interval(*[slope(sizes, law)] * 2)
+    return [
+        Row(
+            kind="leaf",
+            name=leaf.path,
+            quantity="decay",
+            step=1,
+            values=_means(decays),
+            exponent=exponent,
+            expected=expected,
+            off=_is_off(exponent, expected, TOLERANCE["decay"]),
+        )
+    ]
 
 
 def _is_off(exponent: Exponent, expected: Interval, tolerance: float) -> bool:

@@ -83,8 +83,8 @@ class Experiment:
         """Trains from each seed, and measures."""
         rules = rules_of(tree)
         # What the program is made for: everything of the rules but their numbers. Flags that choose code are among it.
-        bare = {"init_std": 0.0, "multiplier": 1.0, "lr": 0.0, "weight_decay": 0.0, "eps": 0.0}
-        key = tuple((dataclasses.replace(r, **bare, init_mean=None), r.init_mean is None, r.lr == 0) for r in rules)
+        bare = dict.fromkeys(NUMBERS, 0.0)
+        key = tuple((dataclasses.replace(r, **bare, init_mean=None), *_numbers(r)) for r in rules)
         if key not in self._programs:
             sites: dict[str, tuple[int, ...]] = {}
             self._programs[key] = (jax.jit(self._program(tree, sites), compiler_options=_COMPILER_OPTIONS), sites)
@@ -155,8 +155,9 @@ class Experiment:
 
 
 def _numbers(rule: Rule) -> dict[str, Any]:
-    names = NUMBERS if rule.init_mean is None else ("init_mean", *NUMBERS)
-    return {name: np.float32(getattr(rule, name)) for name in names}
+    # Running averages that forget as fast as at the base are a part of the program, as `numbers_of` has it.
+    names = [name for name in ("init_mean", *NUMBERS) if name != "forgetting" or rule.forgetting != 1.0]
+    return {name: np.float32(getattr(rule, name)) for name in names if getattr(rule, name) is not None}
 
 
 def _check(objective: Callable[..., Any], params: PyTree, batch: Any) -> None:

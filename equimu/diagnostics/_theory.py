@@ -4,15 +4,19 @@ Everything is an exponent: the power of the size that is varied. The laws of a l
 factor c give, for what the forward pass sees,
 
 - the weight: w = A·σ;
-- the update: u = A·c times the size of the optimizer's direction, which is 1 for Adam and sign-like optimizers, and the
-  gradient for SGD. The gradient of a stored leaf is A times that of the forward weight, hence u = A²·c·g. There g is
-  width⁰ for an output leaf (an activation times the slope of the loss), and for every other leaf the slope of the loss with
-  respect to an activation, which is of the size of the output layer's forward weights: σ·A at first, later their updates.
+- the update: u = A·c times the size of the optimizer's direction. That is 1 for Adam and sign-like optimizers; the weight's
+  own size for Adafactor; of an orthogonal matrix for Muon; and the gradient for SGD. The gradient of a stored leaf is A times
+  that of the forward weight, hence u = A²·c·g, where g is n⁰ for an output leaf (an activation times the slope of the loss),
+  and for every other leaf the slope of the loss with respect to an activation. That has the size of the output layer's
+  forward weights: A·σ at first, their updates later.
 
-With f the exponent of the fan-in, a layer whose input is of size n⁰ puts out w + f/2, since its draws are independent, and an
-update changes that by u + f, since updates are aligned with their inputs, or by u + f/2 where they are not. A change of
-its input passes through the first weights: as w + f/2 where they have many outputs, and as w + f where they have few,
-which can all be aligned. (Tensor Programs V, arXiv 2203.03466, appendix J; Everett et al., arXiv 2407.05872, for alignment.)
+With f the exponent of the fan-in, a layer whose input is of size n⁰ puts out w + f/2, since its draws are independent, and
+updates, which are aligned with their inputs, change that by u + f. A change of its input passes through the first weights as
+w + f/2 where they have many outputs, and as w + f where they have few, which can all be aligned. (Tensor Programs V,
+arXiv 2203.03466, appendix J; for alignment Everett et al., arXiv 2407.05872.)
+
+Over the depth L nothing has a fan-in that grows, but the stream adds up the outputs of the branches: independent ones as L^1/2,
+and updates, which all pull the same way, as L. (CompleteP, arXiv 2505.01618.)
 
 The exponents are read off the numbers of the tables' own trees at the sizes of the check, so that a law may be any function.
 """
@@ -67,10 +71,11 @@ class LeafTheory:
     - `sizes_of_weight`, `sizes_of_update`: root mean square of the forward weight at the start, and of an update of it in
       units that are the same at all sizes; None where the optimizer's direction has no size of its own.
     - `weight`, `update`: their exponents. A weight that is drawn as zero has -inf.
+    - `contribution`: by what its updates change its output.
     - `fan_in`: exponent of the fan-in.
     - `is_readout`: whether it has few outputs, each the sum of many inputs. The slot of a tied array, which stands for the
       array's use as an output layer, is one.
-    - `drawn`: whether it starts at random; `trained`: whether it has a learning rate.
+    - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
     """
 
     rules: tuple[Rule, ...]
@@ -78,10 +83,12 @@ class LeafTheory:
     sizes_of_update: tuple[float, ...] | None
     weight: float
     update: Interval
+    contribution: Interval
     fan_in: float
     is_readout: bool
     drawn: bool
     trained: bool
+    ends_branch: bool
 
     @property
     def path(self) -> str:
@@ -90,11 +97,6 @@ class LeafTheory:
     @property
     def role(self) -> str:
         return self.rules[0].role
-
-    @property
-    def contribution(self) -> Interval:
-        """By what its updates change its output, aligned with its input."""
-        return Interval(self.update.low + self.fan_in, self.update.high + self.fan_in)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,29 +133,51 @@ def theory(trees: Sequence[PyTree], sizes: Sequence[float], shapes: Sequence[dic
         shapes: of each site, by name, one dictionary a size.
     """
     leaves = _leaves(trees, sizes)
-    features = [leaf.contribution.high for leaf in leaves.values() if leaf.trained and not leaf.is_readout]
-    growth = max(features, default=0.0)
+    growth = _growth(leaves, by_width=_is_by_width(trees))
     classes = module_classes(trees[0])
-    owned: dict[str, list[LeafTheory]] = {path: [] for path in classes}
+    owned: dict[str, list[LeafTheory]] = {path: [] for path in ("", *classes)}
     for path, leaf in leaves.items():
-        owned[max((p for p in classes if p == "" or is_within(path, p)), key=len, default="")].append(leaf)
-    by_width = any(len({(r.dimensions.fan_in, r.dimensions.fan_out) for r in leaf.rules}) > 1 for leaf in leaves.values())
+        owned[max((p for p in owned if p == "" or is_within(path, p)), key=len)].append(leaf)
     sites: dict[str, SiteTheory] = {}
     for site in shapes[0]:
         path = _module(site, classes)
+        grows = len({one[site] for one in shapes}) > 1 or not _is_by_width(trees)
+        is_layer = path is not None and not any(p != path and (path == "" or is_within(p, path)) for p in classes)
+        own = [leaf for leaf in owned[path] if leaf.is_readout != grows] if path is not None and is_layer else []
         if path is None:
-            sites[site] = _derived(growth)
-            continue
-        grows = len({one[site] for one in shapes}) > 1
-        is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
-        own = [leaf for leaf in owned[path] if not by_width or leaf.is_readout != grows] if is_layer else []
-        if own:
+            sites[site] = _derived(leaves, growth)
+        elif own:
             sites[site] = _layer(own, growth)
-        elif grows or not by_width:
-            sites[site] = _features([leaf for leaf in leaves.values() if not leaf.is_readout], growth)
+        elif grows:
+            sites[site] = _features(leaves, growth)
         else:
-            sites[site] = _outputs([leaf for leaf in leaves.values() if leaf.is_readout], growth)
-    return Theory(leaves=leaves, sites=sites, growth=growth)
+            sites[site] = _outputs(leaves, growth)
+    return Theory(leaves=leaves, sites=sites, growth=growth.change)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Growth:
+    """Exponents of features: `change` of the largest change that updates make, `start` of their size at the start."""
+
+    change: float
+    start: float
+
+
+def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
+    features = [leaf for leaf in leaves.values() if not leaf.is_readout and leaf.role != "scalar"]
+    change = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
+    if by_width:
+        return _Growth(change, 0.0)
+    ends = [leaf for leaf in features if leaf.ends_branch]
+    if not ends:
+        return _Growth(math.inf, math.inf)  # nobody knows what is added up
+    start = max(0.0, *(leaf.weight + 0.5 for leaf in ends))
+    return _Growth(max(change, start, *(leaf.contribution.high + 1 for leaf in ends)), start)
+
+
+def _is_by_width(trees: Sequence[PyTree]) -> bool:
+    fans = [[(rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)] for tree in trees]
+    return any(each != fans[0] for each in fans)
 
 
 # --- sites
@@ -167,59 +191,62 @@ def _module(site: str, classes: dict[str, type]) -> str | None:
     return name if name in classes else None
 
 
-def _layer(own: list[LeafTheory], growth: float) -> SiteTheory:
+def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     """The output of a layer: it follows from the layer's own leaves, and from an input of size n⁰ that changes by `growth`."""
     drawn = [leaf.weight + leaf.fan_in / 2 for leaf in own if leaf.drawn]
     constant = [leaf.weight for leaf in own if not leaf.drawn and leaf.weight > -math.inf]
     start = max(drawn or constant, default=None)
     # What comes into an input layer is data, which does not change.
-    passed = [
-        leaf.weight + (leaf.fan_in if leaf.is_readout else leaf.fan_in / 2) + growth
-        for leaf in own
-        if leaf.role != "input" and leaf.weight > -math.inf
-    ]
-    trained = [leaf for leaf in own if leaf.trained]
-    high = max([leaf.contribution.high for leaf in trained] + passed, default=-math.inf)
-    low = max((leaf.contribution.low for leaf in trained), default=-math.inf)
-    if growth > _EXACT and passed:
+    passing = [leaf for leaf in own if leaf.role != "input" and leaf.weight > -math.inf]
+    passed = [leaf.weight + leaf.fan_in / (1 if leaf.is_readout else 2) for leaf in passing]
+    trained = [leaf.contribution for leaf in own if leaf.trained]
+    low = max((contribution.low for contribution in trained), default=-math.inf)
+    high = max([contribution.high for contribution in trained] + [e + growth.change for e in passed], default=low)
+    if growth.change > _EXACT and passed:
         # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
         low, high = min(low, 0.0), math.inf
     return SiteTheory(
-        output=ANY if start is None else Interval(start, start),
+        output=ANY if start is None else Interval(start, start + (growth.start if passed else 0.0)),
         change=Interval(min(low, high), high),
         leaves=tuple(leaf.path for leaf in own),
     )
 
 
-def _features(leaves: list[LeafTheory], growth: float) -> SiteTheory:
+def _features(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     """The output of a module of several layers: features, of the size of those that one of its layers puts out."""
-    starts = [0.0, *(leaf.weight + leaf.fan_in / 2 for leaf in leaves if leaf.drawn)]
-    moves = [leaf.contribution.low for leaf in leaves if leaf.trained and leaf.role != "scalar"]
-    low = min(moves, default=-math.inf)
-    if growth > _EXACT:
-        return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(min(low, 0.0), math.inf))
-    return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(min(low, growth), growth))
+    starts = [0.0, *(e.weight + e.fan_in / 2 for e in leaves.values() if e.drawn and not e.is_readout)]
+    return SiteTheory(output=Interval(min(starts), max(starts) + growth.start), change=_moves(leaves, growth))
 
 
-def _outputs(readouts: list[LeafTheory], growth: float) -> SiteTheory:
+def _moves(leaves: dict[str, LeafTheory], growth: _Growth) -> Interval:
+    """By what features change, in one layer or another."""
+    lows = [e.contribution.low for e in leaves.values() if e.trained and not e.is_readout and e.role != "scalar"]
+    if growth.change > _EXACT:
+        return Interval(min([0.0, *lows]), math.inf)
+    return Interval(min([growth.change, *lows]), growth.change)
+
+
+def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     """Few outputs, made of those of the output layers."""
-    if not readouts:
+    each = [_layer([leaf], growth) for leaf in leaves.values() if leaf.is_readout]
+    if not each:
         return SiteTheory(output=ANY, change=ANY)
-    each = [_layer([leaf], growth) for leaf in readouts]
     starts = [0.0, *(site.output.low for site in each if site.output != ANY)]
     low, high = min(site.change.low for site in each), max(site.change.high for site in each)
     return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(low, high))
 
 
-def _derived(growth: float) -> SiteTheory:
+def _derived(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     """Scores of attention: products of two activations over a head.
 
     With heads of one size they are of size n⁰. With heads that grow and a factor 1/head_dim they vanish as n^-1/2 at the start,
     where queries and keys are independent; their changes are aligned, and stay of size n⁰.
     """
-    if growth > _EXACT:
-        return SiteTheory(output=Interval(-0.5, math.inf), change=Interval(-0.5, math.inf))
-    return SiteTheory(output=Interval(-0.5, 0.0), change=Interval(2 * growth, growth))
+    moves = _moves(leaves, growth)
+    # Where features hardly move, a change of queries is not aligned with keys either.
+    low = min(moves.low, 2 * growth.change) if growth.change < 0 else moves.low
+    start = 2 * growth.start if growth.change <= _EXACT else math.inf
+    return SiteTheory(output=Interval(-0.5, start), change=Interval(low, moves.high))
 
 
 # --- leaves
@@ -227,7 +254,9 @@ def _derived(growth: float) -> SiteTheory:
 
 def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTheory]:
     rules = {each[0].path: each for each in zip(*map(rules_of, trees), strict=True)}
-    tied = {leaf.path: leaf.tied_source for leaf in locate(next(iter(rules.values()))[0].blueprint.shapes())}
+    places = {leaf.path: leaf for leaf in locate(next(iter(rules.values()))[0].blueprint.shapes())}
+    tied = {path: places[path].tied_source for path in rules}
+    by_width = _is_by_width(trees)
 
     def exponent(values: Sequence[float]) -> float:
         return slope(sizes, values) if all(value > 0 for value in values) else -math.inf
@@ -254,22 +283,51 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTh
     def multiplier(path: str) -> float:
         return exponent([rule.multiplier for rule in rules[path]])
 
+    def spectral(path: str) -> bool:
+        return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
+
     # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
     backward = [e for path in rules if is_readout(path) for e in (exponent(weight(path)), step(path) + multiplier(path))]
     backward = [e for e in backward if e > -math.inf]
 
-    def update(path: str) -> Interval:
-        once = step(path)
-        if rules[path][0].optimizer in ("adam", "sign") or once == -math.inf:
-            return Interval(once, once)
-        if is_readout(path):
-            return Interval(once + multiplier(path), once + multiplier(path))
+    # Over depth, it comes into a branch with the branch's factor.
+    branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
+
+    def slope_of_loss(path: str) -> Interval:
         if rules[path][0].role == "scalar" or not backward:
             return ANY
-        return Interval(once + multiplier(path) + min(backward), once + multiplier(path) + max(backward))
+        inside = rules[path][0].dimensions.depth != rules[path][-1].dimensions.depth and not places[path].ends_branch
+        branch = max(branches, default=0.0) if inside else 0.0
+        return Interval(min(backward) + branch, max(backward) + branch)
+
+    def update(path: str) -> Interval:
+        rule, once = rules[path][0], step(path)
+        if once == -math.inf or rule.optimizer in ("adam", "sign") or (rule.optimizer == "muon" and not spectral(path)):
+            return Interval(once, once)
+        if rule.optimizer == "adafactor":
+            own = weight(path) if tied[path] is None else [1.0] * len(sizes)
+            # What starts at zero moves as if it were a small constant in the forward pass.
+            relative = exponent(own) - multiplier(path) if all(own) else -multiplier(path)
+            return Interval(once + relative, once + relative)
+        if spectral(path):
+            # An orthogonal matrix, of a rank that the batch may limit.
+            ins, outs = fan_in(path), exponent([rule.dimensions.fan_out for rule in rules[path]])
+            return Interval(once - (ins + outs) / 2, once - max(ins, outs) / 2)
+        if is_readout(path):
+            return Interval(once + multiplier(path), once + multiplier(path))
+        slopes = slope_of_loss(path)
+        return Interval(once + multiplier(path) + slopes.low, once + multiplier(path) + slopes.high)
+
+    def contribution(path: str) -> Interval:
+        if spectral(path):
+            # Its norm is 1 whatever its rank is.
+            outs = exponent([rule.dimensions.fan_out for rule in rules[path]])
+            return Interval(*[step(path) + (fan_in(path) - outs) / 2] * 2)
+        return Interval(update(path).low + fan_in(path), update(path).high + fan_in(path))
 
     def direction(path: str) -> tuple[float, ...] | None:
-        if rules[path][0].optimizer not in ("adam", "sign"):
+        rule = rules[path][0]
+        if rule.optimizer not in ("adam", "sign", "muon") or spectral(path):
             return None
         return tuple(float(rule.multiplier * rule.lr) for rule in rules[path])
 
@@ -280,10 +338,12 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTh
             sizes_of_update=direction(path),
             weight=exponent(weight(path)),
             update=update(path),
+            contribution=contribution(path),
             fan_in=fan_in(path),
             is_readout=is_readout(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
             trained=any(rule.lr != 0 for rule in rules[tied[path] or path]),
+            ends_branch=places[path].ends_branch,
         )
         for path, each in rules.items()
     }
