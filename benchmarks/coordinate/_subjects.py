@@ -12,7 +12,7 @@ import optax
 
 import equimu as mu
 
-VOCAB, CLASSES, ROWS, SEQ = 32, 5, 8, 12
+VOCAB, CLASSES, ROWS, SEQ = 32, 10, 8, 12
 BATCHES = 3
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from equimu._interval import half_width, mean_half_width
 
+_CERTAINTY = 0.99
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exponent:
@@ -15,10 +17,12 @@ class Exponent:
 
     - `value`: octaves of the quantity per octave of the size; None where the quantity is zero.
     - `plus_minus`: half of the 90% interval; None where neither seeds nor sizes are enough to know it.
+    - `reach`: half of the 99% interval, that verdicts are given by: there are many rows, and none should be off by chance.
     """
 
     value: float | None
-    plus_minus: float | None
+    plus_minus: float | None = None
+    reach: float | None = None
 
     def __str__(self) -> str:
         if self.value is None:
@@ -44,16 +48,20 @@ def fit(sizes: Sequence[float], values: np.ndarray) -> Exponent:
         values: not negative; axes seed and size.
     """
     if not np.all(values > 0) or not np.all(np.isfinite(values)):
-        return Exponent(value=None, plus_minus=None)
+        return Exponent(value=None)
     slopes = np.array([slope(sizes, row) for row in values])
     if len(slopes) > 1:
-        return Exponent(value=float(slopes.mean()), plus_minus=mean_half_width(slopes))
-    return Exponent(value=float(slopes[0]), plus_minus=_half_width_of_line(np.log2(sizes), np.log2(values[0])))
+        half, reach = mean_half_width(slopes), mean_half_width(slopes, _CERTAINTY)
+    else:
+        error, df = _error_of_line(np.log2(sizes), np.log2(values[0]))
+        half, reach = half_width(error, df), half_width(error, df, _CERTAINTY)
+    return Exponent(value=float(slopes.mean()), plus_minus=half, reach=reach)
 
 
-def _half_width_of_line(x: np.ndarray, y: np.ndarray) -> float | None:
+def _error_of_line(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
+    """The standard error of the slope of a line through points, and its degrees of freedom."""
     df = len(x) - 2
     if df < 1:
-        return None
+        return None, None
     residuals = y - np.polyval(np.polyfit(x, y, 1), x)
-    return half_width(math.sqrt(float(np.sum(residuals**2)) / df / float(np.sum((x - x.mean()) ** 2))), float(df))
+    return math.sqrt(float(np.sum(residuals**2)) / df / float(np.sum((x - x.mean()) ** 2))), float(df)

@@ -171,9 +171,7 @@ def _updates(
         values = updates[:, step]
         exponent = fit(sizes, values)
         # Where activations grow, so do gradients, and later steps of Adam are what the gradients' course makes of them.
-        off = (step == steps[0] or growth < TOLERANCE["update"]) and _is_off(
-            exponent, leaf.update, TOLERANCE["update"]
-        )
+        off = (step == steps[0] or growth < TOLERANCE["update"]) and _is_off(exponent, leaf.update, TOLERANCE["update"])
         if leaf.sizes_of_update is not None and step == steps[0] and np.all(flatness[:, step] > FLAT):
             # Where epsilon is small against most entries, the largest one has the very size of the law.
             octaves = np.log2(values / flatness[:, step]) - np.log2(leaf.sizes_of_update)
@@ -221,7 +219,7 @@ def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list
 def _is_off(exponent: Exponent, expected: Interval, tolerance: float) -> bool:
     if exponent.value is None:
         return False
-    return abs(expected.off_by(exponent.value)) > tolerance + (exponent.plus_minus or 0.0)
+    return abs(expected.off_by(exponent.value)) > tolerance + (exponent.reach or 0.0)
 
 
 def _means(values: np.ndarray) -> tuple[float, ...]:

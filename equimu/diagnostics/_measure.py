@@ -26,7 +26,7 @@ MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
 
 # These programs run for a moment: optimizing their code for several times that would be in vain.
-_COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
+_COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,9 @@ class Experiment:
                 updates, new_state = optimizer.update(slopes, state, params)
                 # Decoupled decay is what an update owes to the weights.
                 undecayed, _ = optimizer.update(slopes, state, jax.tree.map(jnp.zeros_like, params))
-                parts = [_decay(*each) for each in zip(*map(jax.tree.leaves, (params, updates, undecayed)), strict=True)]
+                parts = [
+                    _decay(*each) for each in zip(*map(jax.tree.leaves, (params, updates, undecayed)), strict=True)
+                ]
                 moved = jax.tree.unflatten(jax.tree.structure(params), [part[1] for part in parts])
                 moves = zip(weights(eqx.apply_updates(params, moved)), weights(params), strict=True)
                 new = eqx.apply_updates(params, updates)

@@ -212,6 +212,5 @@ def _opened(jaxpr: Any) -> tuple[Any, Any]:
 
 def _has_taps(jaxpr: Any) -> bool:
     return any(
-        eqn.primitive is _tap_p or any(_has_taps(inner) for inner in jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
+        eqn.primitive is _tap_p or any(_has_taps(inner) for inner in jaxprs_in_params(eqn.params)) for eqn in jaxpr.eqns
     )

@@ -21,20 +21,20 @@ class Derived:
 
     derive: Derive
     before: str
-    finite: bool
 
 
 _REGISTRY: dict[type, Derived] = {}
 
 
-def register_sites(cls: type[eqx.Module], derive: Derive, *, before: str, finite: bool = True) -> None:
-    """Declares quantities that are computed inside a module and that a coordinate check should see.
+def register_sites(cls: type[eqx.Module], derive: Derive, *, before: str) -> None:
+    """Declares products of activations that are computed inside a module, for a coordinate check to see.
+
+    They are expected to behave as attention scores do.
 
     Args:
         cls: the module class; its subclasses inherit the declaration.
-        derive: called as `derive(module, *args, **kwargs)` with the arguments of each call of the module; returns arrays by name.
+        derive: called as `derive(module, *args, **kwargs)` with the arguments of each call; returns arrays by name.
         before: the field of the submodule in front of which the quantities stand in the order of execution.
-        finite: whether each entry is a score of its own, however many there are, and no feature among as many as the width.
 
     Raises:
         EquimuError: the class is not called.
@@ -42,9 +42,9 @@ def register_sites(cls: type[eqx.Module], derive: Derive, *, before: str, finite
     Example:
         >>> register_sites(MyAttention, lambda module, x: {"scores": module.scores(x)}, before="output")
     """
-    if not callable(getattr(cls, "__call__", None)) or "__call__" not in dir(cls):
+    if "__call__" not in dir(cls):
         raise EquimuError(f"{cls.__name__} has no __call__, so there is no call to derive sites from")
-    _REGISTRY[cls] = Derived(derive, before, finite)
+    _REGISTRY[cls] = Derived(derive, before)
 
 
 def find_derived(cls: type) -> Derived | None:

@@ -1,7 +1,7 @@
 """What a parameterization says each leaf and each site should do as the model grows.
 
-Everything is an exponent: the power of the size that is varied. The laws of a leaf of multiplier A, deviation σ and learning-rate
-factor c give, for what the forward pass sees,
+Everything is an exponent: the power of the size that is varied. The laws of a leaf of multiplier A, deviation σ and factor c on
+the learning rate give, for what the forward pass sees,
 
 - the weight: w = A·σ;
 - the update: u = A·c times the size of the optimizer's direction. That is 1 for Adam and sign-like optimizers; the weight's
@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from equimu._types import PyTree
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._record import WHOLE, module_classes
-from equimu.diagnostics._sites import find_derived
 from equimu.parameterization import Rule, rules_of
 from equimu.parameterization._leaves import is_within, locate
 
@@ -103,12 +102,16 @@ class LeafTheory:
 class SiteTheory:
     """What is expected of one site: the exponents of its output at the start and of the change of it by training.
 
-    `leaves` are those of the module itself, if the site is the output of a layer.
+    - `leaves`: those of the module itself, if the site is the output of a layer.
+    - `misdeclared`: a leaf of that layer whose axes say that it has many outputs, where the layer has few, or few where many.
+    - `derived`: whether the site is no module's output, see `register_sites`.
     """
 
     output: Interval
     change: Interval
     leaves: tuple[str, ...] = ()
+    misdeclared: str | None = None
+    derived: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,16 +145,19 @@ def theory(trees: Sequence[PyTree], sizes: Sequence[float], shapes: Sequence[dic
     for site in shapes[0]:
         path = _module(site, classes)
         grows = len({one[site] for one in shapes}) > 1 or not _is_by_width(trees)
-        is_layer = path is not None and not any(p != path and (path == "" or is_within(p, path)) for p in classes)
-        own = [leaf for leaf in owned[path] if leaf.is_readout != grows] if path is not None and is_layer else []
         if path is None:
             sites[site] = _derived(leaves, growth)
-        elif own:
+            continue
+        is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
+        all_own = owned[path] if is_layer else []
+        own = [leaf for leaf in all_own if leaf.is_readout != grows]
+        if own:
             sites[site] = _layer(own, growth)
-        elif grows:
-            sites[site] = _features(leaves, growth)
         else:
-            sites[site] = _outputs(leaves, growth)
+            sites[site] = _features(leaves, growth) if grows else _outputs(leaves, growth)
+        if not any(leaf.drawn for leaf in own):
+            odd = [leaf.path for leaf in all_own if leaf.drawn and leaf.role != "scalar"]
+            sites[site] = dataclasses.replace(sites[site], misdeclared=odd[0] if odd else None)
     return Theory(leaves=leaves, sites=sites, growth=growth.change)
 
 
@@ -246,7 +252,7 @@ def _derived(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     # Where features hardly move, a change of queries is not aligned with keys either.
     low = min(moves.low, 2 * growth.change) if growth.change < 0 else moves.low
     start = 2 * growth.start if growth.change <= _EXACT else math.inf
-    return SiteTheory(output=Interval(-0.5, start), change=Interval(low, moves.high))
+    return SiteTheory(output=Interval(-0.5, start), change=Interval(low, moves.high), derived=True)
 
 
 # --- leaves
@@ -287,7 +293,9 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTh
         return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
 
     # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
-    backward = [e for path in rules if is_readout(path) for e in (exponent(weight(path)), step(path) + multiplier(path))]
+    backward = [
+        e for path in rules if is_readout(path) for e in (exponent(weight(path)), step(path) + multiplier(path))
+    ]
     backward = [e for e in backward if e > -math.inf]
 
     # Over depth, it comes into a branch with the branch's factor.
