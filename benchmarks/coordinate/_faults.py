@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import equimu as mu
-from benchmarks.coordinate._subjects import CLASSES, Subject, label_loss, subjects
+from benchmarks.coordinate._subjects import CLASSES, Subject, over, subjects
 from equimu.diagnostics import CoordinateCheck, CoordinateProbe
 from equimu.parameterization import Parameterization, Rule, fan_in, is_rule
 
@@ -68,7 +68,7 @@ def probe(name: str, forward: Callable[[Any, Any], Any] = mu.scaled) -> Coordina
 def _probe(subject: Subject, forward: Callable[[Any, Any], Any] = mu.scaled) -> CoordinateProbe:
     return CoordinateProbe(
         subject.make,
-        base=subject.sizes[0],
+        base=subject.base,
         sizes=subject.sizes,
         loss=subject.loss,
         batches=subject.batches,
@@ -214,17 +214,14 @@ def _in_forward() -> list[Fault]:
 
 @functools.cache
 def _deep() -> CoordinateProbe:
-    one = subjects()["residual net of lists"]
-    make = functools.partial(one.make, width=32)
-    depths = tuple({"depth": depth} for depth in (2, 4, 8))
-    return _probe(dataclasses.replace(one, make=make, sizes=depths))
+    return _probe(dataclasses.replace(subjects()["residual net of lists"], sizes=over("depth", 2, 4, 8)))
 
 
 def _over_depth() -> list[Fault]:
-    def fault(what: str, named: str, changes: Mapping[str, Edit], table: Parameterization) -> Fault:
+    def fault(what: str, layer: str, changes: Mapping[str, Edit], table: Parameterization) -> Fault:
         return Fault(
             what=what,
-            named=("blocks[",),
+            named=tuple(f"blocks[{block}].{layer}.weight" for block in range(2)),
             planted=lambda: _deep()(table, tree=edited(changes)),
             healthy=lambda: _deep()(table),
         )
@@ -232,14 +229,14 @@ def _over_depth() -> list[Fault]:
     return [
         fault(
             "factor on residual branches missing (CompleteP)",
-            "down",
-            {"['down'].weight": lambda rule: {"multiplier": 1.0}},
+            "layers[1]",
+            {"layers[1].weight": lambda rule: {"multiplier": 1.0}},
             mu.completep(decay="independent"),
         ),
         fault(
             "learning rates in blocks not scaled with depth (depth-μP)",
-            "up",
-            {"['up'].weight": lambda rule: {"lr": 1.0}},
+            "layers[0]",
+            {"layers[0].weight": lambda rule: {"lr": 1.0}},
             mu.depth_mup(decay="independent"),
         ),
     ]
@@ -247,7 +244,7 @@ def _over_depth() -> list[Fault]:
 
 @functools.cache
 def _odd() -> CoordinateProbe:
-    return _probe(dataclasses.replace(subjects()["MLP"], sizes=tuple({"width": n} for n in (32, 68, 128))))
+    return _probe(dataclasses.replace(subjects()["MLP"], sizes=over("width", 32, 68, 128)))
 
 
 def _in_ratio() -> list[Fault]:
@@ -393,11 +390,11 @@ def _perceptron(**layers: Any) -> Callable[..., Any]:
 def _attention(scale: Callable[[int], float]) -> CoordinateProbe:
     one = subjects()["transformer, biases"]
 
-    def make(d_model: int, head_dim: int, *, key: Any) -> Any:
-        return one.make(d_model=d_model, head_dim=head_dim, attention_scale=scale(head_dim), key=key)
+    def make(head_dim: int, *, key: Any, **sizes: int) -> Any:
+        return one.make(head_dim=head_dim, attention_scale=scale(head_dim), key=key, **sizes)
 
-    sizes = tuple({"d_model": n, "head_dim": n // 4} for n in (32, 64, 128))
-    return _probe(dataclasses.replace(one, make=make, sizes=sizes))
+    grown = tuple({"d_model": n, "head_dim": n // 4} for n in (32, 64, 128))
+    return _probe(dataclasses.replace(one, make=make, base=one.base | grown[0], sizes=grown))
 
 
 def _in_codes() -> list[Fault]:
@@ -409,7 +406,9 @@ def _in_codes() -> list[Fault]:
             healthy=lambda: _attention(lambda d: 1 / d)(mu.mup()),
         ),
         _in_code("(in, out) declared as (out, in)", "first", _perceptron(), _perceptron(first=TransposedDense)),
-        _in_code("an embedding times √width in the model's code", "first", _perceptron(), _perceptron(first=LargeDense)),
+        _in_code(
+            "an embedding times √width in the model's code", "first", _perceptron(), _perceptron(first=LargeDense)
+        ),
         _in_code(
             "stacked axis taken for a summed one",
             "second",
@@ -417,7 +416,10 @@ def _in_codes() -> list[Fault]:
             _perceptron(second=FannedExperts),
         ),
         _in_code(
-            "summed axis of heads taken for a stack", "second", _perceptron(second=Heads), _perceptron(second=StackedHeads)
+            "summed axis of heads taken for a stack",
+            "second",
+            _perceptron(second=Heads),
+            _perceptron(second=StackedHeads),
         ),
         _in_code(
             "a branch that starts at zero twice, and never moves",

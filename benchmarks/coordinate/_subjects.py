@@ -20,15 +20,14 @@ BATCHES = 3
 class Subject:
     """A model with what a coordinate check of it needs.
 
-    - `sizes`: those of the check; the first is the base.
-    - `tables`: what of the published forms it permits, by name; None for all.
+    - `base`: the sizes of the small model; `sizes`: what is changed of them.
     """
 
     make: Callable[..., Any]
     loss: Callable[[Any, Any], Any]
     batches: list[Any]
+    base: Mapping[str, int]
     sizes: tuple[Mapping[str, int], ...]
-    tied: bool = False
 
 
 def _cross_entropy(logits: Any, targets: Any) -> Any:
@@ -104,57 +103,54 @@ class Recurrent(eqx.Module):
 
 
 class ResidualBlock(eqx.Module):
-    """`x + down(relu(up(norm(x))))`, its layers in a dictionary."""
+    """`x + down(relu(up(norm(x))))`, its layers in a list."""
 
     norm: eqx.nn.LayerNorm
-    layers: dict[str, eqx.nn.Linear]
+    layers: list[eqx.nn.Linear]
 
     def __init__(self, width: int, *, key: Any):
         up, down = jax.random.split(key)
         self.norm = eqx.nn.LayerNorm(width)
-        self.layers = {
-            "up": eqx.nn.Linear(width, 2 * width, key=up),
-            "down": eqx.nn.Linear(2 * width, width, key=down),
-        }
+        self.layers = [eqx.nn.Linear(width, 2 * width, key=up), eqx.nn.Linear(2 * width, width, key=down)]
 
     def __call__(self, x: Any) -> Any:
-        return x + self.layers["down"](jax.nn.relu(self.layers["up"](self.norm(x))))
+        return x + self.layers[1](jax.nn.relu(self.layers[0](self.norm(x))))
+
+
+mu.register_residual(ResidualBlock, "layers[1]")
 
 
 class ResidualNet(eqx.Module):
-    """A list of residual blocks between two linear layers."""
+    """A list of residual blocks between two linear layers, which are in a dictionary."""
 
-    first: eqx.nn.Linear
+    ends: dict[str, eqx.nn.Linear]
     blocks: list[ResidualBlock]
     norm: eqx.nn.LayerNorm
-    last: eqx.nn.Linear
 
-    def __init__(self, width: int, depth: int = 2, *, key: Any):
+    def __init__(self, width: int, depth: int, *, key: Any):
         keys = jax.random.split(key, depth + 2)
-        self.first = eqx.nn.Linear(8, width, key=keys[0])
+        self.ends = {
+            "first": eqx.nn.Linear(8, width, key=keys[0]),
+            "last": eqx.nn.Linear(width, CLASSES, key=keys[1]),
+        }
         self.blocks = [ResidualBlock(width, key=k) for k in keys[2:]]
         self.norm = eqx.nn.LayerNorm(width)
-        self.last = eqx.nn.Linear(width, CLASSES, key=keys[1])
 
     def __call__(self, x: Any) -> Any:
-        x = self.first(x)
+        x = self.ends["first"](x)
         for block in self.blocks:
             x = block(x)
-        return self.last(self.norm(x))
+        return self.ends["last"](self.norm(x))
 
 
 _transformer = functools.partial(
-    mu.nn.Transformer, vocab_size=VOCAB, n_layer=2, head_dim=8, attention_backend="reference", norm_gain="vector"
+    mu.nn.Transformer, vocab_size=VOCAB, head_dim=8, attention_backend="reference", norm_gain="vector"
 )
-_WIDTHS = (32, 64, 128)
 
 
-def _texts() -> list[Any]:
-    return [_text(key) for key in range(1, BATCHES + 1)]
-
-
-def _over(name: str) -> tuple[Mapping[str, int], ...]:
-    return tuple({name: width} for width in _WIDTHS)
+def over(name: str, *values: int) -> tuple[Mapping[str, int], ...]:
+    """Values of one size."""
+    return tuple({name: value} for value in values)
 
 
 @functools.cache
@@ -167,22 +163,33 @@ def subjects() -> dict[str, Subject]:
         ),
         "transformer, tied": functools.partial(_transformer, activation="relu", tie_embeddings=True),
     }
+    texts = [_text(key) for key in range(1, BATCHES + 1)]
+    width, wider = {"width": 32}, over("width", 32, 64, 128)
     made = {
-        name: Subject(make=make, loss=text_loss, batches=_texts(), sizes=_over("d_model"), tied="tied" in name)
+        name: Subject(
+            make=make,
+            loss=text_loss,
+            batches=texts,
+            base={"d_model": 32, "n_layer": 2},
+            sizes=over("d_model", 32, 64, 128),
+        )
         for name, make in transformers.items()
     }
     return made | {
-        "MLP": Subject(
-            make=lambda width, *, key: eqx.nn.MLP(8, CLASSES, width, 2, key=key),
-            loss=label_loss,
-            batches=_labelled((8,)),
-            sizes=_over("width"),
-        ),
+        "MLP": Subject(make=_mlp, loss=label_loss, batches=_labelled((8,)), base=width, sizes=wider),
         "CNN": Subject(
-            make=ConvNet, loss=label_loss, batches=_labelled((3, 4, 4)), sizes=tuple({"width": n} for n in (16, 32, 64))
+            make=ConvNet,
+            loss=label_loss,
+            batches=_labelled((3, 4, 4)),
+            base={"width": 16},
+            sizes=over("width", 16, 32, 64),
         ),
-        "GRU": Subject(make=Recurrent, loss=text_loss, batches=_texts(), sizes=_over("width")),
+        "GRU": Subject(make=Recurrent, loss=text_loss, batches=texts, base=width, sizes=wider),
         "residual net of lists": Subject(
-            make=ResidualNet, loss=label_loss, batches=_labelled((8,)), sizes=_over("width")
+            make=ResidualNet, loss=label_loss, batches=_labelled((8,)), base=width | {"depth": 2}, sizes=wider
         ),
     }
+
+
+def _mlp(width: int, *, key: Any) -> Any:
+    return eqx.nn.MLP(8, CLASSES, width, 2, key=key)

@@ -208,6 +208,8 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     trained = [leaf.contribution for leaf in own if leaf.trained]
     low = max((contribution.low for contribution in trained), default=-math.inf)
     high = max([contribution.high for contribution in trained] + [e + growth.change for e in passed], default=low)
+    # The first weights of few outputs also pass a part of the change that is not aligned with them. It vanishes, slowly.
+    low = min([low] + [leaf.weight + leaf.fan_in / 2 + growth.change for leaf in passing if leaf.is_readout])
     if growth.change > _EXACT and passed:
         # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
         low, high = min(low, 0.0), math.inf
@@ -246,11 +248,10 @@ def _derived(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     """Scores of attention: products of two activations over a head.
 
     With heads of one size they are of size n⁰. With heads that grow and a factor 1/head_dim they vanish as n^-1/2 at the start,
-    where queries and keys are independent; their changes are aligned, and stay of size n⁰.
+    where queries and keys are independent; their changes are aligned, and stay of size n⁰ but for a part that is not.
     """
     moves = _moves(leaves, growth)
-    # Where features hardly move, a change of queries is not aligned with keys either.
-    low = min(moves.low, 2 * growth.change) if growth.change < 0 else moves.low
+    low = moves.low - 0.5
     start = 2 * growth.start if growth.change <= _EXACT else math.inf
     return SiteTheory(output=Interval(-0.5, start), change=Interval(low, moves.high), derived=True)
 
