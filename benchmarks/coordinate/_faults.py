@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import equimu as mu
 from benchmarks.coordinate._subjects import CLASSES, Subject, over, subjects
 from equimu.diagnostics import CoordinateCheck, CoordinateProbe
-from equimu.parameterization import Parameterization, Rule, fan_in, is_rule
+from equimu.parameterization import Parameterization, Rule, is_rule
 
 Edit = Callable[[Rule], Mapping[str, Any]]
 
@@ -46,13 +46,13 @@ def adamw(tree: Any) -> Any:
 
 
 def edited(changes: Mapping[str, Edit]) -> Callable[[Any], Any]:
-    """An edit of a tree: by the end of a path, or by role, from a rule to its new numbers."""
+    """An edit of a tree: by role or the end of a path, from a rule to its new numbers."""
 
     def edit(leaf: Any) -> Any:
         if not is_rule(leaf):
             return leaf
         for where, change in changes.items():
-            if leaf.path.endswith(where) or leaf.role == where:
+            if leaf.role == where or f".{leaf.path}".endswith(f".{where}"):
                 return dataclasses.replace(leaf, **change(leaf))
         return leaf
 
@@ -119,7 +119,8 @@ def _in_trees() -> list[Fault]:
     large = functools.reduce(lambda t, r: t.tune(r, eps=1e5), ("input", "hidden", "output", "vector"), mu.mup())
     roles = ("input", "hidden", "output", "vector")
     return [
-        _in_tree("hidden learning rate not scaled", UP, {UP: lambda rule: {"lr": 1.0}}),
+        _in_tree("hidden learning rates not scaled", "blocks.", {"hidden": lambda rule: {"lr": 1.0}}),
+        _in_tree("one hidden learning rate not scaled", UP, {UP: lambda rule: {"lr": 1.0}}),
         _in_tree(
             "output learning rate not scaled (Table 3)",
             "unembedding.weight",
@@ -221,7 +222,7 @@ def _over_depth() -> list[Fault]:
     def fault(what: str, layer: str, changes: Mapping[str, Edit], table: Parameterization) -> Fault:
         return Fault(
             what=what,
-            named=tuple(f"blocks[{block}].{layer}.weight" for block in range(2)),
+            named=(f"blocks[*].{layer}.weight",),
             planted=lambda: _deep()(table, tree=edited(changes)),
             healthy=lambda: _deep()(table),
         )
@@ -367,13 +368,19 @@ mu.register_axes(Heads, weight=("in", "in", "out"))
 mu.register_axes(StackedHeads, weight=("stack", "in", "out"))
 
 
-def _in_code(what: str, named: str, healthy: Callable[..., Any], planted: Callable[..., Any]) -> Fault:
-    def check(make: Callable[..., Any]) -> CoordinateCheck:
-        return _probe(dataclasses.replace(subjects()["MLP"], make=make))(mu.mup())
-
-    return Fault(what=what, named=(named,), planted=lambda: check(planted), healthy=lambda: check(healthy))
+@functools.cache
+def _of_code(make: Callable[..., Any]) -> CoordinateCheck:
+    return _probe(dataclasses.replace(subjects()["MLP"], make=make))(mu.mup())
 
 
+def _in_code(
+    what: str, named: str | tuple[str, ...], healthy: Callable[..., Any], planted: Callable[..., Any]
+) -> Fault:
+    names = (named,) if isinstance(named, str) else named
+    return Fault(what=what, named=names, planted=lambda: _of_code(planted), healthy=lambda: _of_code(healthy))
+
+
+@functools.cache
 def _perceptron(**layers: Any) -> Callable[..., Any]:
     """A perceptron with some of its maps of other classes."""
 
@@ -390,11 +397,11 @@ def _perceptron(**layers: Any) -> Callable[..., Any]:
 def _attention(scale: Callable[[int], float]) -> CoordinateProbe:
     one = subjects()["transformer, biases"]
 
-    def make(head_dim: int, *, key: Any, **sizes: int) -> Any:
-        return one.make(head_dim=head_dim, attention_scale=scale(head_dim), key=key, **sizes)
+    def make(d_model: int, n_layer: int, *, key: Any) -> Any:
+        head_dim = d_model // 4
+        return one.make(d_model=d_model, n_layer=n_layer, head_dim=head_dim, attention_scale=scale(head_dim), key=key)
 
-    grown = tuple({"d_model": n, "head_dim": n // 4} for n in (32, 64, 128))
-    return _probe(dataclasses.replace(one, make=make, base=one.base | grown[0], sizes=grown))
+    return _probe(dataclasses.replace(one, make=make))
 
 
 def _in_codes() -> list[Fault]:
@@ -423,7 +430,7 @@ def _in_codes() -> list[Fault]:
         ),
         _in_code(
             "a branch that starts at zero twice, and never moves",
-            "up.weight",
+            ("up.weight", "down.weight"),
             functools.partial(FixedMLP, zero=False),
             functools.partial(FixedMLP, zero=True),
         ),

@@ -9,7 +9,7 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.diagnostics._explain import explain
 from equimu.diagnostics._judge import leaf_rows, site_rows
-from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer
+from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured, pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
 from equimu.parameterization import Parameterization, parameterize, scaled
@@ -61,11 +61,12 @@ class CoordinateProbe:
             raise EquimuError("a coordinate check needs at least one seed")
         trees = [parameterize(self._make, parameterization, base=self._base, target=target) for target in self._targets]
         sizes = [target[self._size] for target in self._targets]
-        measured = []
+        measured: list[Measured] = []
         for own, size in zip(trees, sizes, strict=True):
             measured.append(self._experiment.measure(tree(own), seeds))
             on_size(len(measured), size)
-        said = theory(trees, sizes, [one.sites for one in measured])
+        measured = pooled(measured)
+        said = theory(trees, sizes, measured[0].leaves, [one.sites for one in measured])
         rows = site_rows(measured, sizes, said) + leaf_rows(measured, sizes, said)
         for one in measured:
             if not np.isfinite(one.output).all():

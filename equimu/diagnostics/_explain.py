@@ -53,7 +53,7 @@ def _of_leaf(
     if row.quantity == "update" and leaf.rules[0].optimizer in ("adam", "muon") and min(flatness[row.name]) < FLAT:
         return "the optimizer's epsilon is no longer small against its gradient; scale it, or take a smaller one"
     found = [(abs(miss - power), text) for power, text in _mistakes(row, leaf, parameterization, sizes)]
-    close = min(found, default=(1.0, ""))
+    close = min(found, key=lambda each: each[0], default=(1.0, ""))
     if close[0] < _CLOSE:
         return close[1]
     if abs(miss) < _LARGE:
@@ -91,7 +91,7 @@ def _mistakes(
         made.append((-leaf.fan_in / 2 - leaf.weight, "it is drawn as in the standard parameterization, by 1/√fan_in"))
         made.append((-leaf.weight, "it is drawn with the same deviation at all sizes"))
     for role in ROLES:
-        if role == leaf.role or row.quantity not in ("update", "weight"):
+        if role in (leaf.role, "scalar") or row.quantity not in ("update", "weight"):
             continue
         laws, dimensions = parameterization.row(role), [rule.dimensions for rule in rules]
         number = laws.init_std if row.quantity == "weight" else laws.lr

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from equimu._types import PyTree
 from equimu.diagnostics._fit import slope
+from equimu.diagnostics._measure import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
 from equimu.parameterization import Rule, rules_of
 from equimu.parameterization._leaves import is_within, locate
@@ -66,7 +67,7 @@ def _number(value: float) -> str:
 class LeafTheory:
     """What the laws say of one leaf.
 
-    - `rules`: its rule in the tables' own tree at each size.
+    - `path`, `rules`: its path, and its rule in the tables' own tree at each size.
     - `sizes_of_weight`, `sizes_of_update`: root mean square of the forward weight at the start, and of an update of it in
       units that are the same at all sizes; None where the optimizer's direction has no size of its own.
     - `weight`, `update`: their exponents. A weight that is drawn as zero has -inf.
@@ -77,6 +78,7 @@ class LeafTheory:
     - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
     """
 
+    path: str
     rules: tuple[Rule, ...]
     sizes_of_weight: tuple[float, ...]
     sizes_of_update: tuple[float, ...] | None
@@ -88,10 +90,6 @@ class LeafTheory:
     drawn: bool
     trained: bool
     ends_branch: bool
-
-    @property
-    def path(self) -> str:
-        return self.rules[0].path
 
     @property
     def role(self) -> str:
@@ -127,20 +125,26 @@ class Theory:
     growth: float
 
 
-def theory(trees: Sequence[PyTree], sizes: Sequence[float], shapes: Sequence[dict[str, tuple[int, ...]]]) -> Theory:
+def theory(
+    trees: Sequence[PyTree],
+    sizes: Sequence[float],
+    paths: Sequence[str],
+    shapes: Sequence[dict[str, tuple[int, ...]]],
+) -> Theory:
     """Predicts.
 
     Args:
         trees: the parameterization's own trees, one a size.
         sizes: the values of the size that is varied.
+        paths: the leaves; one that stands for the same leaf of each block has `[*]` for an index.
         shapes: of each site, by name, one dictionary a size.
     """
-    leaves = _leaves(trees, sizes)
+    leaves = _leaves(trees, sizes, paths)
     growth = _growth(leaves, by_width=_is_by_width(trees))
     classes = module_classes(trees[0])
     owned: dict[str, list[LeafTheory]] = {path: [] for path in ("", *classes)}
-    for path, leaf in leaves.items():
-        owned[max((p for p in owned if p == "" or is_within(path, p)), key=len)].append(leaf)
+    for leaf in leaves.values():
+        owned[max((p for p in owned if p == "" or is_within(leaf.rules[0].path, p)), key=len)].append(leaf)
     sites: dict[str, SiteTheory] = {}
     for site in shapes[0]:
         path = _module(site, classes)
@@ -182,8 +186,8 @@ def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
 
 
 def _is_by_width(trees: Sequence[PyTree]) -> bool:
-    fans = [[(rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)] for tree in trees]
-    return any(each != fans[0] for each in fans)
+    fans = [{rule.path: (rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)} for tree in trees]
+    return any(each[path] != fan for each in fans for path, fan in fans[0].items())
 
 
 # --- sites
@@ -191,7 +195,7 @@ def _is_by_width(trees: Sequence[PyTree]) -> bool:
 
 def _module(site: str, classes: dict[str, type]) -> str | None:
     """The path of the module that puts a site out; None for a derived site."""
-    name = "" if site.startswith(WHOLE) else site.partition("#")[0]
+    name = "" if site.startswith(WHOLE) else first_of_pool(site.partition("#")[0])
     if name not in classes and name.endswith("]"):
         name = name[: name.rindex("[")]  # one of several outputs
     return name if name in classes else None
@@ -259,10 +263,12 @@ def _derived(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
 # --- leaves
 
 
-def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTheory]:
-    rules = {each[0].path: each for each in zip(*map(rules_of, trees), strict=True)}
-    places = {leaf.path: leaf for leaf in locate(next(iter(rules.values()))[0].blueprint.shapes())}
-    tied = {path: places[path].tied_source for path in rules}
+def _leaves(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str]) -> dict[str, LeafTheory]:
+    by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
+    rules = {path: tuple(each[first_of_pool(path)] for each in by_path) for path in paths}
+    located = {leaf.path: leaf for leaf in locate(rules[paths[0]][0].blueprint.shapes())}
+    places = {path: located[first_of_pool(path)] for path in paths}
+    tied = {path: places[path].tied_source for path in paths}
     by_width = _is_by_width(trees)
 
     def exponent(values: Sequence[float]) -> float:
@@ -342,6 +348,7 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float]) -> dict[str, LeafTh
 
     return {
         path: LeafTheory(
+            path=path,
             rules=each,
             sizes_of_weight=tuple(map(_weight, each)),
             sizes_of_update=direction(path),
