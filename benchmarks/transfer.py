@@ -40,7 +40,8 @@ def octaves(first: int, last: int) -> Rates:
 # Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width.
 GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
     (("sp",), "adamw", octaves(-9, -4)),
-    (("mup", "tpv3", "tpv8", "tpv9", "everett-mean-field"), "adamw", octaves(-8, -3)),
+    (("mup", "tpv3", "tpv8", "tpv9"), "adamw", octaves(-8, -3)),
+    (("everett-mean-field",), "adamw", octaves(-4, 1)),
     (("mup-absolute", "umup"), "adamw", octaves(-2, 3)),
     (("spectral",), "muon", octaves(-5, 0)),
 ]
