@@ -37,8 +37,8 @@ def octaves(first: int, last: int) -> Rates:
     return tuple(float(exponent) for exponent in range(first, last + 1))
 
 
-# Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width. Tables 3 and 9
-# of TP-V train like Table 8 to the last digits, and CompleteP is Table 8 where the depth stays: one of the four is run.
+# Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width. Tables 3
+# and 9 of TP-V train like Table 8 to the last digits, and CompleteP is Table 8 where the depth stays: one of the four is run.
 GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
     (("sp",), "adamw", octaves(-9, -4)),
     (("mup", "tpv8"), "adamw", octaves(-8, -3)),

@@ -53,7 +53,7 @@ def test_tables_have_epsilon_and_decay_where_the_runs_tell_them():
     text = markdown(report(cells(epsilon_share=0.25, decay_steps=50.0)))
     line = next(line for line in text.splitlines() if line.startswith("| w "))
     assert line == "| w | 1.0e-02 | 7.1e-03 | 5.0e-03 | -0.50 | 25% | 0.5 |"
-    assert "epsilon decides" not in markdown(report(cells()))
+    assert "| epsilon decides" not in markdown(report(cells()))
 
 
 def test_leaves_of_runs_that_tell_nothing_and_of_weights_that_are_zero():
