@@ -1,7 +1,7 @@
 """What the report reads: the finished runs of a sweep, and the same runs gathered into one curve per size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ class Cell:
         loss: final validation loss in nats per token; infinite or NaN if the run diverged.
         initial_loss: validation loss before the first step, if known.
         along: what `size` is, as a word for texts: `"width"`, `"depth"`, ...
+        leaves: what each leaf did in the middle of the run, by its path; see the rows of `metrics.jsonl`.
+        steps: of the run, if known.
     """
 
     parameterization: str
@@ -31,6 +33,8 @@ class Cell:
     loss: float
     initial_loss: float | None = None
     along: str = "width"
+    leaves: Mapping[str, Mapping[str, float]] | None = None
+    steps: int | None = None
 
     @property
     def diverged(self) -> bool:

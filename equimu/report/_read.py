@@ -1,7 +1,7 @@
 """From run folders to the cells of a report."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,17 @@ def cells_of(runs: Iterable[Run]) -> list[Cell]:
             seed=run.config.seed,
             loss=run.validation_loss,
             initial_loss=run.rows[0]["loss"] if run.rows else None,  # of the batch before the first update
+            leaves=_leaves(run),
+            steps=run.config.steps,
         )
         for run in runs
     ]
+
+
+def _leaves(run: Run) -> Mapping[str, Mapping[str, float]] | None:
+    """What the leaves did, as told last before the end of the run, where the learning rate has all but vanished."""
+    told = [row["leaves"] for row in run.rows if "leaves" in row]
+    return told[max(len(told) - 2, 0)] if told else None
 
 
 def _shared(config: RunConfig) -> dict[str, Any]:

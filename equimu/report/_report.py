@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from equimu.report._cells import Cell, Curve, curves
 from equimu.report._fit import Fit, fit
 from equimu.report._law import Law, law
+from equimu.report._leaves import Leaves, leaves
 from equimu.report._regret import Regret, carried_rate, growth, regrets
 from equimu.report._verdict import Verdict, verdict
 
@@ -25,6 +26,7 @@ class Panel:
         above_best: per size, the loss at the optimum less the lowest one of all parameterizations at that size;
             None where either is not known.
         verdict: whether the best learning rate transfers.
+        leaves: what each leaf did, at the rate that is carried over; None where the runs do not tell.
     """
 
     parameterization: str
@@ -36,6 +38,7 @@ class Panel:
     regret_growth: float | None
     above_best: tuple[float | None, ...]
     verdict: Verdict
+    leaves: Leaves | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ def report(cells: Iterable[Cell]) -> Report:
     Raises:
         EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
     """
+    cells = list(cells)
     groups = curves(cells)
     fits = {name: fit(group) for name, group in groups.items()}
     lowest: dict[int, float] = {}
@@ -77,22 +81,29 @@ def report(cells: Iterable[Cell]) -> Report:
         for optimum in fitted.optima:
             if optimum.lowest is not None:
                 lowest[optimum.size] = min(optimum.lowest, lowest.get(optimum.size, optimum.lowest))
-    return Report(panels=tuple(_panel(name, group, fits[name], lowest) for name, group in groups.items()))
+    return Report(
+        panels=tuple(
+            _panel(name, group, fits[name], lowest, [cell for cell in cells if cell.parameterization == name])
+            for name, group in groups.items()
+        )
+    )
 
 
-def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float]) -> Panel:
+def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float], cells: list[Cell]) -> Panel:
     line = law(fitted)
     costs = regrets(group, fitted)
+    carried = carried_rate(fitted)
     return Panel(
         parameterization=name,
         curves=group,
         fit=fitted,
         law=line,
-        carried=carried_rate(fitted),
+        carried=carried,
         regrets=costs,
         regret_growth=growth(costs),
         above_best=tuple(
             None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
         verdict=verdict(group, fitted, line),
+        leaves=None if carried is None else leaves(cells, carried),
     )

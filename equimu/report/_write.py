@@ -56,6 +56,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "law": _plain(panel.law),
         "carried_log2_lr": _plain(panel.carried),
         "regret_growth": _plain(panel.regret_growth),
+        "leaves": _plain(panel.leaves),
         "sizes": [
             {
                 "size": curve.size,
