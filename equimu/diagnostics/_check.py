@@ -9,7 +9,8 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.diagnostics._explain import explain
 from equimu.diagnostics._judge import leaf_rows, site_rows
-from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured, pooled
+from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured
+from equimu.diagnostics._pool import pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
 from equimu.parameterization import Parameterization, parameterize, scaled

@@ -1,13 +1,13 @@
 """The experiment of a coordinate check: a few steps of training at one size, with every site and every leaf measured.
 
-The numbers of the rules are inputs of the compiled program, so that one compilation serves all parameterizations, all seeds and
-all planted faults of one model, optimizer and size.
+The numbers of the rules are inputs of the compiled programs, so that one compilation serves all parameterizations, all seeds and
+all planted faults of one model, optimizer and size. What is compiled is the step and the recording forward pass alone: draws and
+statistics would be most of the time to compile, and are hardly any to compute.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -25,6 +25,7 @@ from equimu.parameterization._leaves import is_array_or_shape
 Loss: TypeAlias = Callable[[Any, Any], Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
+_Statistics: TypeAlias = dict[str, np.ndarray]
 
 # These programs run for a moment: optimizing their code for several times that would be in vain.
 _COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
@@ -61,8 +62,36 @@ class Measured:
     loss: np.ndarray
 
 
+class _Step(NamedTuple):
+    """What a step makes. Lists have an array a leaf: as stored, its gradient, and what the forward pass uses of it.
+
+    - `update`, `undecayed`: by how much the leaf changes, and would if the weights were zero.
+    - `used`, `used_after`, `used_undecayed`: forward weights before the step, behind it, and behind the undecayed one.
+    """
+
+    params: PyTree
+    state: Any
+    loss: Array
+    stored: list[Array]
+    gradient: list[Array]
+    update: list[Array]
+    undecayed: list[Array]
+    used: list[Array]
+    used_after: list[Array]
+    used_undecayed: list[Array]
+
+
+class _Programs(NamedTuple):
+    """Compiled, for trees of rules that differ in their numbers only; `sites` is filled when `outputs` is traced."""
+
+    init: Callable[[Any, PyTree], Any]
+    step: Callable[[Any, PyTree, Any, Any], _Step]
+    outputs: Callable[[Any, PyTree, Any], list[Array]]
+    sites: dict[str, tuple[int, ...]]
+
+
 class Experiment:
-    """Compiled programs of one model, loss and optimizer, for trees of rules that differ in their numbers only."""
+    """The training that is measured, of one model, loss and optimizer."""
 
     def __init__(self, *, loss: Loss, batches: Sequence[Any], optimizer: MakeOptimizer, steps: int, forward: Forward):
         """
@@ -76,140 +105,98 @@ class Experiment:
         self._loss = loss
         self._optimizer = optimizer
         self._forward = forward
-        order = [batches[step % len(batches)] for step in range(steps)]
-        self._batches = jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *order)
-        self._programs: dict[Any, tuple[Callable[..., Any], dict[str, tuple[int, ...]]]] = {}
+        self._batches = [batches[step % len(batches)] for step in range(steps)]
+        self._programs: dict[Any, _Programs] = {}
 
     def measure(self, tree: PyTree, seeds: Sequence[int]) -> Measured:
         """Trains from each seed, and measures."""
         rules = rules_of(tree)
-        # What the program is made for: everything of the rules but their numbers. Flags that choose code are among it.
+        # What a program is made for: everything of the rules but their numbers. Flags that choose code are among it.
         bare = dict.fromkeys(NUMBERS, 0.0)
         key = tuple((dataclasses.replace(r, **bare, init_mean=None), *_numbers(r)) for r in rules)
         if key not in self._programs:
-            sites: dict[str, tuple[int, ...]] = {}
-            self._programs[key] = (jax.jit(self._program(tree, sites), compiler_options=_COMPILER_OPTIONS), sites)
-        run, sites = self._programs[key]
+            self._programs[key] = self._compiled(tree)
+        programs = self._programs[key]
         numbers = {rule.path: _numbers(rule) for rule in rules}
-        # Drawn outside the program: generators of random numbers would be a third of what there is to compile.
-        starts = (eqx.filter(initialize(tree, jax.random.key(seed)), eqx.is_array) for seed in seeds)
-        found = [jax.device_get(run(numbers, start, self._batches)) for start in starts]
-        stacked = {name: np.stack([one[name] for one in found]).astype(np.float64) for name in found[0]}
-        return Measured(sites=dict(sites), leaves=tuple(rule.path for rule in rules), **stacked)
+        runs = [self._run(programs, numbers, initialize(tree, jax.random.key(seed))) for seed in seeds]
+        return Measured(
+            sites=dict(programs.sites),
+            leaves=tuple(rule.path for rule in rules),
+            **{name: np.stack([run[name] for run in runs]) for name in runs[0]},
+        )
 
-    def _program(self, like: PyTree, sites: dict[str, tuple[int, ...]]) -> Callable[..., dict[str, Array]]:
+    def _run(self, programs: _Programs, numbers: Any, model: PyTree) -> _Statistics:
+        params = eqx.filter(model, eqx.is_array)
+        probe = self._batches[0]
+        state = programs.init(numbers, params)
+        start = programs.outputs(numbers, params, probe)
+        if not start:
+            raise EquimuError(
+                "the loss calls no module of the model it is given, so there is nothing to check; let it call the model"
+            )
+        sites, leaves = [_each(_site, start, start)], []
+        losses: list[float] = []
+        first: dict[str, np.ndarray] = {}
+        for batch in self._batches:
+            made = programs.step(numbers, params, state, batch)
+            if not first:
+                first = {"weight": _each_rms(made.used), "stored": _each_rms(made.stored)}
+            leaves.append(_each(_leaf, *made[3:]))
+            params, state = made.params, made.state
+            losses.append(float(made.loss))
+            sites.append(_each(_site, programs.outputs(numbers, params, probe), start))
+        return {**first, **_over_steps(sites), **_over_steps(leaves), "loss": np.array(losses)}
+
+    def _compiled(self, like: PyTree) -> _Programs:
         # What is no array of the model: functions, for example.
         code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
+        sites: dict[str, tuple[int, ...]] = {}
 
-        def run(numbers: Any, model: PyTree, batches: Any) -> dict[str, Array]:
+        def split(params: PyTree) -> tuple[PyTree, PyTree]:
+            return eqx.partition(eqx.combine(params, code), eqx.is_inexact_array)
+
+        def optimizer(numbers: Any) -> optax.GradientTransformationExtraArgs:
+            return optax.with_extra_args_support(self._optimizer(with_numbers(like, numbers)))
+
+        def init(numbers: Any, params: PyTree) -> Any:
+            return optimizer(numbers).init(split(params)[0])
+
+        def outputs(numbers: Any, params: PyTree, batch: Any) -> list[Array]:
+            used = self._forward(with_numbers(like, numbers), eqx.combine(*split(params)))
+            found = record(self._loss, used, batch)
+            sites.update({name: value.shape for name, value in found.items()})
+            return list(found.values())
+
+        def step(numbers: Any, params: PyTree, state: Any, batch: Any) -> _Step:
             tree = with_numbers(like, numbers)
-            optimizer = optax.with_extra_args_support(self._optimizer(tree))
-            params, static = eqx.partition(eqx.combine(model, code), eqx.is_inexact_array)
-            probe = jax.tree.map(lambda x: x[0], batches)
+            trained, rest = split(params)
 
-            def used(params: PyTree) -> PyTree:
-                return self._forward(tree, eqx.combine(params, static))
+            def used(trained: PyTree) -> PyTree:
+                return self._forward(tree, eqx.combine(trained, rest))
 
-            def weights(params: PyTree) -> list[Array]:
-                return jax.tree.leaves(eqx.filter(used(params), eqx.is_inexact_array))
+            def weights(trained: PyTree) -> list[Array]:
+                return jax.tree.leaves(eqx.filter(used(trained), eqx.is_inexact_array))
 
-            def objective(params: PyTree, batch: Any) -> Array:
-                return self._loss(used(params), batch)
+            def objective(trained: PyTree) -> Array:
+                return _scalar(self._loss(used(trained), batch))
 
-            def outputs(params: PyTree) -> list[Array]:
-                found = record(self._loss, used(params), probe)
-                sites.update({name: value.shape for name, value in found.items()})
-                return list(found.values())
+            loss, gradient = jax.value_and_grad(objective)(trained)
+            update, new_state = optimizer(numbers).update(gradient, state, trained)
+            # Decoupled decay is what an update owes to the weights.
+            undecayed, _ = optimizer(numbers).update(gradient, state, jax.tree.map(jnp.zeros_like, trained))
+            after = eqx.apply_updates(trained, update)
+            return _Step(
+                eqx.filter(eqx.combine(after, rest), eqx.is_array),
+                new_state,
+                loss,
+                *map(jax.tree.leaves, (trained, gradient, update, undecayed)),
+                *map(weights, (trained, after, eqx.apply_updates(trained, undecayed))),
+            )
 
-            def step(carry: Any, batch: Any) -> Any:
-                params, state = carry
-                loss, slopes = jax.value_and_grad(objective)(params, batch)
-                updates, new_state = optimizer.update(slopes, state, params)
-                # Decoupled decay is what an update owes to the weights.
-                undecayed, _ = optimizer.update(slopes, state, jax.tree.map(jnp.zeros_like, params))
-                parts = [
-                    _decay(*each) for each in zip(*map(jax.tree.leaves, (params, updates, undecayed)), strict=True)
-                ]
-                moved = jax.tree.unflatten(jax.tree.structure(params), [part[1] for part in parts])
-                moves = zip(weights(eqx.apply_updates(params, moved)), weights(params), strict=True)
-                new = eqx.apply_updates(params, updates)
-                return (new, new_state), {
-                    "loss": loss,
-                    "decay": jnp.stack([part[0] for part in parts]),
-                    **_columns([_leaf(b - a, g) for (b, a), g in zip(moves, jax.tree.leaves(slopes), strict=True)]),
-                    **_columns([_site(now, then) for now, then in zip(outputs(new), start, strict=True)]),
-                }
+        def compiled(function: Any) -> Any:
+            return jax.jit(function, compiler_options=_COMPILER_OPTIONS)
 
-            _check(objective, params, probe)
-            start = outputs(params)
-            if not start:
-                raise EquimuError(
-                    "the loss calls no module of the model it is given, so there is nothing to check; let it call the model"
-                )
-            begin = _columns([_site(x, x) for x in start])
-            _, behind = jax.lax.scan(step, (params, optimizer.init(params)), batches)
-            found = {name: behind[name] for name in behind if name not in begin}
-            found |= {name: jnp.concatenate([begin[name][None], behind[name]]) for name in begin}
-            found["weight"] = jnp.stack([_rms(w) for w in weights(params)])
-            found["stored"] = jnp.stack([_rms(p) for p in jax.tree.leaves(params)])
-            return found
-
-        return run
-
-
-def pooled(measured: Sequence[Measured]) -> list[Measured]:
-    """The same with sites and leaves that all sizes have.
-
-    A deeper model made of a list of blocks has more of them: what stands in each block is then one site or leaf,
-    `blocks[*].norm` for example, of the root mean square over blocks.
-    """
-    lengths = [_lengths([*one.sites, *one.leaves]) for one in measured]
-    varying = {path for one in lengths for path in one if any(one[path] != other.get(path) for other in lengths)}
-
-    def rename(name: str) -> str:
-        return _INDEX.sub(lambda m: "[*]" if _INDEX.sub("[*]", name[: m.start()]) in varying else m[0], name)
-
-    return [_pool(one, rename) for one in measured] if varying else list(measured)
-
-
-def _lengths(names: Sequence[str]) -> dict[str, int]:
-    """How long each list in a model is, by its path."""
-    found: dict[str, int] = {}
-    for name in names:
-        for m in _INDEX.finditer(name):
-            path = _INDEX.sub("[*]", name[: m.start()])
-            found[path] = max(found.get(path, 0), int(m[1]) + 1)
-    return found
-
-
-def first_of_pool(name: str) -> str:
-    """A site or leaf that a name stands for."""
-    return name.replace("[*]", "[0]")
-
-
-def _pool(one: Measured, rename: Callable[[str], str]) -> Measured:
-    def group(names: Sequence[str]) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for index, name in enumerate(names):
-            found.setdefault(rename(name), []).append(index)
-        return found
-
-    def mean_square(values: np.ndarray, groups: dict[str, list[int]]) -> np.ndarray:
-        return np.stack([np.sqrt(np.mean(values[..., where] ** 2, axis=-1)) for where in groups.values()], axis=-1)
-
-    sites, leaves, shapes = group(list(one.sites)), group(one.leaves), list(one.sites.values())
-    return dataclasses.replace(
-        one,
-        sites={name: shapes[where[0]] for name, where in sites.items()},
-        leaves=tuple(leaves),
-        **{name: mean_square(getattr(one, name), sites) for name in _OF_SITES},
-        **{name: mean_square(getattr(one, name), leaves) for name in _OF_LEAVES},
-    )
-
-
-_INDEX = re.compile(r"\[(\d+)\]")
-_OF_SITES = ("output", "output_abs", "change", "change_abs")
-_OF_LEAVES = ("weight", "stored", "update", "flatness", "decay", "gradient")
+        return _Programs(compiled(init), compiled(step), compiled(outputs), sites)
 
 
 def _numbers(rule: Rule) -> dict[str, Any]:
@@ -218,51 +205,75 @@ def _numbers(rule: Rule) -> dict[str, Any]:
     return {name: np.float32(getattr(rule, name)) for name in names if getattr(rule, name) is not None}
 
 
-def _check(objective: Callable[..., Any], params: PyTree, batch: Any) -> None:
-    shape = getattr(jax.eval_shape(objective, params, batch), "shape", None)
-    if shape != ():
-        raise EquimuError(f"the loss must be a scalar, got shape {shape}; take its mean")
+def _scalar(loss: Any) -> Array:
+    if jnp.shape(loss) != ():
+        raise EquimuError(f"the loss must be a scalar, got shape {jnp.shape(loss)}; take its mean")
+    return loss
 
 
-def _rms(x: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.abs(x) ** 2))
+# --- statistics, in numpy
 
 
-def _site(now: Array, start: Array) -> dict[str, Array]:
-    change = now - start
+def _each(statistics: Callable[..., dict[str, float]], *arrays: Sequence[Array]) -> _Statistics:
+    rows = [statistics(*map(_wide, each)) for each in zip(*arrays, strict=True)]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _each_rms(arrays: Sequence[Array]) -> np.ndarray:
+    return np.array([_rms(_wide(array)) for array in arrays])
+
+
+def _over_steps(steps: Sequence[_Statistics]) -> _Statistics:
+    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+def _wide(x: Array) -> np.ndarray:
+    array = np.asarray(x)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.abs(x) ** 2))) if x.size else 0.0
+
+
+def _site(now: np.ndarray, start: np.ndarray) -> dict[str, float]:
     return {
         "output": _rms(now),
-        "output_abs": jnp.mean(jnp.abs(now)),
-        "change": _rms(change),
-        "change_abs": jnp.mean(jnp.abs(change)),
+        "output_abs": float(np.mean(np.abs(now))),
+        "change": _rms(now - start),
+        "change_abs": float(np.mean(np.abs(now - start))),
     }
 
 
-def _leaf(move: Array, gradient: Array) -> dict[str, Array]:
-    """Over the entries that have a gradient: rows of a table that the batch does not read stay where they are."""
+def _leaf(
+    stored: np.ndarray,
+    gradient: np.ndarray,
+    update: np.ndarray,
+    undecayed: np.ndarray,
+    used: np.ndarray,
+    used_after: np.ndarray,
+    used_undecayed: np.ndarray,
+) -> dict[str, float]:
+    decay = _decay(stored, update - undecayed)
+    move = (used_after if np.isnan(decay) else used_undecayed) - used
+    # Over the entries that have a gradient: rows of a table that the batch does not read stay where they are.
     has = gradient != 0
-    share = jnp.maximum(jnp.mean(has), 1e-30)
-    size = _rms(move * has) / jnp.sqrt(share)
-    largest = jnp.max(jnp.abs(move * has))
+    size, largest = _rms(move[has]), float(np.max(np.abs(move[has]), initial=0.0))
     return {
         "update": size,
-        "flatness": size / jnp.where(largest == 0, 1, largest),
-        "gradient": _rms(gradient) / jnp.sqrt(share),
+        "flatness": size / largest if largest > 0 else 0.0,
+        "decay": decay,
+        "gradient": _rms(gradient[has]),
     }
 
 
-def _decay(weight: Array, update: Array, undecayed: Array) -> tuple[Array, Array]:
-    """By what share of itself a leaf decays, and its update without that.
+def _decay(stored: np.ndarray, owed: np.ndarray) -> float:
+    """By what share of itself a leaf decays; NaN if what an update owes to the weights is no share of them.
 
-    An optimizer whose steps are relative to the weights, such as Adafactor, owes them more than a decay: what it does without
-    them says nothing, its share is NaN, and its update is left whole.
+    Steps that are relative to the weights, such as Adafactor's, owe them more than a decay.
     """
-    owed = update - undecayed
-    square = jnp.sum(jnp.abs(weight) ** 2)
-    share = -jnp.real(jnp.vdot(weight, owed)) / jnp.where(square == 0, 1, square)
-    is_share = (weight.size > 1) & (_rms(owed + share * weight) <= 0.1 * _rms(owed))
-    return jnp.where(is_share, share, jnp.nan), jnp.where(is_share, undecayed, update)
-
-
-def _columns(rows: list[dict[str, Array]]) -> dict[str, Array]:
-    return {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
+    square = float(np.sum(np.abs(stored) ** 2))
+    if stored.size < 2 or square == 0 or not owed.any():
+        return 0.0
+    share = -float(np.real(np.vdot(stored, owed))) / square
+    return share if _rms(owed + share * stored) <= 0.1 * _rms(owed) else np.nan

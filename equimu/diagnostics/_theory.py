@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from equimu._types import PyTree
 from equimu.diagnostics._fit import slope
-from equimu.diagnostics._measure import first_of_pool
+from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
 from equimu.parameterization import Rule, rules_of
 from equimu.parameterization._leaves import is_within, locate
