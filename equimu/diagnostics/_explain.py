@@ -1,12 +1,13 @@
 """What would explain a row that is off: each known mistake predicts by what power of the size the row misses."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._judge import FLAT, Row
 from equimu.diagnostics._theory import LeafTheory, Theory
-from equimu.parameterization import ROLES, Parameterization
+from equimu.parameterization import ROLES, Parameterization, Role
 
 # An explanation must predict the miss this well, and must predict one that is worth a name.
 _CLOSE, _LARGE = 0.12, 0.15
@@ -66,7 +67,7 @@ def _mistakes(
 ) -> Iterator[tuple[float, str]]:
     """Known mistakes: by what power of the size the row then misses, and their names. The likelier stand first."""
 
-    def power(values: Sequence[float]) -> float:
+    def power(values: Sequence[Any]) -> float:
         return slope(sizes, values) if min(values) > 0 else 0.0
 
     rules = leaf.rules
@@ -90,24 +91,31 @@ def _mistakes(
     if row.quantity == "weight":
         made.append((-leaf.fan_in / 2 - leaf.weight, "it is drawn as in the standard parameterization, by 1/√fan_in"))
         made.append((-leaf.weight, "it is drawn with the same deviation at all sizes"))
-    for role in ROLES:
-        if role in (leaf.role, "scalar") or row.quantity not in ("update", "weight"):
-            continue
-        laws, dimensions = parameterization.row(role), [rule.dimensions for rule in rules]
-        number = laws.init_std if row.quantity == "weight" else laws.lr
-        own = parameterization.row(rules[0].role)
-        theirs = power([(laws.multiplier * number)(sizes_) for sizes_ in dimensions])
-        ours = power(
-            [(own.multiplier * (own.init_std if row.quantity == "weight" else own.lr))(sizes_) for sizes_ in dimensions]
-        )
-        verb = "drawn" if row.quantity == "weight" else "trained"
-        made.append(
-            (
-                theirs - ours,
-                f"it is {verb} like {_article(role)} {role} leaf, and is {_article(leaf.role)} {leaf.role} one",
-            )
-        )
+        made += _roles("init_std", "drawn", leaf, parameterization, power)
+    if row.quantity == "update":
+        made += _roles("lr", "trained", leaf, parameterization, power)
     return (each for each in made if abs(each[0]) > _LARGE)
+
+
+def _roles(
+    number: str,
+    verb: str,
+    leaf: LeafTheory,
+    parameterization: Parameterization,
+    power: Callable[[Sequence[Any]], float],
+) -> list[tuple[float, str]]:
+    """What follows if the leaf is given the numbers of another role."""
+
+    def law(role: Role) -> float:
+        laws = parameterization.row(role)
+        return power([(laws.multiplier * getattr(laws, number))(rule.dimensions) for rule in leaf.rules])
+
+    mine = leaf.rules[0].role
+    return [
+        (law(role) - law(mine), f"it is {verb} like {_article(role)} {role} leaf, and is {_article(mine)} {mine} one")
+        for role in ROLES
+        if role not in (mine, "scalar")
+    ]
 
 
 def _article(role: str) -> str:

@@ -32,7 +32,7 @@ def save_figure(check: CoordinateCheck, path: str | Path) -> None:
     heights = [0.75 + 1.75 * rows, 0.9 + 0.17 * len(leaves)]
     figure = Figure(figsize=(2.25 * _COLUMNS, sum(heights)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=heights, squeeze=False))
     colours = colormaps["viridis"](np.linspace(0.0, 0.85, check.steps))
     axes = above.subplots(rows, _COLUMNS, sharex=True, squeeze=False).ravel()
     for (name, mine), ax in zip(sites.items(), axes, strict=False):

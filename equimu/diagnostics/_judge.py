@@ -164,7 +164,7 @@ def _updates(
     growth: float,
 ) -> list[Row]:
     """The first step in which the leaf moves at all sizes, and the last."""
-    moves = (updates > 0).all(axis=(0, 2))
+    moves: np.ndarray = np.all(updates > 0, axis=(0, 2))
     steps = sorted({int(np.argmax(moves)), len(moves) - 1})
     rows: list[Row] = []
     for step in steps:
@@ -199,7 +199,7 @@ def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list
     """The decay in the first step, if there is one."""
     if not np.all(decays > 0):
         return []
-    law = [rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0) for rule in leaf.rules]
+    law = [float(rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0)) for rule in leaf.rules]
     exponent = fit(sizes, decays)
     expected = ANY if min(law) <= 0 else Interval(*[slope(sizes, law)] * 2)
     return [

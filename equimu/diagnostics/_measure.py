@@ -1,8 +1,8 @@
 """The experiment of a coordinate check: a few steps of training at one size, with every site and every leaf measured.
 
-The numbers of the rules are inputs of the compiled programs, so that one compilation serves all parameterizations, all seeds and
-all planted faults of one model, optimizer and size. What is compiled is the step and the recording forward pass alone: draws and
-statistics would be most of the time to compile, and are hardly any to compute.
+The numbers of the rules are inputs of the compiled programs, so that one compilation serves all parameterizations and all seeds
+of one model, optimizer and size. What is compiled is the step and the recording forward pass alone: draws and statistics would
+be most of the time to compile, and are hardly any to compute.
 """
 
 import dataclasses

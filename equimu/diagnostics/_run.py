@@ -42,7 +42,7 @@ def check_run(
     """The coordinate check of what a config describes.
 
     Args:
-        config: model, parameterization, optimizer and data. Its width or depth, its learning rate and its schedule are not used.
+        config: model, parameterization, optimizer and data; not used are its width (or depth), learning rate and schedule.
         widths: values of d_model.
         depths: values of n_layer to check instead, at the config's width.
         heads: how many heads there are at every width, so that head_dim grows; by default head_dim stays as it is.
@@ -70,8 +70,9 @@ def check_run(
         return whole(d_model=d_model, n_layer=n_layer, key=key)
 
     def loss(model: Any, batch: Batch) -> Any:
-        logits = jax.vmap(model)(jnp.asarray(batch.inputs))
-        return cross_entropy_sum(logits, batch.targets, batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1)
+        inputs, targets, mask = map(jnp.asarray, batch)
+        logits = jax.vmap(model)(inputs)
+        return cross_entropy_sum(logits, targets, mask) / jnp.maximum(jnp.sum(mask), 1)
 
     def optimizer(tree: PyTree) -> Any:
         still = dataclasses.replace(config.optimizer, decay="constant")

@@ -24,6 +24,7 @@ The exponents are read off the numbers of the tables' own trees at the sizes of 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from equimu._types import PyTree
 from equimu.diagnostics._fit import slope
@@ -271,7 +272,7 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str
     tied = {path: places[path].tied_source for path in paths}
     by_width = _is_by_width(trees)
 
-    def exponent(values: Sequence[float]) -> float:
+    def exponent(values: Sequence[Any]) -> float:
         return slope(sizes, values) if all(value > 0 for value in values) else -math.inf
 
     def fan_in(path: str) -> float:
@@ -300,20 +301,19 @@ def _leaves(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str
         return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
 
     # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
-    backward = [
-        e for path in rules if is_readout(path) for e in (exponent(weight(path)), step(path) + multiplier(path))
-    ]
-    backward = [e for e in backward if e > -math.inf]
-
+    readouts = [path for path in rules if is_readout(path)]
+    drawn = max((exponent(weight(path)) for path in readouts), default=-math.inf)
+    moved = max((step(path) + multiplier(path) for path in readouts), default=-math.inf)
+    backward = Interval(drawn if drawn > -math.inf else moved, max(drawn, moved))
     # Over depth, it comes into a branch with the branch's factor.
     branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
 
     def slope_of_loss(path: str) -> Interval:
-        if rules[path][0].role == "scalar" or not backward:
+        if rules[path][0].role == "scalar" or backward.high == -math.inf:
             return ANY
         inside = rules[path][0].dimensions.depth != rules[path][-1].dimensions.depth and not places[path].ends_branch
         branch = max(branches, default=0.0) if inside else 0.0
-        return Interval(min(backward) + branch, max(backward) + branch)
+        return Interval(backward.low + branch, backward.high + branch)
 
     def update(path: str) -> Interval:
         rule, once = rules[path][0], step(path)
