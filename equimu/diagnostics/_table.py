@@ -23,10 +23,12 @@ def print_check(check: CoordinateCheck) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    # Tables are as wide as their numbers: cutting those short to fit a narrow terminal would lose them.
+    console = Console(width=max(console.width, 150), highlight=False)
     for kind, title in _titles(check).items():
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
         for number, name in enumerate(_COLUMNS[kind]):
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
         for cells in _cells(check, kind):
             table.add_row(*map(Text, cells), style="bold red" if cells[-1] else "")
         console.print(table)
