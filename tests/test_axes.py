@@ -65,7 +65,7 @@ LAYERS = {
     ),
     "convolution, one channel each": (
         lambda n, key: eqx.nn.Conv1d(n, n, 5, groups=n, use_bias=False, key=key),
-        {"weight": ("input", 5, N, None)},  # each output sums five entries, however wide the layer
+        {"weight": ("vector", 5, N, None)},  # each output sums five entries of its own, however wide the layer
     ),
     "transposed convolution": (
         lambda n, key: eqx.nn.ConvTranspose2d(n, n, 3, key=key),
