@@ -20,6 +20,7 @@ from equimu._axes import register_residual as register_residual
 from equimu._errors import EquimuError as EquimuError
 from equimu.optim import adafactor as adafactor
 from equimu.optim import adamw as adamw
+from equimu.optim import convert as convert
 from equimu.optim import lion as lion
 from equimu.optim import multi_transform as multi_transform
 from equimu.optim import muon as muon
@@ -32,6 +33,7 @@ from equimu.parameterization import completed_p as completed_p
 from equimu.parameterization import completep as completep
 from equimu.parameterization import depth_mup as depth_mup
 from equimu.parameterization import everett as everett
+from equimu.parameterization import fold as fold
 from equimu.parameterization import from_json as from_json
 from equimu.parameterization import initialize as initialize
 from equimu.parameterization import is_rule as is_rule

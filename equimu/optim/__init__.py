@@ -1,5 +1,6 @@
 """Optimizers that read their factors from a tree of rules; any optax optimizer through `multi_transform`."""
 
+from equimu.optim._convert import convert as convert
 from equimu.optim._matrix_optimizers import adafactor as adafactor
 from equimu.optim._matrix_optimizers import muon as muon
 from equimu.optim._multi_transform import multi_transform as multi_transform

@@ -41,22 +41,16 @@ def multi_transform(
         parameters of another model.
     """
     rules = rules_of(tree)
-    names: dict[Hashable, str] = {}
-    members: dict[str, list[int]] = {}
-    transforms: dict[str, optax.GradientTransformationExtraArgs] = {}
-    for index, rule in enumerate(rules):
-        group = _group(rule)
-        if group not in names:
-            names[group] = f"{rule.role} {len(names)}"
-            transforms[names[group]] = optax.with_extra_args_support(factory(rule))
-        members.setdefault(names[group], []).append(index)
+    groups = groups_of(tree)
+    transforms = {name: optax.with_extra_args_support(factory(members[0])) for name, members in groups.items()}
 
     def split(leaves: list[Any]) -> dict[str, dict[str, Any]]:
-        return {name: {rules[i].path: leaves[i] for i in indices} for name, indices in members.items()}
+        by_path = {rule.path: leaf for rule, leaf in zip(rules, leaves, strict=True)}
+        return {name: {rule.path: by_path[rule.path] for rule in members} for name, members in groups.items()}
 
     def init(params: PyTree) -> MultiTransformState:
-        groups = split(_leaves(params, rules))
-        return MultiTransformState({name: transforms[name].init(groups[name]) for name in groups})
+        given = split(_leaves(params, rules))
+        return MultiTransformState({name: transforms[name].init(given[name]) for name in given})
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, MultiTransformState]:
         given = split(_leaves(updates, rules))
@@ -72,6 +66,14 @@ def multi_transform(
         return jax.tree.unflatten(structure, [made[rule.path] for rule in rules]), MultiTransformState(states)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def groups_of(tree: PyTree) -> dict[str, list[Rule]]:
+    """The rules of a tree in groups of those that agree in all but path, shape and dtype, by the name of the group."""
+    groups: dict[Hashable, list[Rule]] = {}
+    for rule in rules_of(tree):
+        groups.setdefault(_group(rule), []).append(rule)
+    return {f"{members[0].role} {index}": members for index, members in enumerate(groups.values())}
 
 
 def _leaves(params: PyTree, rules: list[Rule]) -> list[Any]:

@@ -21,6 +21,7 @@ from equimu.parameterization._law import width_ratio as width_ratio
 from equimu.parameterization._parameterization import BaseConstants as BaseConstants
 from equimu.parameterization._parameterization import Parameterization as Parameterization
 from equimu.parameterization._parameterization import Row as Row
+from equimu.parameterization._parameterization import shift_of_numbers as shift_of_numbers
 from equimu.parameterization._rule import DECAY_RULES as DECAY_RULES
 from equimu.parameterization._rule import NUMBERS as NUMBERS
 from equimu.parameterization._rule import ROLES as ROLES
@@ -40,6 +41,7 @@ from equimu.parameterization._table import from_json as from_json
 from equimu.parameterization._table import table as table
 from equimu.parameterization._table import to_json as to_json
 from equimu.parameterization._tree import check_same_structure as check_same_structure
+from equimu.parameterization._tree import fold as fold
 from equimu.parameterization._tree import numbers_of as numbers_of
 from equimu.parameterization._tree import parameterize as parameterize
 from equimu.parameterization._tree import rules_of as rules_of

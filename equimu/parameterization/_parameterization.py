@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Scalar
@@ -14,6 +14,22 @@ EpsRule: TypeAlias = Literal["gradient", "lr", "constant"]
 # Multiplying a weight's use by θ and dividing the weight by θ changes nothing if its learning rate is divided by θ to this
 # power: the gradient grows by θ, which SGD follows, Adam's, Lion's and Muon's updates do not, and Adafactor's are relative.
 _SHIFT_OF_RATE: Mapping[Family, int] = {"adam": 1, "sign": 1, "muon": 1, "sgd": 2, "adafactor": 0}
+_HAVE_EPS: frozenset[Family] = frozenset({"adam", "adafactor", "muon"})
+
+_Number = TypeVar("_Number", Law, float)
+
+
+def shift_of_numbers(factor: _Number, optimizer: Family, decay: DecayRule) -> dict[str, _Number]:
+    """By what each number changes where `factor` moves from a weight into its multiplier and the training stays the same."""
+    power = _SHIFT_OF_RATE[optimizer]
+    return {
+        "init_std": factor**-1,
+        "multiplier": factor,
+        "lr": factor**-power,
+        "eps": factor ** int(optimizer in _HAVE_EPS),
+        # Only what passes through the leaf's learning rate has changed with it.
+        "weight_decay": factor ** (power if decay == "standard" else 0),
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,16 +126,7 @@ class Parameterization:
         norms change.) NTK is a shifted SP, and Tables 8 and 9 of TP-V are shifted Tables 3.
         """
         check_choice("role", role, ROLES)
-        factor = as_law(factor)
-        return self._each_row(
-            {role},
-            init_std=1 / factor,
-            multiplier=factor,
-            lr=factor ** -_SHIFT_OF_RATE[self.optimizer],
-            eps=factor if self.optimizer in ("adam", "adafactor", "muon") else ONE,
-            # Only what passes through the leaf's learning rate has changed with it.
-            weight_decay=factor ** _SHIFT_OF_RATE[self.optimizer] if self.decay == "standard" else ONE,
-        )
+        return self._each_row({role}, **shift_of_numbers(as_law(factor), self.optimizer, self.decay))
 
     def with_depth(self, alpha: float, *, depth: Law = depth_ratio) -> "Parameterization":
         """The same table with rules of depth: residual branches are multiplied by depth^-alpha.
@@ -135,7 +142,7 @@ class Parameterization:
             depth: a law that is 1 outside repeated blocks: `depth_ratio`, or `depth` for rules that are not relative to a base.
         """
         power = 2 * alpha - 1 if self.optimizer == "sgd" else alpha - 1
-        eps = depth**-alpha if self.optimizer in ("adam", "adafactor", "muon") else ONE
+        eps = depth**-alpha if self.optimizer in _HAVE_EPS else ONE
         deep = self._each_row(set(ROLES), lr=depth**power, eps=eps)
         return dataclasses.replace(deep, branch=self.branch * depth**-alpha)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+import equinox as eqx
 import jax
 
 from equimu._axes import AXIS_WORDS
@@ -93,14 +94,25 @@ def _rules_by_path(
 def scaled(tree: PyTree, model: PyTree) -> PyTree:
     """The model with each array multiplied by its rule's `multiplier`: what the forward pass uses.
 
-    Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model: it is also the
-    export of plain weights.
+    Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model.
 
     Raises:
         EquimuError: the tree is not of this model.
     """
     check_same_structure(tree, model)
     return multiplied(tree, model)
+
+
+def fold(tree: PyTree, model: PyTree) -> PyTree:
+    """The model with its multipliers multiplied into its arrays: plain weights, to export or to call without a tree.
+
+    It computes what `scaled(tree, model)` computes, once instead of in every forward pass. It cannot be trained on under the
+    same tree; `convert` moves a training.
+
+    Raises:
+        EquimuError: the tree is not of this model.
+    """
+    return eqx.filter_jit(scaled)(tree, model)
 
 
 def multiplied(tree: PyTree, model: PyTree) -> PyTree:
