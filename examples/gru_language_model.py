@@ -107,6 +107,6 @@ if __name__ == "__main__":
     if parser.parse_args().quick:
         stays([4, 8], [-6, -4, -2], 3)
         sys.exit()
-    good = stays([64, 128, 256], range(-9, -2), 150)
+    good = stays([64, 96, 128], range(-8, -1), 150)
     print("PASS: under μP the best learning rate stays" if good else "FAIL: the best learning rate moves under μP")
     sys.exit(not good)
