@@ -115,7 +115,9 @@ def stays(make, widths, log2_rates, steps):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few steps at two small widths, only to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few steps at two small widths, only to see that it runs"
+    )
     if parser.parse_args().quick:
         stays(MLP, [4, 8], [-6, -4, -2], 3)
         stays(CNN, [4, 8], [-6, -4, -2], 3)

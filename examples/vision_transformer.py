@@ -76,7 +76,9 @@ def images(key, n):
     middle = jax.random.uniform(keys[2], (2, n, 1, 1), minval=5.0, maxval=SIDE - 5.0)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(SIDE), jnp.arange(SIDE)))[:, None]
     x, y = jnp.abs(grid - middle) / radius
-    shapes = jnp.stack([x**2 + y**2 < 1, jnp.maximum(x, y) < 0.9, x + y < 1.25, (jnp.minimum(x, y) < 0.3) & (x + y < 1.3)])
+    shapes = jnp.stack(
+        [x**2 + y**2 < 1, jnp.maximum(x, y) < 0.9, x + y < 1.25, (jnp.minimum(x, y) < 0.3) & (x + y < 1.3)]
+    )
     image = shapes[label, jnp.arange(n)].astype(jnp.float32)
     return image + 0.25 * jax.random.normal(keys[3], image.shape), label
 

@@ -90,20 +90,26 @@ def check_second_uses(model: Any, rules: Mapping[str, Rule], parameterization: P
     """
     for path, sources in _second_uses(model).items():
         for source in sources:
-            first, second = rules[source], rules[path]
-            for number in ("init_std", "multiplier", "lr", "weight_decay", "eps"):
-                laws = (getattr(parameterization.row(rule.role), number) for rule in (first, second))
-                growth = [_width_exponent(law, rule.role) for law, rule in zip(laws, (first, second), strict=True)]
-                values = (getattr(first, number), getattr(second, number))
-                if growth[0] != growth[1] or (
-                    number == "multiplier" and first.role == second.role and values[0] != values[1]
-                ):
-                    raise EquimuError(
-                        f"{source} is used again as {path}, which {parameterization.name} does not permit with "
-                        f"eqx.nn.Shared: its {number} would go as width^{growth[0]} as {first.role} and as "
-                        f"width^{growth[1]} as {second.role}; take equimu.nn.TiedEmbedding (with tpv(8)), which has a "
-                        "multiplier for each use, or do not share it"
-                    )
+            difference = _difference(rules[source], rules[path], parameterization)
+            if difference is not None:
+                raise EquimuError(
+                    f"{source} is used again as {path}, which {parameterization.name} does not permit with eqx.nn.Shared: "
+                    f"{difference}; take equimu.nn.TiedEmbedding (with tpv(8)), which has a multiplier for each use, or do "
+                    "not share it"
+                )
+
+
+def _difference(first: Rule, second: Rule, parameterization: Parameterization) -> str | None:
+    """What two uses of one array ask for differently: a growth with the width, or a multiplier. None if nothing."""
+    for number in ("init_std", "multiplier", "lr", "weight_decay", "eps"):
+        growth = [_width_exponent(getattr(parameterization.row(r.role), number), r.role) for r in (first, second)]
+        if growth[0] != growth[1]:
+            return (
+                f"its {number} would go as width^{growth[0]} as {first.role} and as width^{growth[1]} as {second.role}"
+            )
+    if first.multiplier != second.multiplier:
+        return f"its multiplier would be {first.multiplier} there and {second.multiplier} here"
+    return None
 
 
 def _second_uses(model: Any) -> dict[str, set[str]]:
