@@ -7,7 +7,6 @@ standard parameterization (SP). The script succeeds if under μP the best rate s
     python examples/image_classifier.py
 """
 
-import argparse
 import itertools
 import sys
 
@@ -114,14 +113,6 @@ def stays(make, widths, log2_rates, steps):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="a few steps at two small widths, only to see that it runs"
-    )
-    if parser.parse_args().quick:
-        stays(MLP, [4, 8], [-6, -4, -2], 3)
-        stays(CNN, [4, 8], [-6, -4, -2], 3)
-        sys.exit()
     good = [stays(MLP, [128, 256, 512], range(-10, -3), 120), stays(CNN, [32, 64], range(-8, -2), 100)]
     print("PASS: under μP the best learning rates stay" if all(good) else "FAIL: a best learning rate moves under μP")
     sys.exit(not all(good))
