@@ -1,48 +1,106 @@
 """Writes the page of rule tables from the parameterizations themselves: `python docs/make_rules.py > docs/rules.md`."""
 
-from equimu.parameterization import ROLES, Parameterization, mup, sp, tpv
+import functools
+from collections.abc import Callable
+
+from equimu import (
+    EquimuError,
+    Parameterization,
+    completed_p,
+    completep,
+    everett,
+    mup,
+    ntk,
+    sp,
+    spectral,
+    tpv,
+    umup,
+)
+from equimu.parameterization import ROLES, Family
 
 HEAD = """# The rule tables
 
 Generated from the parameterizations in `equimu.parameterization` by `python docs/make_rules.py`.
 
 Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, what ends in `_ratio` is relative to the base
-model. The fan-in of a look-up table, a bias or a gain is 1. Every law of weight decay is 1: how decay follows the learning
-rate is an option of the optimizer. Epsilon matters to Adam only.
-Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728).
-The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train
-Tables 3, 8 and 9 alike in float64 decide that they are right.
+model or run. The fan-in of a look-up table, a bias or a gain is 1; `map_fan_in` is that of the map whose output a bias is
+added to; `narrowing` is fan-out over fan-in where that is below 1, else 1; `depth` counts the repeated blocks, and it and its
+ratio are 1 for leaves outside them. Where only one rate of learning is given, it is that of all families for which the table
+is defined. Epsilon matters to Adam, Adafactor and Muon only. Weight decay is for the rule of decay that is the table's default;
+`forgetting` is the factor on Adam's 1 − β. A **branch** factor is a multiplier on the arrays that end a residual branch
+(`equimu.register_residual`).
+
+Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728);
+Everett et al. (arXiv 2407.05872); spectral condition (arXiv 2310.17813); CompleteP (arXiv 2505.01618); Complete(d)P (arXiv
+2512.22382); u-μP (arXiv 2407.17465). Adafactor's rates are Adam's over the deviation, as Everett et al. find. Muon's, on hidden
+matrices, are those of the spectral condition; all other leaves train under Adam there. The laws of epsilon follow how the
+root-mean-square gradient falls with the width; they are derived, and the tests that train equivalent tables alike in float64
+decide that they are right. Where a table differs from its paper, its function's documentation says how and why.
 """
+TABLES: dict[str, Callable[..., Parameterization]] = {
+    "Standard: `sp()`": sp,
+    "Neural tangent kernel: `ntk()`": ntk,
+    'Lingle, relative: `mup("relative")`': mup,
+    'Lingle, absolute: `mup("absolute")`': functools.partial(mup, "absolute"),
+    **{
+        f'TP-V Table {n}, {form}: `tpv({n}, form="{form}")`': functools.partial(tpv, n, form=form)
+        for n in (3, 8, 9)
+        for form in ("relative", "absolute")
+    },
+    **{
+        f'Everett, {name}, {alignment} alignment: `everett("{name}", "{alignment}")`': functools.partial(
+            everett, name, alignment
+        )
+        for name in ("sp", "ntk", "mup", "mean-field")
+        for alignment in ("full", "none")
+    },
+    "Spectral, absolute: `spectral()`": spectral,
+    'Spectral, relative: `spectral("relative")`': functools.partial(spectral, "relative"),
+    "CompleteP: `completep()`": completep,
+    "Depth-μP: `depth_mup()`, or CompleteP at its lower end": functools.partial(completep, 0.5),
+    "Complete(d)P: `completed_p()`": completed_p,
+    "u-μP: `umup()`": umup,
+}
+RATES: dict[Family, str] = {"adam": "Adam, sign", "sgd": "SGD", "adafactor": "Adafactor", "muon": "Muon"}
 
 
 def main() -> None:
     """Prints the page."""
     print(HEAD)
-    for title, adam, sgd in (
-        ("Standard: `sp()`", sp(), sp(optimizer="sgd")),
-        ('Lingle, relative: `mup("relative")`', mup(), mup(optimizer="sgd")),
-        ('Lingle, absolute: `mup("absolute")`', mup("absolute"), mup("absolute", optimizer="sgd")),
-        *(
-            (
-                f'TP-V Table {n}, {form}: `tpv({n}, form="{form}")`',
-                tpv(n, form=form),
-                tpv(n, form=form, optimizer="sgd"),
-            )
-            for n in (3, 8, 9)
-            for form in ("relative", "absolute")
-        ),
-    ):
-        print(_section(title, adam, sgd))
+    for title, make in TABLES.items():
+        print(_section(title, make))
 
 
-def _section(title: str, adam: Parameterization, sgd: Parameterization) -> str:
-    head = "| role | init_std | multiplier | lr (Adam, sign) | lr (SGD) | eps |"
-    lines = [f"## {title}", "", head, "|---|---|---|---|---|---|"]
-    for role in ROLES:
-        row = adam.row(role)
-        cells = (row.init_std, row.multiplier, row.lr, sgd.row(role).lr, row.eps)
-        lines.append(f"| {role} | " + " | ".join(map(str, cells)) + " |")
+def _section(title: str, make: Callable[..., Parameterization]) -> str:
+    tables = {family: table for family in RATES if (table := _for(make, family)) is not None}
+    adam = tables["adam"]
+    rates = {family: [str(table.row(role).lr) for role in ROLES] for family, table in tables.items()}
+    if all(column == rates["adam"] for column in rates.values()):
+        rates = {"adam": rates["adam"]}
+    columns = {"role": list(ROLES), "init_std": _laws(adam, "init_std"), "multiplier": _laws(adam, "multiplier")}
+    columns |= {f"lr ({RATES[family]})" if len(rates) > 1 else "lr": column for family, column in rates.items()}
+    columns |= {name: laws for name in ("weight_decay", "forgetting") if set(laws := _laws(adam, name)) != {"1"}}
+    columns["eps"] = _laws(adam, "eps")
+    lines = [f"## {title}", "", _line(columns), _line(["---"] * len(columns))]
+    lines += [_line(row) for row in zip(*columns.values(), strict=True)]
+    if str(adam.branch) != "1":
+        lines += ["", f"Branch: {adam.branch}. Decay: {adam.decay}."]
     return "\n".join([*lines, ""])
+
+
+def _for(make: Callable[..., Parameterization], family: Family) -> Parameterization | None:
+    try:
+        return make(optimizer=family)
+    except EquimuError:
+        return None  # it is not defined for these optimizers
+
+
+def _laws(table: Parameterization, name: str) -> list[str]:
+    return [str(getattr(table.row(role), name)) for role in ROLES]
+
+
+def _line(cells) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

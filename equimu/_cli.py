@@ -356,7 +356,8 @@ def _loss(run: Run) -> str:
 def _cell(run: Run) -> str:
     config = run.config
     name, rate = parameterization_name(config.parameterization), config.optimizer.learning_rate
-    return f"{name} width {config.model.width} learning rate {rate:.3g} seed {config.seed}: {_loss(run)}"
+    size = f"width {config.model.width} depth {config.model.n_layer}"
+    return f"{name} {size} learning rate {rate:.3g} seed {config.seed}: {_loss(run)}"
 
 
 def _report(cells: list[Cell], folder: Path) -> None:

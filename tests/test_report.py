@@ -59,7 +59,7 @@ def sweep(
                 loss = bottom - 0.1 * doublings + float(shape(rate - best)) + shift + noise * rng.normal()
                 cell = Cell(
                     parameterization=name,
-                    width=width,
+                    size=width,
                     learning_rate=2.0**rate,
                     seed=seed,
                     loss=loss if rate - best <= wall else math.nan,
@@ -103,7 +103,7 @@ def test_fit_is_exact_on_a_parabola(step, at):
         assert optimum.curvature == pytest.approx(0.16, abs=1e-9)
         assert optimum.plus_minus == pytest.approx(0.0, abs=1e-6)
         losses = [
-            c.loss - float(parabola(math.log2(c.learning_rate) - at)) for c in cells if c.width == 32 * 2**doublings
+            c.loss - float(parabola(math.log2(c.learning_rate) - at)) for c in cells if c.size == 32 * 2**doublings
         ]
         assert optimum.loss == pytest.approx(np.mean(losses))
         assert [shift for _, shift in optimum.per_seed] == pytest.approx([at] * 3)
@@ -178,7 +178,7 @@ def test_seeds_that_disagree_on_the_optimum_widen_its_interval():
         dataclasses.replace(cell, learning_rate=cell.learning_rate * 2 ** (0.5 * (cell.seed - 1)))
         for cell in sweep(seeds=3, rates=np.arange(-8, -1, 0.5))
     ]
-    optimum = panel_of([cell for cell in cells if cell.width == 32]).fit.optima[0]
+    optimum = panel_of([cell for cell in cells if cell.size == 32]).fit.optima[0]
     assert [shift for _, shift in optimum.per_seed] == pytest.approx([-5.5, -5.0, -4.5])
     # The standard deviation is half an octave: 2.92 of them over the root of three.
     assert optimum.plus_minus == pytest.approx(2.92 * 0.5 / math.sqrt(3), rel=0.02)
@@ -242,7 +242,7 @@ def test_rate_at_which_one_seed_diverges_counts_as_diverged():
 
 
 def test_run_that_ends_above_its_initial_loss_diverged():
-    cell = Cell(parameterization="sp", width=32, learning_rate=0.1, seed=0, loss=6.0, initial_loss=5.5)
+    cell = Cell(parameterization="sp", size=32, learning_rate=0.1, seed=0, loss=6.0, initial_loss=5.5)
     assert cell.diverged
     assert not dataclasses.replace(cell, loss=5.4).diverged
     assert not dataclasses.replace(cell, initial_loss=None).diverged
@@ -322,7 +322,7 @@ def test_optima_that_scatter_widely_about_a_flat_law_are_no_transfer():
 
 
 def test_edge_makes_a_transfer_undecided_and_names_the_width():
-    cells = [c for c in sweep() if c.width < 256 or c.learning_rate >= 2**-5]
+    cells = [c for c in sweep() if c.size < 256 or c.learning_rate >= 2**-5]
     verdict = panel_of(cells).verdict
     assert verdict.sentence == "undecided: the optimum lies at the edge of the grid (width 256, log2 LR -5)"
 
@@ -333,10 +333,10 @@ def test_edge_on_the_side_of_the_drift_leaves_it_standing():
     assert verdict.kind == "drifts"
     assert "without width 256" in verdict.sentence
     # Rates from -6 on only: there too it is the first, where the law says -8; up to -9 only: it is the last.
-    beyond = [c for c in cells if c.width < 256 or c.learning_rate >= 2**-6]
+    beyond = [c for c in cells if c.size < 256 or c.learning_rate >= 2**-6]
     assert panel_of(beyond).verdict.kind == "drifts"
-    against = [dataclasses.replace(c, loss=5 + math.log2(c.learning_rate) / 9) if c.width == 256 else c for c in cells]
-    against = [dataclasses.replace(c, loss=-c.loss + 10) if c.width == 256 else c for c in against]
+    against = [dataclasses.replace(c, loss=5 + math.log2(c.learning_rate) / 9) if c.size == 256 else c for c in cells]
+    against = [dataclasses.replace(c, loss=-c.loss + 10) if c.size == 256 else c for c in against]
     assert panel_of(against).verdict.kind == "undecided"
 
 
@@ -377,7 +377,7 @@ def test_regret_on_a_cliff_is_the_measured_one():
     cells = sweep(widths=(32,), at=-4.0) + sweep(
         lambda u: heights[round(u - 5)], widths=(64,), at=0.0, rates=range(-4, 3)
     )
-    cells = [dataclasses.replace(c, learning_rate=c.learning_rate * 2.0**-5) if c.width == 64 else c for c in cells]
+    cells = [dataclasses.replace(c, learning_rate=c.learning_rate * 2.0**-5) if c.size == 64 else c for c in cells]
     panel = panel_of(cells)
     assert panel.carried == pytest.approx(-4.0)
     assert panel.regrets[0].value == pytest.approx(2.6 + 30.0 - panel.fit.optima[1].loss)
@@ -395,7 +395,7 @@ def test_regret_is_zero_under_transfer_and_its_growth_follows():
 def test_regret_where_the_rate_diverges_or_was_not_run():
     drifting = panel_of(sweep(slope=-1.0, wall=1.6, rates=range(-12, 0)))
     assert [regret.status for regret in drifting.regrets] == ["measured", "diverged", "diverged"]
-    cells = [c for c in sweep() if c.width == 32 or c.learning_rate >= 2**-4]
+    cells = [c for c in sweep() if c.size == 32 or c.learning_rate >= 2**-4]
     assert [regret.status for regret in panel_of(cells).regrets] == ["unknown"] * 3
     edge = panel_of(sweep(slope=-1.0, rates=range(-6, 0)))
     assert [regret.status for regret in edge.regrets] == ["at least"] * 3 or edge.regrets[-1].status == "at least"
@@ -467,7 +467,7 @@ def test_report_writes_page_figure_and_data(mixed, tmp_path):
 
     panels = json.loads(data.read_text(encoding="utf-8"), parse_constant=never)["panels"]
     assert [panel["verdict"]["kind"] for panel in panels] == ["transfers", "drifts", "undecided"]
-    assert panels[1]["widths"][3]["runs"][-1] == {
+    assert panels[1]["sizes"][3]["runs"][-1] == {
         "log2_lr": -1.0,
         "mean_loss": None,
         "losses": {"0": None, "1": None},
@@ -497,7 +497,7 @@ def test_plotting_and_tables_are_imported_only_when_used():
         "import sys, equimu.report; "
         "assert not {'matplotlib', 'rich'} & set(sys.modules); "
         "from equimu.report import *; import tempfile; "
-        "cells = [Cell(parameterization='a', width=8, learning_rate=0.1, seed=0, loss=1.0)]; "
+        "cells = [Cell(parameterization='a', size=8, learning_rate=0.1, seed=0, loss=1.0)]; "
         "write_report(report(cells), tempfile.mkdtemp()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -317,7 +317,9 @@ def test_update_with_a_gradient_that_is_no_number_is_dropped():
 def test_a_loss_is_looked_at_one_step_later_at_most(whole, monkeypatch):
     monkeypatch.setattr(metrics_module, "_LOOK_SECONDS", 0.0)
     rows = []
-    log = MetricsLog(dataclasses.replace(whole.config, on_nonfinite="stop"), LossRecord(), 0, rows.append, lambda: "-")
+    log = MetricsLog(
+        dataclasses.replace(whole.config, on_nonfinite="stop"), None, LossRecord(), 0, rows.append, lambda: "-"
+    )
 
     def add(step, loss):
         return log.add(step, StepMetrics(*map(jnp.float32, (loss, 1, 1))), logs=False, at_once=False)

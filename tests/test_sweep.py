@@ -69,7 +69,7 @@ def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
 def test_report_of_run_folders(corpus, tmp_path):
     runs = sweep(small_sweep(corpus), out=tmp_path / "runs")
     cells = read_cells(tmp_path / "runs")
-    key = lambda c: (c.parameterization, c.width, c.learning_rate)  # noqa: E731
+    key = lambda c: (c.parameterization, c.size, c.learning_rate)  # noqa: E731
     assert sorted(cells, key=key) == sorted(cells_of(runs), key=key)
     page, figure, data = write_report(report(cells), tmp_path / "report")
     assert figure.read_bytes().startswith(b"\x89PNG")

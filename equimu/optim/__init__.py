@@ -1,6 +1,7 @@
 """Optimizers that read their factors from a tree of rules; any optax optimizer through `multi_transform`."""
 
 from equimu.optim._convert import convert as convert
+from equimu.optim._epsilon import epsilon_shares as epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor as adafactor
 from equimu.optim._matrix_optimizers import muon as muon
 from equimu.optim._multi_transform import multi_transform as multi_transform
@@ -10,3 +11,4 @@ from equimu.optim._optimizers import sgd as sgd
 from equimu.optim._schedule import Decay as Decay
 from equimu.optim._schedule import Schedule as Schedule
 from equimu.optim._schedule import warmup_schedule as warmup_schedule
+from equimu.optim._update import decay_of as decay_of

@@ -47,12 +47,7 @@ def update_rule(
         step = [direction(rule), optax.scale(-rate)]
         if any(isinstance(factor, float | int) and factor == 0 for factor in (weight_decay, rule.weight_decay)):
             return optax.chain(*step)
-        shrink = weight_decay * rule.weight_decay
-        # Where the decay stands decides what it is multiplied by: in front of the learning rate, the leaf's own.
-        if rule.decay == "standard":
-            step.insert(1, optax.add_decayed_weights(shrink))
-        else:
-            step.append(optax.add_decayed_weights(-shrink * (base if rule.decay == "scaled" else 1.0)))
+        step.append(optax.add_decayed_weights(-decay_of(rule, base, weight_decay)))
         return optax.chain(*step)
 
     parts = [multi_transform(tree, update)]
@@ -61,6 +56,17 @@ def update_rule(
     if schedule is not None:
         parts.append(optax.with_extra_args_support(optax.scale_by_schedule(schedule)))
     return optax.with_extra_args_support(optax.chain(*parts))
+
+
+def decay_of(rule: Rule, learning_rate: Scalar, weight_decay: Scalar) -> Scalar:
+    """The share by which the leaves of a rule shrink in a step, where the schedule is 1.
+
+    Args:
+        rule: of the leaves.
+        learning_rate, weight_decay: base values.
+    """
+    factor = {"standard": learning_rate * rule.lr, "scaled": learning_rate, "independent": 1.0}[rule.decay]
+    return factor * weight_decay * rule.weight_decay
 
 
 def retained(beta: Scalar, rule: Rule) -> Scalar:

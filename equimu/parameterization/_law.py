@@ -1,7 +1,6 @@
 """Laws: monomials in the sizes of a leaf, the alphabet in which parameterizations are written."""
 
 import dataclasses
-import math
 from fractions import Fraction
 
 from equimu._errors import EquimuError
@@ -67,11 +66,6 @@ class Law:
 
     def __rtruediv__(self, other: float) -> "Law":
         return as_law(other) * self**-1
-
-    def relative(self) -> "Law":
-        """The law of ratios to the base model that grows as this one does: 1 at the base."""
-        ratios = {"fan_in": "fan_in_ratio", "fan_out": "fan_out_ratio", "depth": "depth_ratio"}
-        return math.prod((symbol(ratios.get(s, s)) ** e for s, e in self.exponents), start=ONE)
 
     def uses(self, *symbols: str) -> bool:
         """Whether any of these sizes stands in the law."""

@@ -137,7 +137,8 @@ def everett(
         return Row(
             init_std=std,
             multiplier=n ** -powers.multiplier[index],
-            lr=lr / std.relative() if optimizer == "adafactor" else lr,
+            # Adafactor's steps are relative to the weight, whose deviation they follow by themselves.
+            lr=lr * n_ratio ** powers.std[index] if optimizer == "adafactor" else lr,
             eps=_eps_law(width_ratio ** powers.gradient[index], optimizer),
         )
 
@@ -203,11 +204,12 @@ def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterizatio
     std = {role: fan_in**-0.5 for role in ("input", "hidden", "vector")} | {"output": fan_in**-0.5 * n_in**-0.5}
     adam = {"input": ONE, "vector": ONE, "hidden": 1 / n_in, "output": 1 / n_in}
     sgd = {"input": n_out, "vector": n_out, "hidden": ONE, "output": 1 / n_in}
+    # Adam's over the deviation, which its steps are relative to
+    adafactor = adam | {"hidden": n_in**-0.5, "output": ONE}
 
     def rate(role: str) -> Law:
         if optimizer == "adafactor":
-            # Steps are relative to the weight: what is left is the rate over the deviation. Inputs have a finite fan-in.
-            return adam[role] / (std[role] if form == "absolute" and role != "input" else std[role].relative())
+            return adafactor[role]
         if optimizer == "muon" and role == "hidden":
             return (n_out / n_in) ** 0.5
         return sgd[role] if optimizer == "sgd" else adam[role]

@@ -1,7 +1,7 @@
-"""What the report reads: the finished runs of a sweep, and the same runs gathered into one curve per width."""
+"""What the report reads: the finished runs of a sweep, and the same runs gathered into one curve per size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +16,25 @@ class Cell:
 
     Attributes:
         parameterization: the panel it belongs to, for example `"mup"`.
-        width: the width of its model.
+        size: how large it is, in what the sweep is over: by default the width of its model.
         learning_rate: its base learning rate.
         seed: its seed.
         loss: final validation loss in nats per token; infinite or NaN if the run diverged.
         initial_loss: validation loss before the first step, if known.
+        along: what `size` is, as a word for texts: `"width"`, `"depth"`, ...
+        leaves: what each leaf did in the middle of the run, by its path; see the rows of `metrics.jsonl`.
+        steps: of the run, if known.
     """
 
     parameterization: str
-    width: int
+    size: int
     learning_rate: float
     seed: int
     loss: float
     initial_loss: float | None = None
+    along: str = "width"
+    leaves: Mapping[str, Mapping[str, float]] | None = None
+    steps: int | None = None
 
     @property
     def diverged(self) -> bool:
@@ -40,11 +46,12 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Loss against learning rate, for one parameterization at one width.
+    """Loss against learning rate, for one parameterization at one size.
 
     Attributes:
         parameterization: the panel it belongs to.
-        width: the width of its models.
+        size: the size of its models.
+        along: what that is, for texts.
         log2_lr: log2 of the base learning rates that were run, ascending.
         seeds: the seeds that were run, ascending.
         losses: validation losses; NaN where a run diverged or does not exist.
@@ -52,7 +59,8 @@ class Curve:
     """
 
     parameterization: str
-    width: int
+    size: int
+    along: str
     log2_lr: Float[np.ndarray, " rates"]
     seeds: tuple[int, ...]
     losses: Float[np.ndarray, "seeds rates"]
@@ -81,11 +89,15 @@ def curves(cells: Iterable[Cell]) -> dict[str, tuple[Curve, ...]]:
         cells: the finished runs, in any order.
 
     Returns:
-        The curves of each parameterization, widths ascending; parameterizations in order of appearance.
+        The curves of each parameterization, sizes ascending; parameterizations in order of appearance.
 
     Raises:
-        EquimuError: no cells; a learning rate that is not positive; the same run given twice.
+        EquimuError: no cells; a learning rate that is not positive; the same run given twice; sizes of two kinds.
     """
+    cells = list(cells)
+    kinds = sorted({cell.along for cell in cells})
+    if len(kinds) > 1:
+        raise EquimuError(f"runs over {' and over '.join(kinds)} do not belong in one report; give it one sweep")
     groups: dict[str, dict[int, dict[tuple[int, float], Cell]]] = {}
     for cell in cells:
         if not (math.isfinite(cell.learning_rate) and cell.learning_rate > 0):
@@ -93,12 +105,12 @@ def curves(cells: Iterable[Cell]) -> dict[str, tuple[Curve, ...]]:
                 f"a run has learning rate {cell.learning_rate}, which has no logarithm: "
                 "give the report runs with positive learning rates only"
             )
-        runs = groups.setdefault(cell.parameterization, {}).setdefault(cell.width, {})
+        runs = groups.setdefault(cell.parameterization, {}).setdefault(cell.size, {})
         # Rounded, so that a rate written in decimals and the same rate as a power of two are one column.
         key = (cell.seed, round(math.log2(cell.learning_rate), 6))
         if key in runs:
             raise EquimuError(
-                f"two runs are given for {cell.parameterization}, width {cell.width}, log2 LR {key[1]:g}, "
+                f"two runs are given for {cell.parameterization}, {cell.along} {cell.size}, log2 LR {key[1]:g}, "
                 f"seed {cell.seed}: they would count twice, so give one of them, or another panel label"
             )
         runs[key] = cell
@@ -108,12 +120,11 @@ def curves(cells: Iterable[Cell]) -> dict[str, tuple[Curve, ...]]:
             "or name the folder that holds its runs"
         )
     return {
-        name: tuple(_curve(name, width, by_width[width]) for width in sorted(by_width))
-        for name, by_width in groups.items()
+        name: tuple(_curve(name, size, by_size[size]) for size in sorted(by_size)) for name, by_size in groups.items()
     }
 
 
-def _curve(name: str, width: int, runs: dict[tuple[int, float], Cell]) -> Curve:
+def _curve(name: str, size: int, runs: dict[tuple[int, float], Cell]) -> Curve:
     seeds = sorted({seed for seed, _ in runs})
     rates = sorted({rate for _, rate in runs})
     losses = np.full((len(seeds), len(rates)), np.nan)
@@ -125,7 +136,8 @@ def _curve(name: str, width: int, runs: dict[tuple[int, float], Cell]) -> Curve:
             losses[seeds.index(seed), rates.index(rate)] = cell.loss
     return Curve(
         parameterization=name,
-        width=width,
+        size=size,
+        along=next(iter(runs.values())).along,
         log2_lr=np.array(rates),
         seeds=tuple(seeds),
         losses=losses,

@@ -1,4 +1,4 @@
-"""The figure of a report: loss against learning rate, a line per width, a panel per parameterization."""
+"""The figure of a report: loss against learning rate, a line per size, a panel per parameterization."""
 
 import math
 import textwrap
@@ -32,9 +32,9 @@ def save_figure(report: Report, path: Path) -> None:
     figure = Figure(figsize=(0.6 + 4.4 * columns, 0.7 + 3.9 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    widths = sorted({curve.width for panel in report.panels for curve in panel.curves})
-    # Dark to light with width, short of the pale end, which vanishes on white.
-    colours = dict(zip(widths, colormaps["viridis"](np.linspace(0.0, 0.88, len(widths))), strict=True))
+    sizes = sorted({curve.size for panel in report.panels for curve in panel.curves})
+    # Dark to light with size, short of the pale end, which vanishes on white.
+    colours = dict(zip(sizes, colormaps["viridis"](np.linspace(0.0, 0.88, len(sizes))), strict=True))
     low, high = _range(report)
     sentences = [textwrap.wrap(panel.verdict.sentence, _TITLE_WIDTH) for panel in report.panels]
     most = max(len(lines) for lines in sentences)
@@ -57,7 +57,7 @@ def save_figure(report: Report, path: Path) -> None:
 def _panel(panel: Panel, ax: Any, colours: dict[int, Any]) -> None:
     diverged: dict[float, int] = {}
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
-        colour = colours[curve.width]
+        colour = colours[curve.size]
         ax.plot(curve.log2_lr[curve.usable], curve.mean[curve.usable], color=colour, lw=1.6, marker="o", ms=3.5)
         for losses in curve.losses if len(curve.losses) > 1 else ():
             ax.plot(curve.log2_lr, losses, ls="none", marker="o", ms=3, mew=0, color=colour, alpha=0.35)
@@ -109,7 +109,7 @@ def _range(report: Report) -> tuple[float, float]:
 def _legend(report: Report, colours: dict[int, Any]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, lw=2, label=f"width {width}") for width, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, lw=2, label=f"{report.along} {size}") for size, colour in colours.items()]
     optima = [optimum for panel in report.panels for optimum in panel.fit.optima]
     star: dict[str, Any] = {"marker": "*", "ls": "none", "ms": 11, "mec": "black"}
     if any(optimum.log2_lr is not None for optimum in optima):

@@ -1,4 +1,4 @@
-"""The best learning rate of each width, and how well it is known."""
+"""The best learning rate of each size, and how well it is known."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from equimu.report._cells import Curve
 from equimu.report._interval import half_width, mean_half_width, welch_satterthwaite
 from equimu.report._parabola import Parabola
 
-# A few seeds tell a variance poorly: each width's counts half, the mean over widths the other half.
+# A few seeds tell a variance poorly: each size's counts half, the mean over sizes the other half.
 _OWN_SHARE = 0.5
 
 # The asymmetry is told from one difference of two fits: a bias whose size is poorly known.
@@ -21,10 +21,10 @@ _ASYMMETRY_DF = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """The best learning rate of one width, in log2.
+    """The best learning rate of one size, in log2.
 
     Attributes:
-        width: the width of the models.
+        size: the size of the models.
         status: `"fitted"`: a parabola between finite neighbours. `"walled"`: the best rate lies beside one that
             diverged: the optimum is bounded, but there is no parabola; it is taken to be the best rate of the grid,
             uncertain by half the way to the wall. `"edge"`: the best rate is the first or last that was run, so
@@ -33,10 +33,10 @@ class Optimum:
         best_loss: the mean loss there.
         log2_lr: the optimum; None at an edge or if unknown.
         stderr: its standard error: spread over seeds (with one seed: what parabolas leave unexplained, over all
-            widths), the curve's asymmetry, the way to a wall; None if not known.
+            sizes), the curve's asymmetry, the way to a wall; None if not known.
         df: degrees of freedom behind `stderr`.
         asymmetry: the part of `stderr` that a steeper side explains, in octaves, negative where the optimum is
-            probably further right than fitted; much the same at all widths, so that it hardly moves the slope.
+            probably further right than fitted; much the same at all sizes, so that it hardly moves the slope.
         plus_minus: half of its 90% interval.
         loss: the loss at the optimum.
         loss_plus_minus: half of its 90% interval over seeds; None with fewer than two.
@@ -44,7 +44,7 @@ class Optimum:
         per_seed: each seed's own optimum at the same rates; None where its parabola has no minimum there.
     """
 
-    width: int
+    size: int
     status: Literal["fitted", "walled", "edge", "unknown"]
     best_log2_lr: float | None = None
     best_loss: float | None = None
@@ -69,7 +69,7 @@ class Fit:
     """The optima of one parameterization.
 
     Attributes:
-        optima: one per width, ascending.
+        optima: one per size, ascending.
         parabolas: what each is read from; None if it is not a fitted one.
         df: degrees of freedom behind all the standard errors together.
     """
@@ -80,10 +80,10 @@ class Fit:
 
 
 def fit(curves: Sequence[Curve]) -> Fit:
-    """Fits the optimum of every width of one parameterization.
+    """Fits the optimum of every size of one parameterization.
 
     Args:
-        curves: one per width.
+        curves: one per size.
 
     Returns:
         The optima; their uncertainties share what is known about the noise.
@@ -130,7 +130,7 @@ def _spreads(
 def _optimum(curve: Curve, parabola: Parabola | None, spread: tuple[float, float] | None) -> Optimum:
     usable, mean = curve.usable, curve.mean
     if not usable.any():
-        return Optimum(width=curve.width, status="unknown")
+        return Optimum(size=curve.size, status="unknown")
     best = int(np.nanargmin(mean))
     at, loss = float(curve.log2_lr[best]), float(mean[best])
     if parabola is None:
@@ -145,7 +145,7 @@ def _optimum(curve: Curve, parabola: Parabola | None, spread: tuple[float, float
     minima = parabola.losses @ (np.array([1.0, vertex, vertex**2]) @ parabola.solve)
     shifts = [parabola.vertex_of(losses) for losses in parabola.losses]
     return Optimum(
-        width=curve.width,
+        size=curve.size,
         status="fitted",
         best_log2_lr=at,
         best_loss=loss,
@@ -171,10 +171,10 @@ def _without_parabola(curve: Curve, best: int) -> Optimum:
     edge = best in (0, len(usable) - 1)
     if edge or not walls:
         status = "edge" if edge else "unknown"
-        return Optimum(width=curve.width, status=status, best_log2_lr=at, best_loss=loss)
+        return Optimum(size=curve.size, status=status, best_log2_lr=at, best_loss=loss)
     stderr = max(walls) / 2
     return Optimum(
-        width=curve.width,
+        size=curve.size,
         status="walled",
         best_log2_lr=at,
         best_loss=loss,

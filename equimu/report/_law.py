@@ -1,4 +1,4 @@
-"""How the best learning rate depends on width: a straight line in octaves."""
+"""How the best learning rate depends on size: a straight line in octaves."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ _FINEST = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """log2 of the best learning rate = intercept + slope · log2 width.
+    """log2 of the best learning rate = intercept + slope · log2 size.
 
     Attributes:
-        widths: those whose optimum is known.
-        slope: octaves per doubling of width.
-        intercept: the law at width 1.
+        sizes: those whose optimum is known.
+        slope: octaves per doubling of size.
+        intercept: the law at size 1.
         stderr: standard error of the slope; None if not known.
         df: degrees of freedom behind it.
         plus_minus: half of its 90% interval.
         scatter: root-mean-square distance of the optima from the law in octaves, over the degrees of freedom left;
-            None with fewer than three widths.
+            None with fewer than three sizes.
     """
 
-    widths: tuple[int, ...]
+    sizes: tuple[int, ...]
     slope: float
     intercept: float
     stderr: float | None
@@ -36,13 +36,13 @@ class Law:
     plus_minus: float | None
     scatter: float | None
 
-    def at(self, width: int) -> float:
-        """log2 of the best learning rate that the law gives a width."""
-        return self.intercept + self.slope * math.log2(width)
+    def at(self, size: int) -> float:
+        """log2 of the best learning rate that the law gives a size."""
+        return self.intercept + self.slope * math.log2(size)
 
 
 def law(fit: Fit) -> Law | None:
-    """Regresses the optima on log2 width, each weighted by how well it is known.
+    """Regresses the optima on log2 size, each weighted by how well it is known.
 
     The slope's uncertainty has three parts: the noise of the optima; what they scatter about the line beyond that
     (the idea of the scale factor in the Particle Data Group's averages); and how far the slope would move if each
@@ -52,12 +52,12 @@ def law(fit: Fit) -> Law | None:
         fit: the optima of one parameterization.
 
     Returns:
-        The law, or None with fewer than two widths whose optimum is known.
+        The law, or None with fewer than two sizes whose optimum is known.
     """
     known = [optimum for optimum in fit.optima if optimum.log2_lr is not None]
     if len(known) < 2:
         return None
-    x = np.log2([optimum.width for optimum in known])
+    x = np.log2([optimum.size for optimum in known])
     y = np.array([optimum.log2_lr for optimum in known], dtype=np.float64)
     variances = _variances(known)
     weights = np.ones(len(known)) if variances is None else 1 / variances
@@ -82,7 +82,7 @@ def law(fit: Fit) -> Law | None:
         variance, df = welch_satterthwaite(parts)
         stderr = math.sqrt(variance)
     return Law(
-        widths=tuple(optimum.width for optimum in known),
+        sizes=tuple(optimum.size for optimum in known),
         slope=slope,
         intercept=intercept,
         stderr=stderr,
@@ -93,7 +93,7 @@ def law(fit: Fit) -> Law | None:
 
 
 def _variances(known: Sequence[Optimum]) -> np.ndarray | None:
-    """What each optimum's own noise contributes; asymmetry is common to the widths and counted apart."""
+    """What each optimum's own noise contributes; asymmetry is common to the sizes and counted apart."""
     stderrs = [optimum.stderr for optimum in known]
     if any(stderr is None for stderr in stderrs):
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from equimu.report._cells import Cell, Curve, curves
 from equimu.report._fit import Fit, fit
 from equimu.report._law import Law, law
+from equimu.report._leaves import Leaves, leaves
 from equimu.report._regret import Regret, carried_rate, growth, regrets
 from equimu.report._verdict import Verdict, verdict
 
@@ -16,15 +17,16 @@ class Panel:
 
     Attributes:
         parameterization: its label.
-        curves: loss against learning rate, one per width, ascending.
+        curves: loss against learning rate, one per size, ascending.
         fit: their optima.
-        law: the optima's dependence on width; None with fewer than two known ones.
-        carried: log2 of the rate that is carried over from the smallest width.
-        regrets: what that costs, for every width but the smallest.
-        regret_growth: nats per token that the carried-over rate costs more with each doubling of width.
-        above_best: per width, the loss at the optimum less the lowest one of all parameterizations at that width;
+        law: the optima's dependence on size; None with fewer than two known ones.
+        carried: log2 of the rate that is carried over from the smallest size.
+        regrets: what that costs, for every size but the smallest.
+        regret_growth: nats per token that the carried-over rate costs more with each doubling of size.
+        above_best: per size, the loss at the optimum less the lowest one of all parameterizations at that size;
             None where either is not known.
         verdict: whether the best learning rate transfers.
+        leaves: what each leaf did, at the rate that is carried over; None where the runs do not tell.
     """
 
     parameterization: str
@@ -36,6 +38,7 @@ class Panel:
     regret_growth: float | None
     above_best: tuple[float | None, ...]
     verdict: Verdict
+    leaves: Leaves | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,11 @@ class Report:
 
     panels: tuple[Panel, ...]
 
+    @property
+    def along(self) -> str:
+        """What the sweep is over: `"width"`, `"depth"`, ..."""
+        return self.panels[0].curves[0].along
+
 
 def report(cells: Iterable[Cell]) -> Report:
     """Judges the finished runs of a learning-rate sweep.
@@ -65,29 +73,37 @@ def report(cells: Iterable[Cell]) -> Report:
     Raises:
         EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
     """
+    cells = list(cells)
     groups = curves(cells)
     fits = {name: fit(group) for name, group in groups.items()}
     lowest: dict[int, float] = {}
     for fitted in fits.values():
         for optimum in fitted.optima:
             if optimum.lowest is not None:
-                lowest[optimum.width] = min(optimum.lowest, lowest.get(optimum.width, optimum.lowest))
-    return Report(panels=tuple(_panel(name, group, fits[name], lowest) for name, group in groups.items()))
+                lowest[optimum.size] = min(optimum.lowest, lowest.get(optimum.size, optimum.lowest))
+    return Report(
+        panels=tuple(
+            _panel(name, group, fits[name], lowest, [cell for cell in cells if cell.parameterization == name])
+            for name, group in groups.items()
+        )
+    )
 
 
-def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float]) -> Panel:
+def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float], cells: list[Cell]) -> Panel:
     line = law(fitted)
     costs = regrets(group, fitted)
+    carried = carried_rate(fitted)
     return Panel(
         parameterization=name,
         curves=group,
         fit=fitted,
         law=line,
-        carried=carried_rate(fitted),
+        carried=carried,
         regrets=costs,
         regret_growth=growth(costs),
         above_best=tuple(
-            None if optimum.lowest is None else optimum.lowest - lowest[optimum.width] for optimum in fitted.optima
+            None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
         verdict=verdict(group, fitted, line),
+        leaves=None if carried is None else leaves(cells, carried),
     )

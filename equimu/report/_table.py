@@ -6,18 +6,21 @@ import numpy as np
 
 from equimu.report._cells import Curve
 from equimu.report._fit import Optimum
+from equimu.report._leaves import Leaves
 from equimu.report._regret import Regret
 from equimu.report._report import Panel, Report
 
 NOTE = (
-    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each width is "
-    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of width; scatter: "
-    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest width, less the "
-    "width's own best; per doubling: how it grows. Above best: loss at the optimum, less that of the best "
-    "parameterization at the same width."
+    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each size is "
+    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of size; scatter: "
+    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest size, less the "
+    "size's own best; per doubling: how it grows. Above best: loss at the optimum, less that of the best "
+    "parameterization at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
+    "grows (octaves per doubling), the share of its entries whose update epsilon decides, and the time in which weight "
+    "decay alone would shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
 
-_TEXT = ("parameterization", "verdict")  # columns that are not numbers
+_TEXT = ("parameterization", "verdict", "leaf")  # columns that are not numbers
 _RULE = {True: "---", False: "---:"}
 
 
@@ -76,7 +79,7 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def blocks(report: Report) -> tuple[Block, ...]:
-    """The report's tables: a summary, then two per parameterization.
+    """The report's tables: a summary, then two or three per parameterization.
 
     Args:
         report: what `report` returned.
@@ -88,6 +91,7 @@ def blocks(report: Report) -> tuple[Block, ...]:
     tables = [_summary(report)]
     for panel in report.panels:
         tables += [_losses(panel), _optima(panel, several)]
+        tables += [] if panel.leaves is None else [_leaves(panel, panel.leaves)]
     return tuple(tables)
 
 
@@ -105,7 +109,7 @@ def _summary(report: Report) -> Block:
         )
         rows.append(_plain(*texts))
     header = ("parameterization", "verdict", "slope", "scatter", "regret at largest", "per doubling")
-    return Block(title="Does the best learning rate transfer over width?", header=header, rows=tuple(rows))
+    return Block(title=f"Does the best learning rate transfer over {report.along}?", header=header, rows=tuple(rows))
 
 
 def _losses(panel: Panel) -> Block:
@@ -114,10 +118,10 @@ def _losses(panel: Panel) -> Block:
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
         losses = tuple((_loss(curve, rate), rate == optimum.best_log2_lr) for rate in rates)
         loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
-        rows.append((*_plain(str(curve.width)), *losses, *_plain(optimum_text(optimum, curve), loss)))
+        rows.append((*_plain(str(curve.size)), *losses, *_plain(optimum_text(optimum, curve), loss)))
     return Block(
         title=f"{panel.parameterization}: {panel.verdict.sentence}",
-        header=("width", *(f"{rate:g}" for rate in rates), "optimum", "loss"),
+        header=(panel.curves[0].along, *(f"{rate:g}" for rate in rates), "optimum", "loss"),
         rows=tuple(rows),
     )
 
@@ -128,13 +132,44 @@ def _optima(panel: Panel, several: bool) -> Block:
     for optimum, cost, above in zip(panel.fit.optima, costs, panel.above_best, strict=True):
         loss = "" if optimum.loss is None else plus_minus(optimum.loss, optimum.loss_plus_minus, 3)
         last = ("" if above is None else plus_minus(above, None, 3, sign=True),) if several else ()
-        rows.append(_plain(str(optimum.width), loss, cost, *last))
+        rows.append(_plain(str(optimum.size), loss, cost, *last))
     rate = "no rate" if panel.carried is None else f"log2 LR {panel.carried:.2f}"
     return Block(
-        title=f"{panel.parameterization}: carrying {rate} over from width {panel.curves[0].width}",
-        header=("width", "loss at the optimum", "regret", *(("above best",) if several else ())),
+        title=f"{panel.parameterization}: carrying {rate} over from {panel.curves[0].along} {panel.curves[0].size}",
+        header=(panel.curves[0].along, "loss at the optimum", "regret", *(("above best",) if several else ())),
         rows=tuple(rows),
     )
+
+
+def _leaves(panel: Panel, leaves: Leaves) -> Block:
+    """Update over weight at each size; the columns on epsilon and decay only where some leaf has them."""
+    shares = any(value is not None for row in leaves.rows for value in row.epsilon_share)
+    decays = any(value is not None for row in leaves.rows for value in row.decay)
+    rows: list[tuple[tuple[str, bool], ...]] = []
+    for row in leaves.rows:
+        texts = [row.path, *("" if ratio is None else f"{ratio:.1e}" for ratio in row.ratios)]
+        texts.append("" if row.growth is None else plus_minus(row.growth, None, 2, sign=True))
+        texts += ["–".join(_ends(row.epsilon_share, "{:.0%}"))] if shares else []
+        texts += ["–".join(_ends(row.decay, "{:.2g}"))] if decays else []
+        rows.append(_plain(*texts))
+    along = panel.curves[0].along
+    return Block(
+        title=f"{panel.parameterization}: update over weight in mid-run, at log2 LR {leaves.log2_lr:g}",
+        header=(
+            "leaf",
+            *(f"{along} {size}" for size in leaves.sizes),
+            "per doubling",
+            *(("epsilon decides",) if shares else ()),
+            *(("decay time / run",) if decays else ()),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _ends(values: tuple[float | None, ...], form: str) -> list[str]:
+    """The lowest and the highest of the values that are known, once if they read alike."""
+    known = [value for value in values if value is not None]
+    return list(dict.fromkeys(form.format(end) for end in (min(known), max(known)))) if known else []
 
 
 def _plain(*texts: str) -> tuple[tuple[str, bool], ...]:
@@ -153,7 +188,7 @@ def _loss(curve: Curve, rate: float) -> str:
 
 
 def optimum_text(optimum: Optimum, curve: Curve) -> str:
-    """The optimum of a width, or what is known of it."""
+    """The optimum of a size, or what is known of it."""
     if optimum.log2_lr is not None:
         wall = " (beside a divergence)" if optimum.status == "walled" else ""
         return plus_minus(optimum.log2_lr, optimum.plus_minus, 2) + wall

@@ -7,7 +7,7 @@ from equimu.report._cells import Curve
 from equimu.report._fit import Fit, Optimum
 from equimu.report._law import Law
 
-# A slope this small, in octaves per doubling of width, counts as staying put: over the three doublings of a small
+# A slope this small, in octaves per doubling of size, counts as staying put: over the three doublings of a small
 # sweep it moves the optimum by less than half an octave, half the step of a usual grid.
 STAYS = 0.15
 # What the standard parameterization drifts by at the least. A transfer is only claimed if the slope's 90% interval
@@ -17,11 +17,11 @@ DRIFT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the best learning rate transfers over width.
+    """Whether the best learning rate transfers over width, or whatever the sweep is over.
 
     Attributes:
-        kind: `"transfers"`: the slope is at most 0.15 octaves per doubling of width and its 90% interval lies inside
-            ±0.5, every width's optimum being known. `"drifts"`: the slope exceeds 0.15 and its 90% interval
+        kind: `"transfers"`: the slope is at most 0.15 octaves per doubling of size and its 90% interval lies inside
+            ±0.5, every size's optimum being known. `"drifts"`: the slope exceeds 0.15 and its 90% interval
             excludes 0. `"undecided"`: neither, for the reason that the sentence gives.
         sentence: the verdict with its numbers.
     """
@@ -33,20 +33,21 @@ class Verdict:
 def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None) -> Verdict:
     """Judges one parameterization.
 
-    A width whose optimum lies at the edge of its grid forbids "transfers"; it leaves "drifts" standing if the law of
-    the other widths puts its optimum at or beyond that edge.
+    A size whose optimum lies at the edge of its grid forbids "transfers"; it leaves "drifts" standing if the law of
+    the other sizes puts its optimum at or beyond that edge.
 
     Args:
-        curves: one per width, ascending.
+        curves: one per size, ascending.
         fit: their optima.
-        law: their dependence on width.
+        law: their dependence on size.
 
     Returns:
         The verdict.
     """
+    along = curves[0].along
     missing = [(curve, optimum) for curve, optimum in zip(curves, fit.optima, strict=True) if optimum.log2_lr is None]
     if len(curves) == 1:
-        one = f"only one width was run ({curves[0].width}), and a drift shows only between widths"
+        one = f"only one {along} was run ({curves[0].size}), and a drift shows only between {along}s"
         return _undecided(_why(*missing[0]) if missing else one)
     if law is None:
         return _undecided(_why(*missing[0]))
@@ -55,16 +56,16 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None) -> Verdict:
         if missing:
             return _undecided(_why(*missing[0]))
         return _undecided(
-            f"a slope of {slope} octaves per doubling of width whose uncertainty is not known; "
-            "run more seeds, learning rates or widths"
+            f"a slope of {slope} octaves per doubling of {along} whose uncertainty is not known; "
+            f"run more seeds, learning rates or {along}s"
         )
-    slope = f"{slope} ± {law.plus_minus:.2f} octaves per doubling of width"
+    slope = f"{slope} ± {law.plus_minus:.2f} octaves per doubling of {along}"
     if abs(law.slope) > STAYS and abs(law.slope) > law.plus_minus:
         against = [(c, o) for c, o in missing if not _agrees(c, o, law)]
         if against:
             return _undecided(_why(*against[0]))
-        widths = ", ".join(str(curve.width) for curve, _ in missing)
-        left_out = f" (without width {widths}: {_why(*missing[0], name=False)})" if missing else ""
+        sizes = ", ".join(str(curve.size) for curve, _ in missing)
+        left_out = f" (without {along} {sizes}: {_why(*missing[0], name=False)})" if missing else ""
         return Verdict(kind="drifts", sentence=f"drifts by {slope}{left_out}")
     if missing:
         return _undecided(_why(*missing[0]))
@@ -78,10 +79,10 @@ def _undecided(reason: str) -> Verdict:
 
 
 def _why(curve: Curve, optimum: Optimum, name: bool = True) -> str:
-    """Why the optimum of a width is not known."""
-    place = f"width {curve.width}, " if name else ""
+    """Why the optimum of a size is not known."""
+    place = f"{curve.along} {curve.size}, " if name else ""
     if optimum.best_log2_lr is None:
-        return f"every learning rate diverged{f' (width {curve.width})' if name else ''}"
+        return f"every learning rate diverged{f' ({curve.along} {curve.size})' if name else ''}"
     if len(curve.log2_lr) == 1:
         return f"a single learning rate was run ({place}log2 LR {optimum.best_log2_lr:g})"
     if optimum.status == "edge":
@@ -90,8 +91,8 @@ def _why(curve: Curve, optimum: Optimum, name: bool = True) -> str:
 
 
 def _agrees(curve: Curve, optimum: Optimum, law: Law) -> bool:
-    """Whether a width without a known optimum fits the law, as far as its runs can tell."""
-    expected = law.at(curve.width)
+    """Whether a size without a known optimum fits the law, as far as its runs can tell."""
+    expected = law.at(curve.size)
     grid = curve.log2_lr
     if optimum.best_log2_lr is None:
         return expected <= grid[0]

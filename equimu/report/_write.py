@@ -29,7 +29,7 @@ def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
     page, figure, data = (folder / f"report.{suffix}" for suffix in ("md", "png", "json"))
     save_figure(report, figure)
     page.write_text(
-        "# Learning rate over width\n\n![Loss against learning rate](report.png)\n\n" + markdown(report),
+        f"# Learning rate over {report.along}\n\n![Loss against learning rate](report.png)\n\n" + markdown(report),
         encoding="utf-8",
     )
     data.write_text(json.dumps(to_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def to_json(report: Report) -> dict[str, Any]:
     Returns:
         What `json.dumps(..., allow_nan=False)` accepts.
     """
-    return {"panels": [_panel(panel) for panel in report.panels]}
+    return {"along": report.along, "panels": [_panel(panel) for panel in report.panels]}
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
@@ -56,9 +56,10 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "law": _plain(panel.law),
         "carried_log2_lr": _plain(panel.carried),
         "regret_growth": _plain(panel.regret_growth),
-        "widths": [
+        "leaves": _plain(panel.leaves),
+        "sizes": [
             {
-                "width": curve.width,
+                "size": curve.size,
                 "runs": _runs(curve),
                 "optimum": _plain(optimum),
                 "regret": _plain(regret),

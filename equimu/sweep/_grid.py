@@ -17,7 +17,7 @@ _WITH_ALPHA = ("completep", "completed-p")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """A sweep of learning rates over widths, each cell of which is one run."""
+    """A sweep of learning rates over widths, or over depths, each cell of which is one run."""
 
     run: RunConfig = RunConfig()
     """What all cells share."""
@@ -25,23 +25,35 @@ class SweepConfig:
     """Names as in parameterization.name; with -absolute behind them for that form, -none for Everett's other alignment, or a
     number for the power of the depth (completep-0.5)."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
+    depths: tuple[int, ...] = ()
+    """Numbers of blocks, at the one width that run.model.width is, in place of widths."""
     log2_learning_rates: tuple[float, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
     seeds: tuple[int, ...] = (0,)
     base_width: int | None = None
     """Width that the rules are relative to; None for the smallest of the grid."""
+    base_n_layer: int | None = None
+    """Depth that the rules are relative to; None for the smallest of the grid."""
 
     def __post_init__(self):
-        for name in ("parameterizations", "widths", "log2_learning_rates", "seeds"):
+        for name in ("parameterizations", "widths", "depths", "log2_learning_rates", "seeds"):
             values = getattr(self, name)
-            if not values:
+            if not values and name != "depths":
                 raise EquimuError(f"the grid is empty: {name} has no value; give at least one")
             if len(set(values)) != len(values):
                 raise EquimuError(f"{name} names a value twice: {', '.join(map(str, values))}")
         for name in self.parameterizations:
             _fields_of(name)
         default, given = RunConfig(), self.run
-        taken = {
-            "model.width": (given.model.width, default.model.width, "widths"),
+        if self.depths and self.widths != SweepConfig.widths:
+            raise EquimuError(
+                "a sweep is over widths or over depths; of a sweep over depths, the width is run.model.width"
+            )
+        along = (
+            {"model.n_layer": (given.model.n_layer, default.model.n_layer, "depths")}
+            if self.depths
+            else {"model.width": (given.model.width, default.model.width, "widths")}
+        )
+        taken = along | {
             "optimizer.learning_rate": (
                 given.optimizer.learning_rate,
                 default.optimizer.learning_rate,
@@ -73,6 +85,7 @@ class SweepConfig:
                 default.parameterization.base_width,
                 "base_width",
             ),
+            "parameterization.base_n_layer": (given.parameterization.base_n_layer, None, "base_n_layer"),
         }
         for name, (value, usual, grid) in taken.items():
             if value != usual:
@@ -80,16 +93,21 @@ class SweepConfig:
 
 
 def cells(config: SweepConfig) -> Iterator[RunConfig]:
-    """The runs of the grid, ordered such that those of one width, which share a compiled program, are neighbours."""
+    """The runs of the grid, ordered such that those of one size, which share a compiled program, are neighbours."""
     run = config.run
-    base_width = min(config.widths) if config.base_width is None else config.base_width
-    for width, name, seed, exponent in itertools.product(
-        config.widths, config.parameterizations, config.seeds, config.log2_learning_rates
+    widths = (run.model.width,) if config.depths else config.widths
+    depths = config.depths or (run.model.n_layer,)
+    base_width = min(widths) if config.base_width is None else config.base_width
+    base_n_layer = min(depths) if config.base_n_layer is None else config.base_n_layer
+    for width, n_layer, name, seed, exponent in itertools.product(
+        widths, depths, config.parameterizations, config.seeds, config.log2_learning_rates
     ):
-        parameterization = dataclasses.replace(run.parameterization, **_fields_of(name), base_width=base_width)
+        parameterization = dataclasses.replace(
+            run.parameterization, **_fields_of(name), base_width=base_width, base_n_layer=base_n_layer
+        )
         yield dataclasses.replace(
             run,
-            model=dataclasses.replace(run.model, width=width),
+            model=dataclasses.replace(run.model, width=width, n_layer=n_layer),
             parameterization=parameterization,
             optimizer=dataclasses.replace(run.optimizer, learning_rate=2.0**exponent),
             seed=seed,

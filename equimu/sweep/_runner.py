@@ -71,8 +71,8 @@ def sweep(
     alone = dataclasses.replace(runtime, cluster="none")
     runs: dict[RunConfig, Run] = {}
     with listening() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # The widest first: small cells at the end leave no worker without work.
-        ordered = sorted(grid, key=lambda cell: -cell.model.width)
+        # The largest first: small cells at the end leave no worker without work.
+        ordered = sorted(grid, key=lambda cell: -cell.model.width * cell.model.n_layer)
         futures = {pool.submit(train, cell, out=out, runtime=alone): cell for cell in ordered}
         try:
             for future in concurrent.futures.as_completed(futures):

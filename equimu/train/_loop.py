@@ -138,7 +138,7 @@ def _train(
         if begun is None:
             begun = Begun(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
         state, first = begun.leaves, begun.step
-        metrics_log = MetricsLog(config, begun.record, first, log, saving.told)
+        metrics_log = MetricsLog(config, tree, begun.record, first, log, saving.told)
         agreed = Agreement(mesh, lambda: Wish(stop.signum, saving.is_time()))
         batches = loader.iterate(first, rows)
         barrier("start")  # a collective that one process enters half a minute late may fail

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from equimu._types import PyTree
 from equimu.train._config import RunConfig
+from equimu.train._leaves import tell_leaves
 from equimu.train._numbers import LossRecord, NotFiniteError
 from equimu.train._step import StepMetrics
 
@@ -14,7 +16,8 @@ _LOOK_SECONDS = 0.02
 
 
 class MetricsLog:
-    """Looks at every step's loss, and writes the rows.
+    """Looks at every step's loss, and writes the rows; into those of the first step, of its doublings and of the last also what
+    each leaf did, by `tell_leaves`.
 
     The loss of a step is looked at when the next one has been handed to the device, so the device has work while the loop
     waits, and a number that is none is known one step later. Short steps are looked at together, as many as come in 20 ms:
@@ -22,6 +25,7 @@ class MetricsLog:
 
     Args:
         config: the run.
+        tree: its rules.
         record: of the losses so far.
         step: updates so far.
         log: where rows go.
@@ -31,13 +35,15 @@ class MetricsLog:
     def __init__(
         self,
         config: RunConfig,
+        tree: PyTree,
         record: LossRecord,
         step: int,
         log: Callable[[Mapping[str, Any]], None],
         told: Callable[[], str],
     ):
         self.record = record
-        self._config, self._log, self._told = config, log, told
+        self._config, self._tree, self._log, self._told = config, tree, log, told
+        self._leaves_at = step + 1
         self._waiting: collections.deque[tuple[int, StepMetrics, bool]] = collections.deque()
         self._looked_at = self._logged_at = time.perf_counter()
         self._logged = step
@@ -96,5 +102,14 @@ class MetricsLog:
         }
         if metrics.updates is not None:
             row["skipped"] = step - int(metrics.updates)
+        if metrics.inspected is not None and (step >= self._leaves_at or step == self._config.steps):
+            optimizer = self._config.optimizer
+            row["leaves"] = tell_leaves(
+                self._tree,
+                metrics.inspected,
+                learning_rate=optimizer.learning_rate,
+                weight_decay=optimizer.weight_decay,
+            )
+            self._leaves_at = 2 * step
         self._logged, self._logged_at = step, now
         self._log(row)

@@ -22,6 +22,7 @@ from equimu.parameterization import initialize, is_rule, numbers_of, rules_of, w
 from equimu.parameterization._tree import multiplied
 from equimu.train._build import build_optimizer
 from equimu.train._config import DataConfig, ParameterizationConfig, RunConfig
+from equimu.train._leaves import measure_leaves
 from equimu.train._mesh import make_mesh
 from equimu.train._specs import partition_specs, state_specs, with_specs
 from equimu.train._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
@@ -148,8 +149,17 @@ class Program:
             chunk=self._config.loss_chunk,
         )
         loss, grads = gradient(state.params, batch)
-        skips = self._config.on_nonfinite == "skip"
-        state, metrics = update(state, loss, grads, self.optimizer(tree, hyper), measure, skip_nonfinite=skips)
+        state, metrics = update(
+            state,
+            loss,
+            grads,
+            self.optimizer(tree, hyper),
+            measure,
+            skip_nonfinite=self._config.on_nonfinite == "skip",
+            inspect=functools.partial(
+                measure_leaves, tree, eps=self._config.optimizer.eps, b2=self._config.optimizer.b2
+            ),
+        )
         return jax.tree.leaves(state), metrics
 
     def _evaluate(self, leaves: list[Array], batch: Batch, numbers: Numbers) -> tuple[Array, Array]:

@@ -41,12 +41,14 @@ class StepMetrics(NamedTuple):
     """Of one step: mean loss over counted targets, global norm of the raw gradient, RMS of all entries of the update.
 
     - `updates`: done so far, where updates may be skipped.
+    - `inspected`: what the `inspect` of `update` told.
     """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     update_rms: Float[Array, ""]
     updates: Int[Array, ""] | None = None
+    inspected: PyTree = None
 
 
 def loss_and_gradient(
@@ -128,6 +130,7 @@ def update(
     measure: bool | Bool[Array, ""] = True,
     *,
     skip_nonfinite: bool = False,
+    inspect: Callable[[PyTree, PyTree, PyTree, PyTree], PyTree] = lambda *_: None,
 ) -> tuple[TrainState, StepMetrics]:
     """One update of the state by an optimizer.
 
@@ -138,24 +141,26 @@ def update(
         measure: whether the norms are wanted in this step; they cost a pass over all gradients and updates, and are NaN
             where not.
         skip_nonfinite: whether the state stays as it was where the loss or the gradient's norm is no number.
+        inspect: what else is wanted of a step that is measured: arrays from (params, updates, grads, new optimizer state).
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = eqx.apply_updates(state.params, updates)
 
-    def norms() -> tuple[Array, Array]:
+    def measured() -> tuple[Array, Array, PyTree]:
         entries = sum(x.size for x in jax.tree.leaves(updates))
-        return optax.tree.norm(grads), optax.tree.norm(updates) / entries**0.5
+        told = inspect(state.params, updates, grads, opt_state)
+        return optax.tree.norm(grads), optax.tree.norm(updates) / entries**0.5, told
 
-    def nothing() -> tuple[Array, Array]:
-        return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(norms))
+    def nothing() -> tuple[Array, Array, PyTree]:
+        return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(measured))
 
-    grad_norm, update_rms = jax.lax.cond(measure, norms, nothing)
+    grad_norm, update_rms, inspected = jax.lax.cond(measure, measured, nothing)
     new = TrainState(params, opt_state, state.step + 1)
     if not skip_nonfinite:
-        return new, StepMetrics(loss, grad_norm, update_rms)
+        return new, StepMetrics(loss, grad_norm, update_rms, inspected=inspected)
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-    return new, StepMetrics(loss, grad_norm, update_rms, new.step)
+    return new, StepMetrics(loss, grad_norm, update_rms, new.step, inspected)
 
 
 def evaluation(

@@ -1,0 +1,225 @@
+"""python -m benchmarks.transfer: does the best learning rate carry over? Of every parameterization, on real text.
+
+python -m benchmarks.transfer                                  # over width, over depth, over batch and length
+python -m benchmarks.transfer --part width --out runs/transfer --markdown table.md
+python -m benchmarks.transfer --quick                          # the same grids cut down: does it run at all?
+
+Small decoders learn the bytes of Python's standard library. Each part sweeps learning rates, fits the best one at each size,
+and says how far it moves. Cells that are done are kept in the folder: interrupted, it goes on.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+# As many steps side by side as there are cores, each on one.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+
+import tyro  # noqa: E402
+
+from benchmarks.throughput import machine, table  # noqa: E402
+from equimu._progress import progress  # noqa: E402
+from equimu.report import Cell, Optimum, cells_of, report  # noqa: E402
+from equimu.sweep import SweepConfig, sweep  # noqa: E402
+from equimu.train import DataConfig, ModelConfig, OptimizerConfig, ParameterizationConfig, RunConfig  # noqa: E402
+
+Rates = tuple[float, ...]
+WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)
+ROWS, STEPS = 8, 150
+
+
+def octaves(first: int, last: int) -> Rates:
+    """log2 of learning rates, an octave apart."""
+    return tuple(float(exponent) for exponent in range(first, last + 1))
+
+
+# Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width. Tables 3
+# and 9 of TP-V train like Table 8 to the last digits, and CompleteP is Table 8 where the depth stays: one of the four is run.
+GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
+    (("sp",), "adamw", octaves(-9, -4)),
+    (("mup", "tpv8"), "adamw", octaves(-8, -3)),
+    (("mup-absolute", "umup"), "adamw", octaves(-2, 3)),
+    (("spectral",), "muon", octaves(-5, 0)),
+]
+# Over depth, at one width.
+DEEP = (("mup", "depth-mup", "completep"), octaves(-8, -3))
+# Over batch and length: the base run, and what is changed of it: (rows, steps, width) each a multiple.
+LARGER = {
+    "4 × batch": (4, 0.25, 1),
+    "4 × tokens": (1, 4, 1),
+    "4 × batch and tokens": (4, 1, 1),
+    "4 × batch, 4 × width": (4, 0.25, 4),
+    "4 × tokens, 4 × width": (1, 4, 4),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Measures the transfer of the learning rate."""
+
+    part: tuple[Literal["width", "depth", "run"], ...] = ("width", "depth", "run")
+    """over what; `run` is batch size and training length"""
+    out: Path = Path("runs/transfer")
+    """where the runs are kept"""
+    markdown: Path | None = None
+    """write the tables to this file"""
+    quick: bool = False
+    """few steps, sizes and rates, to see that all of it runs"""
+
+
+def main(config: Config) -> None:
+    """Trains, and prints a table for each part."""
+    started = time.perf_counter()
+    parts = {"width": over_width, "depth": over_depth, "run": over_runs}
+    texts = [parts[part](config) for part in config.part]
+    seconds = time.perf_counter() - started
+    head = f"{machine()}\n\n`python -m benchmarks.transfer {' '.join(sys.argv[1:])}`: {seconds / 60:.0f} minutes"
+    text = "\n\n".join([head, *texts])
+    print(text)
+    if config.markdown is not None:
+        config.markdown.write_text(text + "\n")
+
+
+def base_run(
+    config: Config, *, optimizer: str = "adamw", width: int = 128, n_layer: int = 2, head_dim: int = 32
+) -> RunConfig:
+    """What all runs of a sweep share."""
+    return RunConfig(
+        model=ModelConfig(width=width, n_layer=n_layer, head_dim=head_dim, unroll=2),
+        optimizer=OptimizerConfig(name=optimizer, momentum=0.95 if optimizer == "muon" else 0.9),  # pyright: ignore[reportArgumentType]
+        data=DataConfig(rows=ROWS, seq=64),
+        steps=10 if config.quick else STEPS,
+        validation_batches=8 if config.quick else 64,
+    )
+
+
+def over_width(config: Config) -> str:
+    """The fitted optimum at each width, of each parameterization."""
+    cells: list[Cell] = []
+    for names, optimizer, rates in GRIDS:
+        grid = SweepConfig(
+            run=base_run(config, optimizer=optimizer),
+            parameterizations=names,
+            widths=WIDTHS[:2] if config.quick else WIDTHS,
+            log2_learning_rates=rates[::2] if config.quick else rates,
+            seeds=SEEDS,
+        )
+        named = "" if optimizer == "adamw" else f" ({optimizer})"
+        cells += [
+            dataclasses.replace(cell, parameterization=cell.parameterization + named)
+            for cell in trained(grid, config.out / "width" / "-".join((optimizer, *names)))
+        ]
+    return "## Over width\n\n" + summary(cells)
+
+
+def over_depth(config: Config) -> str:
+    """The fitted optimum at each depth."""
+    names, rates = DEEP
+    grid = SweepConfig(
+        run=base_run(config, width=64, head_dim=16),
+        parameterizations=names,
+        depths=DEPTHS[:2] if config.quick else DEPTHS,
+        log2_learning_rates=rates[::2] if config.quick else rates,
+        seeds=SEEDS,
+    )
+    # unroll must divide into the blocks of all depths; 2 does
+    return "## Over depth\n\n" + summary(trained(grid, config.out / "depth"))
+
+
+def over_runs(config: Config) -> str:
+    """How far the best rate at another batch size or length is from that of the base run, with the rules for it and without."""
+    rates = octaves(-8, -2)[:: 3 if config.quick else 1]
+    base = base_run(config, width=32)
+    anchor = best(config, base, ParameterizationConfig(), rates, "base")
+    rows: list[dict[str, object]] = []
+    for name, (batch, length, width) in list(LARGER.items())[: 1 if config.quick else None]:
+        run = dataclasses.replace(
+            base,
+            model=dataclasses.replace(base.model, width=width * base.model.width),
+            data=dataclasses.replace(base.data, rows=batch * ROWS),
+            steps=round(length * base.steps),
+        )
+        for label, rules in (
+            ("with", ParameterizationConfig(base_rows=ROWS, base_steps=base.steps)),
+            ("without", ParameterizationConfig()),
+        ):
+            optimum = best(config, run, rules, rates, f"{name}, {label}")
+            rows.append(
+                {
+                    "run": name,
+                    "rules of batch and length": label,
+                    "best log2 LR": text_of(optimum),
+                    "octaves from the base run's": distance(optimum, anchor),
+                    "loss": "" if optimum.lowest is None else f"{optimum.lowest:.3f}",
+                }
+            )
+    head = (
+        f"Base run: {ROWS} rows × {base.steps} steps, width {base.model.width}; its best log2 LR is {text_of(anchor)}."
+    )
+    return f"## Over batch and length (completed-p)\n\n{head}\n\n{table(rows)}"
+
+
+def best(config: Config, run: RunConfig, rules: ParameterizationConfig, rates: Rates, folder: str) -> Optimum:
+    """The fitted best learning rate of one kind of run, at one size."""
+    grid = SweepConfig(
+        run=dataclasses.replace(
+            run, model=dataclasses.replace(run.model, width=RunConfig().model.width), parameterization=rules
+        ),
+        parameterizations=("completed-p",),
+        widths=(run.model.width,),
+        base_width=32,
+        log2_learning_rates=rates,
+        seeds=SEEDS,
+    )
+    made = report(trained(grid, config.out / "run" / folder.replace(" ", "-")))
+    return made.panels[0].fit.optima[0]
+
+
+def trained(grid: SweepConfig, out: Path) -> list[Cell]:
+    """The finished cells of a sweep."""
+    with progress(out.name, 1) as bar:
+        return cells_of(sweep(grid, out=out, on_cell=lambda run, done, total: bar.update(done, "", total)))
+
+
+def summary(cells: list[Cell]) -> str:
+    """A row for each parameterization."""
+    made = report(cells)
+    rows: list[dict[str, object]] = []
+    for panel in made.panels:
+        row: dict[str, object] = {"parameterization": panel.parameterization}
+        row |= {f"{made.along} {optimum.size}": text_of(optimum) for optimum in panel.fit.optima}
+        law, last = panel.law, panel.fit.optima[-1]
+        row["octaves per doubling"] = (
+            "" if law is None else f"{law.slope:+.2f}" + ("" if law.plus_minus is None else f" ± {law.plus_minus:.2f}")
+        )
+        row["verdict"] = panel.verdict.kind
+        regret = panel.regrets[-1].value if panel.regrets else None
+        row["regret at the largest"] = "" if regret is None else f"{regret:.3f}"
+        row["loss at the largest"] = "" if last.lowest is None else f"{last.lowest:.3f}"
+        rows.append(row)
+    return "Best log2 learning rate at each size, fitted, ± half of a 90 % interval; nats per byte.\n\n" + table(rows)
+
+
+def text_of(optimum: Optimum) -> str:
+    """A fitted optimum, or the best of the grid in brackets."""
+    if optimum.log2_lr is None:
+        return "" if optimum.best_log2_lr is None else f"({optimum.best_log2_lr:g})"
+    return f"{optimum.log2_lr:.2f}" + ("" if optimum.plus_minus is None else f" ± {optimum.plus_minus:.2f}")
+
+
+def distance(optimum: Optimum, anchor: Optimum) -> str:
+    """Octaves between two optima."""
+    if optimum.log2_lr is None or anchor.log2_lr is None:
+        return ""
+    found = optimum.log2_lr - anchor.log2_lr
+    if optimum.plus_minus is None or anchor.plus_minus is None:
+        return f"{found:+.2f}"
+    return f"{found:+.2f} ± {math.hypot(optimum.plus_minus, anchor.plus_minus):.2f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
