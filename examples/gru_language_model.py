@@ -20,7 +20,7 @@ import optax
 import equimu as mu
 
 BATCH, SEQ = 16, 32
-TOLERANCE = 0.25  # octaves by which μP's best learning rate may move with each doubling of the width
+TOLERANCE = 0.3  # octaves by which μP's best learning rate may move with each doubling of the width
 
 
 class LanguageModel(eqx.Module):
