@@ -90,7 +90,7 @@ def stays(widths, log2_rates, steps):
             sizes = {"base": {"width": widths[0]}, "target": {"width": width}}
             found = train(text, scheme, sizes, [2.0**r for r in log2_rates], steps)
             cells += [
-                mu.report.Cell(parameterization=name, width=width, learning_rate=2.0**r, seed=0, loss=x)
+                mu.report.Cell(parameterization=name, size=width, learning_rate=2.0**r, seed=0, loss=x)
                 for r, x in zip(log2_rates, found, strict=True)
             ]
     panels = mu.report.report(cells).panels

@@ -118,7 +118,9 @@ def stays(sizes, log2_rates, steps):
         for target in sizes:
             found = train(scheme, {"base": sizes[0], "target": target}, [2.0**r for r in log2_rates], steps)
             cells += [
-                mu.report.Cell(parameterization=name, width=target["d_model"], learning_rate=2.0**r, seed=0, loss=x)
+                mu.report.Cell(
+                    parameterization=name, size=target["d_model"], along="size", learning_rate=2.0**r, seed=0, loss=x
+                )
                 for r, x in zip(log2_rates, found, strict=True)
             ]
     panels = mu.report.report(cells).panels

@@ -24,7 +24,7 @@ def load(name):
 @pytest.mark.parametrize("network", ["MLP", "CNN"])
 def test_image_classifier_trains(network):
     example = load("image_classifier")
-    still, moved = example.train(getattr(example, network), mu.mup(), WIDER, [0.0, 2**-6], steps=2, seed=0)
+    still, moved = example.train(getattr(example, network), mu.mup(), WIDER, [0.0, 2**-6], steps=2)
     assert isfinite(still) and isfinite(moved) and still != moved
 
 
