@@ -113,6 +113,6 @@ def stays(make, widths, log2_rates, steps):
 
 
 if __name__ == "__main__":
-    good = [stays(MLP, [128, 512], range(-9, -3), 100), stays(CNN, [24, 48], range(-8, -2), 100)]
+    good = [stays(MLP, [128, 512], range(-11, -3), 100), stays(CNN, [24, 48], range(-8, -2), 100)]
     print("PASS: under μP the best learning rates stay" if all(good) else "FAIL: a best learning rate moves under μP")
     sys.exit(not all(good))
