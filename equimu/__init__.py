@@ -10,6 +10,7 @@ logits = mu.scaled(tree, model)(tokens)
 
 from equimu import attention as attention
 from equimu import data as data
+from equimu import diagnostics as diagnostics
 from equimu import nn as nn
 from equimu import optim as optim
 from equimu import parameterization as parameterization
@@ -18,6 +19,8 @@ from equimu._axes import axes as axes
 from equimu._axes import register_axes as register_axes
 from equimu._axes import register_residual as register_residual
 from equimu._errors import EquimuError as EquimuError
+from equimu.diagnostics import coord_check as coord_check
+from equimu.diagnostics import register_sites as register_sites
 from equimu.optim import adafactor as adafactor
 from equimu.optim import adamw as adamw
 from equimu.optim import convert as convert

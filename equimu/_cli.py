@@ -17,6 +17,7 @@ import tyro
 from equimu._errors import EquimuError, ExitCode, nearest
 from equimu._progress import progress
 from equimu.data import read_corpus, tokenizer_from_name, write_store
+from equimu.diagnostics import OffError, check_run, print_check, write_check
 from equimu.parameterization import table, to_json
 from equimu.plan import (
     Candidate,
@@ -223,6 +224,48 @@ class Plan:
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoordCheck:
+    """Tell whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something is off."""
+
+    config: Annotated[RunConfig, _Flat] = RunConfig()
+    """Its width (or depth), learning rate, schedule and steps are not used."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Values of d_model, multiples of --model.head-dim."""
+    depths: tuple[int, ...] = ()
+    """Values of n_layer to check instead of widths, at --model.width."""
+    heads: int | None = None
+    """Number of heads at every width, so that head_dim grows; by default --model.head-dim stays."""
+    learning_rate: float = 2**-9
+    """So small that a few steps are far from the end of training."""
+    check_steps: int = 3
+    """Updates."""
+    seeds: int = 6
+    """How many initial weights; the intervals come from their spread."""
+    out: Path = Path("runs/coord-check")
+    """Folder for the table, the figure and the data."""
+
+    def __call__(self) -> None:
+        """Trains, prints, writes."""
+        sizes = self.depths or self.widths
+        with progress("checking", len(sizes)) as bar:
+            check = check_run(
+                self.config,
+                widths=self.widths,
+                depths=self.depths,
+                heads=self.heads,
+                learning_rate=self.learning_rate,
+                steps=self.check_steps,
+                seeds=self.seeds,
+                on_size=lambda done, size: bar.update(done, f"{'depth' if self.depths else 'width'} {size}"),
+            )
+        print_check(check)
+        for path in write_check(check, self.out):
+            print(path)
+        if not check.passed:
+            raise OffError(check.verdict)
+
+
 _COMMANDS: dict[str, type] = {
     "show": Show,
     "train": Train,
@@ -230,9 +273,16 @@ _COMMANDS: dict[str, type] = {
     "report": Report,
     "data": Data,
     "plan": Plan,
+    "coord-check": CoordCheck,
 }
 # The configs that `--config FILE` fills.
-_CONFIGS: dict[str, type] = {"show": RunConfig, "train": RunConfig, "sweep": SweepConfig, "plan": RunConfig}
+_CONFIGS: dict[str, type] = {
+    "show": RunConfig,
+    "train": RunConfig,
+    "sweep": SweepConfig,
+    "plan": RunConfig,
+    "coord-check": RunConfig,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -289,7 +339,8 @@ def _parse(arguments: list[str]) -> Any:
 
 
 def _overview() -> str:
-    lines = [f"  {name:8}{(command.__doc__ or '').splitlines()[0]}" for name, command in _COMMANDS.items()]
+    longest = max(map(len, _COMMANDS))
+    lines = [f"  {name:{longest + 2}}{(command.__doc__ or '').splitlines()[0]}" for name, command in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: equimu COMMAND [FLAGS]",

@@ -9,8 +9,8 @@ class ExitCode(enum.IntEnum):
     """What the command line exits with."""
 
     DONE = 0
-    NOT_FITTING = 1
-    """A plan: the run needs more memory than the machine has."""
+    NO = 1
+    """The command ran, and the answer is no: a plan that does not fit, a coordinate check with something off."""
     MISTAKE = 2
     """Of the caller: a flag, a config, text, a folder."""
     NOT_FINITE = 3

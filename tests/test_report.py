@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from equimu._errors import EquimuError
+from equimu._interval import half_width, welch_satterthwaite
 from equimu.report import Cell, markdown, print_table, report, write_report
-from equimu.report._interval import half_width, welch_satterthwaite
 
 WIDTHS = (32, 64, 128, 256)
 OCTAVES = tuple(range(-9, 0))

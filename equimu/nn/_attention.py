@@ -94,20 +94,28 @@ class SelfAttention(eqx.Module):
         self.backend = backend
 
     def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
+        q, k, v = self.heads(x)
+        mixed = dot_product_attention(q, k, v, scale=self.scale, backend=self.backend)
+        return self.output(mixed.reshape(mixed.shape[0], -1))
+
+    def heads(
+        self, x: Float[Array, "seq d_model"]
+    ) -> tuple[
+        Float[Array, "all heads head_dim"], Float[Array, "all kv_heads head_dim"], Float[Array, "all kv_heads head_dim"]
+    ]:
+        """Queries, keys and values of all positions, as the core takes them: normalised and rotated."""
         n = sharers(x)
         check_share("query heads", self.n_head, self.query.weight.shape[-1] // self.head_dim, n)
         key, value = self._own_key_value(n)
         x = gather_positions(x)
-        seq = x.shape[0]
-        q, k, v = (layer(x).reshape(seq, -1, self.head_dim) for layer in (self.query, key, value))
+        q, k, v = (layer(x).reshape(x.shape[0], -1, self.head_dim) for layer in (self.query, key, value))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_base is not None:
-            positions = jnp.arange(seq)
+            positions = jnp.arange(x.shape[0])
             q = rotary(q, positions, base=self.rotary_base)
             k = rotary(k, positions, base=self.rotary_base)
-        mixed = dot_product_attention(q, k, v, scale=self.scale, backend=self.backend)
-        return self.output(mixed.reshape(seq, -1))
+        return q, k, v
 
     def _own_key_value(self, n: int) -> tuple[Linear, Linear]:
         """The maps to the key/value heads that the device's query heads read, if n devices share the heads.

@@ -121,7 +121,7 @@ class Plan:
 class NotFittingError(EquimuError):
     """A run needs more memory than the machine has."""
 
-    exit_code = ExitCode.NOT_FITTING
+    exit_code = ExitCode.NO
 
 
 def plan(

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from equimu._interval import half_width, mean_half_width, welch_satterthwaite
 from equimu.report import _parabola
 from equimu.report._cells import Curve
-from equimu.report._interval import half_width, mean_half_width, welch_satterthwaite
 from equimu.report._parabola import Parabola
 
 # A few seeds tell a variance poorly: each size's counts half, the mean over sizes the other half.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equimu._interval import half_width, welch_satterthwaite
 from equimu.report._fit import Fit, Optimum
-from equimu.report._interval import half_width, welch_satterthwaite
 
 # No optimum is taken to be known better than this, in octaves: a weight must not become infinite.
 _FINEST = 0.01

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from equimu._interval import mean_half_width
 from equimu.report._cells import Curve
 from equimu.report._fit import Fit, Optimum
-from equimu.report._interval import mean_half_width
 from equimu.report._parabola import Parabola
 
 

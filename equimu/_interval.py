@@ -5,17 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Every "±" of a report is half of a two-sided 90% interval. Two such ends are two one-sided tests at 5%, which is
+# Every "±" that is printed is half of a two-sided 90% interval. Two such ends are two one-sided tests at 5%, which is
 # what "no larger than" (a transfer) and "smaller than" (a drift) ask for.
 CONFIDENCE = 0.9
 
 
-def half_width(stderr: float | None, df: float | None) -> float | None:
-    """Half of the 90% interval of Student's t.
+def half_width(stderr: float | None, df: float | None, confidence: float = CONFIDENCE) -> float | None:
+    """Half of the interval of Student's t, of 90% unless told.
 
     Args:
         stderr: standard error of the estimate; None if not known.
         df: degrees of freedom behind the standard error.
+        confidence: of the two-sided interval.
 
     Returns:
         The half-width, or None if the standard error is not known.
@@ -24,21 +25,22 @@ def half_width(stderr: float | None, df: float | None) -> float | None:
         return None
     from scipy.special import stdtrit
 
-    return float(stdtrit(df, 0.5 + CONFIDENCE / 2)) * stderr
+    return float(stdtrit(df, 0.5 + confidence / 2)) * stderr
 
 
-def mean_half_width(values: np.ndarray) -> float | None:
-    """Half of the 90% interval of a mean over seeds.
+def mean_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float | None:
+    """Half of the interval of a mean over seeds, of 90% unless told.
 
     Args:
         values: one per seed.
+        confidence: of the two-sided interval.
 
     Returns:
         The half-width, or None with fewer than two seeds.
     """
     if len(values) < 2:
         return None
-    return half_width(float(np.std(values, ddof=1)) / math.sqrt(len(values)), float(len(values) - 1))
+    return half_width(float(np.std(values, ddof=1)) / math.sqrt(len(values)), float(len(values) - 1), confidence)
 
 
 def welch_satterthwaite(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,0 +1,279 @@
+"""The experiment of a coordinate check: a few steps of training at one size, with every site and every leaf measured.
+
+The numbers of the rules are inputs of the compiled programs, so that one compilation serves all parameterizations and all seeds
+of one model, optimizer and size. What is compiled is the step and the recording forward pass alone: draws and statistics would
+be most of the time to compile, and are hardly any to compute.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from equimu._errors import EquimuError
+from equimu._types import PyTree
+from equimu.diagnostics._record import record
+from equimu.parameterization import NUMBERS, Rule, initialize, is_rule, rules_of, with_numbers
+from equimu.parameterization._leaves import is_array_or_shape
+
+Loss: TypeAlias = Callable[[Any, Any], Any]
+MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
+Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
+_Statistics: TypeAlias = dict[str, np.ndarray]
+
+# These programs run for a moment: optimizing their code for several times that would be in vain.
+_COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured at one size. Axes: seed, step, site or leaf; steps count from 0 (the start) or from 1 (updates).
+
+    - `sites`: shapes of what is put out, by name, in the order of execution.
+    - `output`, `output_abs`: root mean square and mean absolute value of each site, from step 0.
+    - `change`, `change_abs`: the same of its difference from step 0; zero at step 0.
+    - `leaves`: paths, in the order of the tree's rules.
+    - `weight`: root mean square of each leaf as the forward pass uses it, seed and leaf only; `stored` of the leaf itself.
+    - `update`: of the update without decay, as the forward pass sees it, over the entries that have a gradient.
+    - `flatness`: root mean square over largest entry of the same, 1 where all entries move alike (the first step of Adam).
+    - `decay`: by what share of itself a leaf shrinks in a step; NaN where no such share is seen.
+    - `gradient`: root mean square, over the entries that have one.
+    - `loss`: of the batch of each step, seed and step only.
+    """
+
+    sites: dict[str, tuple[int, ...]]
+    leaves: tuple[str, ...]
+    output: np.ndarray
+    output_abs: np.ndarray
+    change: np.ndarray
+    change_abs: np.ndarray
+    weight: np.ndarray
+    stored: np.ndarray
+    update: np.ndarray
+    flatness: np.ndarray
+    decay: np.ndarray
+    gradient: np.ndarray
+    loss: np.ndarray
+
+
+class _Step(NamedTuple):
+    """What a step makes. Lists have an array a leaf: as stored, its gradient, and what the forward pass uses of it.
+
+    - `update`, `undecayed`: by how much the leaf changes, and would if the weights were zero.
+    - `used`, `used_after`, `used_undecayed`: forward weights before the step, behind it, and behind the undecayed one.
+    """
+
+    params: PyTree
+    state: Any
+    loss: Array
+    stored: list[Array]
+    gradient: list[Array]
+    update: list[Array]
+    undecayed: list[Array]
+    used: list[Array]
+    used_after: list[Array]
+    used_undecayed: list[Array]
+
+
+class _Programs(NamedTuple):
+    """Compiled, for trees of rules that differ in their numbers only; `sites` is filled when `outputs` is traced."""
+
+    init: Callable[[Any, PyTree], Any]
+    step: Callable[[Any, PyTree, Any, Any], _Step]
+    outputs: Callable[[Any, PyTree, Any], list[Array]]
+    sites: dict[str, tuple[int, ...]]
+
+
+class Experiment:
+    """The training that is measured, of one model, loss and optimizer."""
+
+    def __init__(self, *, loss: Loss, batches: Sequence[Any], optimizer: MakeOptimizer, steps: int, forward: Forward):
+        """
+        Args:
+            loss: of the model that the forward pass uses, and a batch; a scalar.
+            batches: used in turn. Sites are recorded on the first.
+            optimizer: from a tree of rules.
+            steps: updates.
+            forward: from a tree and a model to what the loss is given; `equimu.scaled`.
+        """
+        self._loss = loss
+        self._optimizer = optimizer
+        self._forward = forward
+        self._batches = [batches[step % len(batches)] for step in range(steps)]
+        self._programs: dict[Any, _Programs] = {}
+
+    def measure(self, tree: PyTree, seeds: Sequence[int]) -> Measured:
+        """Trains from each seed, and measures."""
+        rules = rules_of(tree)
+        # What a program is made for: everything of the rules but their numbers. Flags that choose code are among it.
+        bare = dict.fromkeys(NUMBERS, 0.0)
+        key = tuple((dataclasses.replace(r, **bare, init_mean=None), *_numbers(r)) for r in rules)
+        if key not in self._programs:
+            self._programs[key] = self._compiled(tree)
+        programs = self._programs[key]
+        numbers = {rule.path: _numbers(rule) for rule in rules}
+        runs = [self._run(programs, numbers, initialize(tree, jax.random.key(seed))) for seed in seeds]
+        return Measured(
+            sites=dict(programs.sites),
+            leaves=tuple(rule.path for rule in rules),
+            **{name: np.stack([run[name] for run in runs]) for name in runs[0]},
+        )
+
+    def _run(self, programs: _Programs, numbers: Any, model: PyTree) -> _Statistics:
+        params = eqx.filter(model, eqx.is_array)
+        probe = self._batches[0]
+        state = programs.init(numbers, params)
+        start = programs.outputs(numbers, params, probe)
+        if not start:
+            raise EquimuError(
+                "the loss calls no module of the model it is given, so there is nothing to check; let it call the model"
+            )
+        sites, leaves = [_each(_site, start, start)], []
+        losses: list[float] = []
+        first: dict[str, np.ndarray] = {}
+        for batch in self._batches:
+            made = programs.step(numbers, params, state, batch)
+            if not first:
+                first = {"weight": _each_rms(made.used), "stored": _each_rms(made.stored)}
+            leaves.append(_each(_leaf, *made[3:]))
+            params, state = made.params, made.state
+            losses.append(float(made.loss))
+            sites.append(_each(_site, programs.outputs(numbers, params, probe), start))
+        return {**first, **_over_steps(sites), **_over_steps(leaves), "loss": np.array(losses)}
+
+    def _compiled(self, like: PyTree) -> _Programs:
+        # What is no array of the model: functions, for example.
+        code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
+        sites: dict[str, tuple[int, ...]] = {}
+
+        def split(params: PyTree) -> tuple[PyTree, PyTree]:
+            return eqx.partition(eqx.combine(params, code), eqx.is_inexact_array)
+
+        def optimizer(numbers: Any) -> optax.GradientTransformationExtraArgs:
+            return optax.with_extra_args_support(self._optimizer(with_numbers(like, numbers)))
+
+        def init(numbers: Any, params: PyTree) -> Any:
+            return optimizer(numbers).init(split(params)[0])
+
+        def outputs(numbers: Any, params: PyTree, batch: Any) -> list[Array]:
+            used = self._forward(with_numbers(like, numbers), eqx.combine(*split(params)))
+            found = record(self._loss, used, batch)
+            sites.update({name: value.shape for name, value in found.items()})
+            return list(found.values())
+
+        def step(numbers: Any, params: PyTree, state: Any, batch: Any) -> _Step:
+            tree = with_numbers(like, numbers)
+            trained, rest = split(params)
+
+            def used(trained: PyTree) -> PyTree:
+                return self._forward(tree, eqx.combine(trained, rest))
+
+            def weights(trained: PyTree) -> list[Array]:
+                return jax.tree.leaves(eqx.filter(used(trained), eqx.is_inexact_array))
+
+            def objective(trained: PyTree) -> Array:
+                return _scalar(self._loss(used(trained), batch))
+
+            loss, gradient = jax.value_and_grad(objective)(trained)
+            update, new_state = optimizer(numbers).update(gradient, state, trained)
+            # Decoupled decay is what an update owes to the weights.
+            undecayed, _ = optimizer(numbers).update(gradient, state, jax.tree.map(jnp.zeros_like, trained))
+            after = eqx.apply_updates(trained, update)
+            return _Step(
+                eqx.filter(eqx.combine(after, rest), eqx.is_array),
+                new_state,
+                loss,
+                *map(jax.tree.leaves, (trained, gradient, update, undecayed)),
+                *map(weights, (trained, after, eqx.apply_updates(trained, undecayed))),
+            )
+
+        def compiled(function: Any) -> Any:
+            return jax.jit(function, compiler_options=_COMPILER_OPTIONS)
+
+        return _Programs(compiled(init), compiled(step), compiled(outputs), sites)
+
+
+def _numbers(rule: Rule) -> dict[str, Any]:
+    # Running averages that forget as fast as at the base are a part of the program, as `numbers_of` has it.
+    names = [name for name in ("init_mean", *NUMBERS) if name != "forgetting" or rule.forgetting != 1.0]
+    return {name: np.float32(getattr(rule, name)) for name in names if getattr(rule, name) is not None}
+
+
+def _scalar(loss: Any) -> Array:
+    if jnp.shape(loss) != ():
+        raise EquimuError(f"the loss must be a scalar, got shape {jnp.shape(loss)}; take its mean")
+    return loss
+
+
+# --- statistics, in numpy
+
+
+def _each(statistics: Callable[..., dict[str, float]], *arrays: Sequence[Array]) -> _Statistics:
+    rows = [statistics(*map(_wide, each)) for each in zip(*arrays, strict=True)]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _each_rms(arrays: Sequence[Array]) -> np.ndarray:
+    return np.array([_rms(_wide(array)) for array in arrays])
+
+
+def _over_steps(steps: Sequence[_Statistics]) -> _Statistics:
+    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+
+
+def _wide(x: Array) -> np.ndarray:
+    array = np.asarray(x)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.abs(x) ** 2))) if x.size else 0.0
+
+
+def _site(now: np.ndarray, start: np.ndarray) -> dict[str, float]:
+    return {
+        "output": _rms(now),
+        "output_abs": float(np.mean(np.abs(now))),
+        "change": _rms(now - start),
+        "change_abs": float(np.mean(np.abs(now - start))),
+    }
+
+
+def _leaf(
+    stored: np.ndarray,
+    gradient: np.ndarray,
+    update: np.ndarray,
+    undecayed: np.ndarray,
+    used: np.ndarray,
+    used_after: np.ndarray,
+    used_undecayed: np.ndarray,
+) -> dict[str, float]:
+    decay = _decay(stored, update - undecayed)
+    move = (used_after if np.isnan(decay) else used_undecayed) - used
+    # Over the entries that have a gradient: rows of a table that the batch does not read stay where they are.
+    has = gradient != 0
+    size, largest = _rms(move[has]), float(np.max(np.abs(move[has]), initial=0.0))
+    return {
+        "update": size,
+        "flatness": size / largest if largest > 0 else 0.0,
+        "decay": decay,
+        "gradient": _rms(gradient[has]),
+    }
+
+
+def _decay(stored: np.ndarray, owed: np.ndarray) -> float:
+    """By what share of itself a leaf decays; NaN if what an update owes to the weights is no share of them.
+
+    Steps that are relative to the weights, such as Adafactor's, owe them more than a decay.
+    """
+    square = float(np.sum(np.abs(stored) ** 2))
+    if stored.size < 2 or square == 0 or not owed.any():
+        return 0.0
+    share = -float(np.real(np.vdot(stored, owed))) / square
+    return share if _rms(owed + share * stored) <= 0.1 * _rms(owed) else np.nan

@@ -1,0 +1,109 @@
+"""What a coordinate check found, and its verdict in a sentence."""
+
+import dataclasses
+import math
+
+from equimu.diagnostics._judge import Row
+
+_MOST_NAMED = 3
+# What is "off" in a sentence: of each quantity, how it is spoken of.
+_SPOKEN = {
+    "output": "its output goes",
+    "change": "the change of its output goes",
+    "weight": "its weights go",
+    "update": "its updates go",
+    "decay": "its decay goes",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoordinateCheck:
+    """What a coordinate check found.
+
+    - `parameterization`, `optimizer`: name of the table, family of optimizers.
+    - `size`, `sizes`: what was varied, and its values.
+    - `seeds`, `steps`: how many of each.
+    - `predicted_growth`: the power of the size by which features change, by the laws: 0 where training is maximal and stable.
+    - `rows`: sites in the order of execution, then leaves.
+    """
+
+    parameterization: str
+    optimizer: str
+    size: str
+    sizes: tuple[int, ...]
+    seeds: int
+    steps: int
+    predicted_growth: float
+    rows: tuple[Row, ...]
+
+    @property
+    def off(self) -> tuple[Row, ...]:
+        """The rows that cannot be what they are expected to be."""
+        return tuple(row for row in self.rows if row.off)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is as the parameterization says. That need not be stable: the standard one is not."""
+        return not self.off
+
+    @property
+    def first_site(self) -> Row | None:
+        """The first site off, in the order of execution."""
+        return next((row for row in self.off if row.kind == "site"), None)
+
+    @property
+    def culprits(self) -> tuple[Row, ...]:
+        """What to look at: each leaf that is off, by the first of its rows that is; the first site if no leaf is."""
+        leaves: dict[str, Row] = {}
+        for row in self.off:
+            if row.kind == "leaf":
+                leaves.setdefault(row.name, row)
+        if leaves:
+            return tuple(leaves.values())
+        return (self.first_site,) if self.first_site is not None else ()
+
+    @property
+    def growth(self) -> float:
+        """The largest measured power of the size that the change of a site goes with."""
+        powers = [
+            row.exponent.value for row in self.rows if row.quantity == "change" and row.exponent.value is not None
+        ]
+        return max(powers, default=0.0)
+
+    @property
+    def verdict(self) -> str:
+        """One paragraph: what is off and what would explain it, or that nothing is."""
+        if not self.passed:
+            return self._what_is_off()
+        over = f"over {self.size} {', '.join(map(str, self.sizes))}"
+        counted = f"{len({row.name for row in self.rows if row.kind == 'site'})} sites and "
+        counted += f"{len({row.name for row in self.rows if row.kind == 'leaf'})} leaves"
+        if math.isinf(self.predicted_growth):
+            return (
+                f"as {self.parameterization} says {over}: {counted}; of features it says nothing, since no residual branch "
+                "is declared (register_residual)"
+            )
+        if self.predicted_growth > 0.01:
+            return (
+                f"as {self.parameterization} says, which is not stable {over}: changes of activations grow by up to "
+                f"{self.size}^{self.growth:.2f}; {counted} as expected"
+            )
+        return f"as {self.parameterization} says {over}: {counted}"
+
+    def _what_is_off(self) -> str:
+        culprits = self.culprits
+        told = "; ".join(self._tell(row) for row in culprits[:_MOST_NAMED])
+        if len(culprits) > _MOST_NAMED:
+            told += f"; and {len(culprits) - _MOST_NAMED} more leaves"
+        first = self.first_site
+        if first is None:
+            return f"off: {told}. No activation shows it at these sizes and steps."
+        if first is culprits[0]:
+            return f"off: {told}"
+        return f"off: {told}. The first site that shows it is {self._tell(first, why=False)}"
+
+    def _tell(self, row: Row, *, why: bool = True) -> str:
+        if row.exponent.value is None:
+            return f"{row.name}: {row.why}"
+        told = f"{row.name}: {_SPOKEN[row.quantity]} as {self.size}^({row.exponent}) where {row.expected} is expected"
+        return f"{told}; {row.why}" if why else told
