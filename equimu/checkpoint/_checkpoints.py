@@ -16,7 +16,7 @@ from equimu._types import PyTree
 from equimu.checkpoint._arrays import Box, described, read_arrays, verify_files, write_arrays
 from equimu.checkpoint._faults import Damaged, damage, patiently
 from equimu.checkpoint._hosts import Hosts
-from equimu.checkpoint._leaves import Leaf, host_copies, named_leaves
+from equimu.checkpoint._leaves import Leaf, Staging, host_copies, named_leaves
 from equimu.checkpoint._manifest import decode, encode, plain, refuse_other_arrays, refuse_other_run
 from equimu.checkpoint._place import MANIFEST, open_place
 
@@ -66,6 +66,7 @@ class Checkpoints:
         self._place = open_place(root)
         self._hosts = Hosts(self._root)
         self._keep, self._keep_every = keep, keep_every
+        self._staging = Staging()
         self._newest: int | None = None  # known to this object to be there
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -96,7 +97,7 @@ class Checkpoints:
         if step < 0:
             raise EquimuError(f"step={step} is negative; steps count from 0")
         manifest = plain(manifest)
-        leaves, copy = host_copies(arrays, self._hosts.index)
+        leaves, copy = host_copies(arrays, self._hosts.index, self._staging)
         self._thread = threading.Thread(
             target=self._in_thread, args=(step, leaves, manifest), name=f"equimu-checkpoint-{step}"
         )
@@ -213,8 +214,8 @@ class Checkpoints:
         with ThreadPoolExecutor(_SYNCS) as pool:
             syncing: list[Future[None]] = []
 
-            def sync(name: str) -> None:
-                syncing.append(pool.submit(self._place.sync, step, name))
+            def sync(folder: str, names: Sequence[str]) -> None:
+                syncing.append(pool.submit(self._place.sync, step, folder, names))
 
             files = write_arrays(self._place.draft(step), leaves, sync)
             for future in syncing:
@@ -237,8 +238,9 @@ class Checkpoints:
             found = decode(_read_manifest(store), step)
             refuse_other_run(found, wanted, where)
             refuse_other_arrays(found, like, where, cast=cast)
-            verify_files(store, found["arrays"], self._hosts.index, self._hosts.count)
             result[:] = [_read_tree(store, like, found), found]
+            # Last, since the ends of files are quick to read when the files have just been read.
+            verify_files(store, found["arrays"], self._hosts.index, self._hosts.count)
 
         self._hosts.together(
             f"read step {step}", lambda: patiently(f"cannot read {where}", read, "is it mounted, and yours?")
