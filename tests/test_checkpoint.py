@@ -570,6 +570,19 @@ def test_a_kill_between_any_two_calls_of_a_commit(tmp_path, monkeypatch):
     assert newest == sorted(newest) and set(newest) == {2, 3}
 
 
+def test_a_save_that_is_repeated_after_a_kill_leaves_nothing_behind(tmp_path, monkeypatch):
+    """The last save of a run is: there is no later one that would clean up."""
+    for at in range(calls_of_a_save(tmp_path, monkeypatch)):
+        root = tmp_path / str(at)
+        saved(root, 1, 2)
+        with monkeypatch.context() as patch:
+            Calls(patch, at)
+            with pytest.raises(Killed):
+                saved(root, 3)
+        saved(root, 3)
+        assert names(root) == ["step-2", "step-3"]
+
+
 def test_a_kill_between_any_two_writes_below_a_url(monkeypatch):
     class Store:
         """An object store that dies at the n-th write."""

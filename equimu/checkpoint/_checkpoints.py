@@ -177,19 +177,19 @@ class Checkpoints:
         def tried(work: Callable[[], Any]) -> Callable[[], Any]:
             return lambda: patiently(what, work, hint)
 
-        if not self._first(tried(lambda: self._begin(step)), f"begin step {step}"):
-            return
-        try:
-            written = self._hosts.together(f"write step {step}", tried(lambda: self._write_own(step, leaves)))
-            arrays = [described(leaf) | {"files": _merged(written, leaf.folder)} for leaf in leaves]
-            content = encode(step, arrays, manifest)
-            self._first(tried(lambda: self._place.commit(step, content)), f"commit step {step}")
-        except BaseException:
-            if self._hosts.index == 0:
-                with contextlib.suppress(Exception):  # what went wrong before is what to tell
-                    self._place.clean()
-            raise
+        if self._first(tried(lambda: self._begin(step)), f"begin step {step}"):
+            try:
+                written = self._hosts.together(f"write step {step}", tried(lambda: self._write_own(step, leaves)))
+                arrays = [described(leaf) | {"files": _merged(written, leaf.folder)} for leaf in leaves]
+                content = encode(step, arrays, manifest)
+                self._first(tried(lambda: self._place.commit(step, content)), f"commit step {step}")
+            except BaseException:
+                if self._hosts.index == 0:
+                    with contextlib.suppress(Exception):  # what went wrong before is what to tell
+                        self._place.clean()
+                raise
         self._newest = step
+        # Also where the step was there: a process that was killed right behind its commit came no further.
         self._first(
             lambda: patiently(
                 f"step {step} is saved, but older checkpoints in {self._root} cannot be removed",
