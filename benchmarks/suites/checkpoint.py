@@ -19,6 +19,11 @@ from equimu.checkpoint import Checkpoints
 LARGE, SMALL = (10, 2**25), (96, 2**19)  # number of arrays, bytes: a few stacked layers and many small leaves
 STEPS, LOOPS = 50, 4  # in a loop that is timed; loops of either kind in a round
 MINUTE = 60.0
+PAIRS = {
+    "save": "numpy save",
+    "restore": "numpy load",
+    "warm restore": "numpy warm load",
+}  # what is measured beside what
 
 
 def measure(*, gib: float = 1.0, rounds: int = 5, folder: str | None = None) -> dict[str, float]:
@@ -87,10 +92,9 @@ def _files(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
                     timed(f"numpy {warm}load", lambda: _read(plain, arrays))
                 else:
                     timed(f"{warm}restore", restore)
-    pairs = {"save": "numpy save", "restore": "numpy load", "warm restore": "numpy warm load"}
     return {what: statistics.median(times) for what, times in seconds.items()} | {
         f"{ours} speed": statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
-        for ours, theirs in pairs.items()
+        for ours, theirs in PAIRS.items()
     }
 
 
