@@ -50,8 +50,8 @@ class Config:
     """write a page of the results, and of those that are kept, to this file"""
 
 
-def main(config: Config) -> bool:
-    """Runs the parts and prints the table; returns whether all of it holds."""
+def status(config: Config) -> int:
+    """Runs the parts and prints the table; returns the exit code: 0 where all of it holds, else 1."""
     command = "python -m benchmarks.faults"
     records: list[Record] = []
     for part in config.part:
@@ -69,8 +69,8 @@ def main(config: Config) -> bool:
         print(f"{part}: {minutes:.1f} min", file=sys.stderr, flush=True)
     found = [result for record in records for result in record.results]
     print(table(found))
-    return not any(result.failures for result in found)
+    return int(any(result.failures for result in found))
 
 
 if __name__ == "__main__":
-    sys.exit(not main(tyro.cli(Config, description=__doc__)))
+    sys.exit(status(tyro.cli(Config, description=__doc__)))
