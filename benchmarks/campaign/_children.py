@@ -32,6 +32,7 @@ class Child:
 
     Attributes:
         pid: its process id.
+        born: when it was started, as file systems tell the time.
         code: its exit code once it has ended, negative for a signal's number.
     """
 
@@ -40,6 +41,7 @@ class Child:
         sys.stderr.flush()
         self._output = output
         self.code: int | None = None
+        self.born = time.time()
         self.pid = os.fork()
         if self.pid == 0:
             code = 70

@@ -13,9 +13,10 @@ _SPEED = 0.8  # of numpy's
 def run(count: int, seed: int, folder: Path) -> list[Result]:
     """As many rounds of a state of 1 GiB. Nothing about it is random."""
     found = isolated(lambda: checkpoint.measure(rounds=count, folder=str(folder)), folder)
-    share = f"{found['cost']:.1%} of training time at a save a minute: {found['extra']:.2f} s a save "
-    share += (
-        f"(quartiles {found['extra low']:.2f} to {found['extra high']:.2f}), {found['blocked']:.2f} s of them blocked"
+    share = (
+        f"{found['cost']:.1%} of training time at a save a minute: {found['extra']:.2f} s a save "
+        f"(quartiles {found['extra low']:.2f} to {found['extra high']:.2f}), {found['blocked']:.2f} s of them blocked; "
+        f"{found['extra work']:.2f} s of processor time"
     )
     results = [
         Result(

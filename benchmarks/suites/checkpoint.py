@@ -41,7 +41,8 @@ def measure(*, gib: float = 1.0, rounds: int = 5, folder: str | None = None) -> 
     Returns:
         Medians in seconds; ratios to numpy's speed, of what was measured side by side, 1 being as fast; `blocked`, the seconds
         that `save` holds the loop up; `extra`, by how much longer a loop takes in which there is a save (median and
-        quartiles); `cost`, the share of training time that a save a minute takes.
+        quartiles), and `extra work`, the seconds of processors in it, which do not depend on what else the machine does;
+        `cost`, the share of training time that a save a minute takes.
     """
     unit = round(gib * 2**30 / (LARGE[0] * LARGE[1] + SMALL[0] * SMALL[1]) * 2**23)  # elements of a large array
     rng = np.random.default_rng(0)
@@ -113,12 +114,12 @@ def _beside_training(arrays, root: pathlib.Path, rounds: int) -> dict[str, float
     state, x = jax.tree.map(jnp.array, arrays), jnp.full((1024, 1024), 1e-3)
     checkpoints = Checkpoints(root / "beside", keep=1)
     blocked: list[float] = []
-    loops: dict[bool, list[float]] = {False: [], True: []}
+    loops: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
 
-    def loop(number: int, saves: bool) -> float:
+    def loop(number: int, saves: bool) -> tuple[float, float]:
         nonlocal state, x
         os.sync()
-        begin = time.perf_counter()
+        begin, worked = time.perf_counter(), time.process_time()
         for index in range(STEPS):
             state, x = step(state, x)
             if saves and index == 2:
@@ -128,21 +129,22 @@ def _beside_training(arrays, root: pathlib.Path, rounds: int) -> dict[str, float
                 blocked.append(time.perf_counter() - held)
         checkpoints.wait()
         jax.block_until_ready(state)
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.process_time() - worked
 
     loop(0, True)  # compiles, and gets the memory for the copies
     for number in range(1, LOOPS * rounds + 1):
         for saves in (False, True) if number % 2 else (True, False):
             loops[saves].append(loop(number, saves))
-    extra = [with_save - without for with_save, without in zip(loops[True], loops[False], strict=True)]
-    low, cost, high = statistics.quantiles(extra, n=4)
+    pairs = list(zip(loops[True], loops[False], strict=True))
+    low, cost, high = statistics.quantiles([one[0] - other[0] for one, other in pairs], n=4)
     return {
-        "loop": statistics.median(loops[False]),
+        "loop": statistics.median(seconds for seconds, _ in loops[False]),
         "first blocked": blocked[0],
         "blocked": statistics.median(blocked[1:]),
         "extra": cost,
         "extra low": low,
         "extra high": high,
+        "extra work": statistics.median(one[1] - other[1] for one, other in pairs),
         "cost": cost / MINUTE,
     }
 
