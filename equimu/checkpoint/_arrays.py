@@ -107,12 +107,11 @@ def read_arrays(store: Any, boxes: Iterable[tuple[Description, Box]]) -> Iterato
         def started() -> Iterator[tuple[Any, int]]:
             for opened, array, box in opening:
                 memory = _empty(tuple(part.stop - part.start for part in box), np.dtype(array["stored_dtype"]))
+                # In slabs, so that what is read ahead is a few files, not a few arrays: in memory that is used again.
                 slabs = list(_slabs(box, array["chunk"]))
                 filling.append((memory, len(slabs)))
                 for slab in slabs:
-                    into = memory[
-                        (*(slice(a.start - b.start, a.stop - b.start) for a, b in zip(slab, box, strict=True)), ...)
-                    ]
+                    into = memory[_within(slab, box)]
                     yield _read(opened, slab, into), into.nbytes
 
         done = 0
@@ -182,6 +181,11 @@ def _slabs(box: Box, chunk: Sequence[int]) -> Iterator[Box]:
                 yield (*box[:axis], slice(start, stop), *box[axis + 1 :])
             return
     yield box
+
+
+def _within(part: Box, box: Box) -> Any:
+    """Where a part of a box is in memory that holds the box; the dots make an array of a scalar, too."""
+    return (*(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True)), ...)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -46,6 +46,8 @@ class Checkpoints:
     and renamed to `step-N`; below a URL its manifest is written last. Every array is a zarr3 array in a folder of its own,
     which other programs read too. A file that was changed, shortened, lost or swapped is found out when it is read.
 
+    A copy of what this process writes stays in its memory from the first save on.
+
     With several processes, all of them call the same methods in the same order, on storage that all of them see.
 
     Args:
