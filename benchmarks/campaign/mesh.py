@@ -47,8 +47,6 @@ def _in_processes(processes: int, devices: int, folder: Path, work: Any) -> list
         if processes > 1:
             jax.distributed.initialize(address, processes, index, cluster_detection_method="deactivate")
         work()
-        if processes > 1:
-            jax.distributed.shutdown()  # waits for the other: with the first one goes the service that both need
 
     children = [Child(lambda index=index: started(index), folder / f"{index}.txt") for index in range(processes)]
     codes = [child.wait(300) for child in children]

@@ -51,7 +51,9 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
             failures.append(f"step {newest} was committed, a process later there are {steps}")
         newest = max(steps, default=newest)
     child = equimu(arguments, folder / "out.txt")
-    _resident(child, _SAVE_SECONDS / 2)
+    # Before its first step a process has nothing to save, and ends at once.
+    while not child.ended() and max(_runs.committed(out), default=0) <= newest:
+        time.sleep(0.1)
     child.send(signal.SIGTERM)
     if child.wait(60) != ExitCode.TERMINATED:
         failures.append(f"SIGTERM at the end: code {child.code}: {child.output()[-300:]}")
