@@ -3,7 +3,6 @@
 A fork runs the very `main` of `python -m equimu`. The process that forks must not use a JAX device itself.
 """
 
-import atexit
 import contextlib
 import os
 import pickle
@@ -58,8 +57,8 @@ class Child:
                 traceback.print_exc()
             finally:
                 with contextlib.suppress(Exception):
-                    # As at a usual end; JAX waits there for the other processes of a run.
-                    atexit._run_exitfuncs()
+                    if jax.distributed.is_initialized():  # as JAX does at a usual end: waits for the others of a run
+                        jax.distributed.shutdown()
                     sys.stdout.flush()
                     sys.stderr.flush()
                 os._exit(code)
