@@ -1,5 +1,7 @@
 """Checks that decide by themselves whether a parameterization is right in a model."""
 
+from equimu.diagnostics._alignment import Alignment as Alignment
+from equimu.diagnostics._alignment import alignments as alignments
 from equimu.diagnostics._check import CoordinateProbe as CoordinateProbe
 from equimu.diagnostics._check import coord_check as coord_check
 from equimu.diagnostics._fit import Exponent as Exponent
