@@ -101,6 +101,6 @@ def stays(widths, log2_rates, steps):
 
 
 if __name__ == "__main__":
-    good = stays([64, 128, 256], range(-8, -1), 100)
+    good = stays([64, 96, 128], range(-8, -1), 150)
     print("PASS: under μP the best learning rate stays" if good else "FAIL: the best learning rate moves under μP")
     sys.exit(not good)

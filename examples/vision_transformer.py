@@ -8,6 +8,7 @@ CompleteP and under the standard parameterization (SP). The script succeeds if u
     python examples/vision_transformer.py
 """
 
+import itertools
 import sys
 
 import equinox as eqx
@@ -17,7 +18,7 @@ import optax
 
 import equimu as mu
 
-SIDE, PATCH, HEAD, BATCH = 16, 4, 8, 32
+SIDE, PATCH, HEAD, BATCH, SEEDS = 16, 4, 8, 32, 2
 TOLERANCE = 0.5  # octaves by which CompleteP's best learning rate may move with each doubling of the width
 
 
@@ -82,7 +83,7 @@ def images(key, n):
     return image + 0.25 * jax.random.normal(keys[3], image.shape), label
 
 
-def train(scheme, sizes, rates, steps):
+def train(scheme, sizes, rates, steps, seed):
     """The loss on fresh images after training, at each learning rate."""
     tree = mu.parameterize(VisionTransformer, scheme, **sizes)
 
@@ -102,11 +103,11 @@ def train(scheme, sizes, rates, steps):
 
     found = []
     test = images(jax.random.key(1), 1024)
-    start = eqx.filter_jit(mu.initialize)(tree, jax.random.key(0))
+    start = eqx.filter_jit(mu.initialize)(tree, jax.random.key(seed))
     for rate in rates:
         model, state = start, optimizer(rate).init(eqx.filter(start, eqx.is_inexact_array))
         for i in range(steps):
-            model, state = step(model, state, jnp.asarray(rate), jax.random.key(2 + i))
+            model, state = step(model, state, jnp.asarray(rate), jax.random.fold_in(jax.random.key(2 + seed), i))
         found.append(float(eqx.filter_jit(loss)(model, test)))
     return found
 
@@ -115,11 +116,11 @@ def stays(sizes, log2_rates, steps):
     """Trains at all sizes, prints the best learning rates, and tells whether CompleteP's stay."""
     cells = []
     for name, scheme in {"CompleteP": mu.completep(), "SP": mu.sp()}.items():
-        for target in sizes:
-            found = train(scheme, {"base": sizes[0], "target": target}, [2.0**r for r in log2_rates], steps)
+        for target, seed in itertools.product(sizes, range(SEEDS)):
+            found = train(scheme, {"base": sizes[0], "target": target}, [2.0**r for r in log2_rates], steps, seed)
             cells += [
                 mu.report.Cell(
-                    parameterization=name, size=target["d_model"], along="size", learning_rate=2.0**r, seed=0, loss=x
+                    parameterization=name, size=target["d_model"], along="size", learning_rate=2.0**r, seed=seed, loss=x
                 )
                 for r, x in zip(log2_rates, found, strict=True)
             ]
@@ -131,6 +132,6 @@ def stays(sizes, log2_rates, steps):
 
 
 if __name__ == "__main__":
-    good = stays([{"d_model": 16 * k, "n_layer": 2 * k} for k in (1, 2)], range(-8, -2), 80)
+    good = stays([{"d_model": 16 * k, "n_layer": 2 * k} for k in (1, 2)], range(-8, -2), 100)
     print("PASS: under CompleteP the best learning rate stays" if good else "FAIL: the best learning rate moves")
     sys.exit(not good)
