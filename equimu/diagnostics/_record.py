@@ -68,7 +68,7 @@ def _tap(output: Any, path: str, before: str = "") -> Any:
     """The output, each inexact array of it named; `before` is the site in front of which it belongs, if not here."""
 
     def one(key: Any, x: Any) -> Any:
-        return _tap_p.bind(x, name=path + dotted(key) or WHOLE, before=before) if eqx.is_inexact_array(x) else x
+        return _tap_p.bind(x, name=(path or WHOLE) + dotted(key), before=before) if eqx.is_inexact_array(x) else x
 
     return jax.tree_util.tree_map_with_path(one, output)
 
