@@ -2,12 +2,12 @@
 
 python -m benchmarks.faults                                   # everything, as often as it is claimed (hours)
 python -m benchmarks.faults --part corrupt --count 300 --seed 1
-python -m benchmarks.faults --part kill stop --count 20 --json faults.json
+python -m benchmarks.faults --part kill stop --json faults.json                       # part after part into one file,
+python -m benchmarks.faults --part soak --json faults.json --markdown results.md      # and a page of all
 """
 
 import dataclasses
 import importlib
-import json
 import pathlib
 import sys
 import tempfile
@@ -16,11 +16,20 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.campaign._result import Result
+from benchmarks.campaign._page import Record, kept, page, table
 
-Part = Literal["corrupt", "kill", "mesh", "stop", "disk", "malformed", "soak"]
-# How often each is tried unless told otherwise; the soak's are minutes.
-COUNTS: dict[str, int] = {"corrupt": 300, "kill": 200, "mesh": 12, "stop": 10, "disk": 5, "malformed": 60, "soak": 30}
+Part = Literal["kill", "corrupt", "mesh", "stop", "disk", "malformed", "cost", "soak"]
+# How often each is tried unless told otherwise; of the cost it is rounds, of the soak minutes.
+COUNTS: dict[str, int] = {
+    "kill": 200,
+    "corrupt": 300,
+    "mesh": 12,
+    "stop": 10,
+    "disk": 5,
+    "malformed": 100,
+    "cost": 5,
+    "soak": 30,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,36 +45,32 @@ class Config:
     folder: pathlib.Path | None = None
     """where to work; None for a temporary folder"""
     json: pathlib.Path | None = None
-    """write the results to this file"""
+    """keep the results in this file, beside those of other parts that are there"""
+    markdown: pathlib.Path | None = None
+    """write a page of the results, and of those that are kept, to this file"""
 
 
-def main(config: Config) -> int:
-    """Runs the parts and prints the table; returns how many lines of it failed."""
-    results: list[Result] = []
+def status(config: Config) -> int:
+    """Runs the parts and prints the table; returns the exit code: 0 where all of it holds, else 1."""
+    command = "python -m benchmarks.faults"
+    records: list[Record] = []
     for part in config.part:
         begin = time.monotonic()
         count = COUNTS[part] if config.count is None else config.count
         with tempfile.TemporaryDirectory(dir=config.folder) as folder:
             module = importlib.import_module(f"benchmarks.campaign.{part}")
-            found = module.run(count, config.seed, pathlib.Path(folder))
-        results += found
-        print(f"{part}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
-    print(table(results))
-    for result in results:
-        for failure in result.failures:
-            print(f"FAILED {result.part} {result.what}: {failure}")
-    if config.json is not None:
-        config.json.write_text(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
-    return sum(bool(result.failures) for result in results)
-
-
-def table(results: list[Result]) -> str:
-    """Markdown."""
-    lines = ["| part | what | N | outcome | failed |", "|---|---|---|---|---|"]
-    return "\n".join(
-        [*lines, *(f"| {r.part} | {r.what} | {r.count} | {r.outcome} | {len(r.failures)} |" for r in results)]
-    )
+            results = tuple(module.run(count, config.seed, pathlib.Path(folder)))
+        minutes = (time.monotonic() - begin) / 60
+        told = f"{command} --part {part} --count {count} --seed {config.seed}"
+        records.append(Record(part=part, command=told, minutes=minutes, results=results))
+        everything = kept(config.json, records)
+        if config.markdown is not None:
+            config.markdown.write_text(page(everything))
+        print(f"{part}: {minutes:.1f} min", file=sys.stderr, flush=True)
+    found = [result for record in records for result in record.results]
+    print(table(found))
+    return int(any(result.failures for result in found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config, description=__doc__)) != 0)
+    sys.exit(status(tyro.cli(Config, description=__doc__)))

@@ -5,7 +5,7 @@
 | `in` | summed over in the forward pass; counts in the fan-in |
 | `out` | one entry per output feature; counts in the fan-out |
 | `inner` | an `out` axis that stays inside the network: its leaf is `hidden` even where this axis does not grow |
-| `kernel` | positions of a convolution; summed over, so it counts in the fan-in |
+| `kernel` | positions of a convolution, channels of a group: summed over, by each output its own; counts in the fan-in |
 | `table` | rows of a look-up table, of which each use reads one: counts in no fan |
 | `stack` | copies of the same array, one per layer, expert, ...: counts in no fan |
 
@@ -14,7 +14,7 @@ Axes in front of the declared ones are stacks, so a layer under `jax.vmap` or a 
 attention and is no readout, which a finite `out` would make of it.
 
 Beside the axes of arrays, a block declares which of its parts end a residual branch (`register_residual`): rules of depth
-put a factor there.
+put a factor there. And a wrapper that divides an array by its norm is known by `_NORMALISED`: no rule sets the scale of that.
 """
 
 import dataclasses
@@ -39,6 +39,8 @@ class Axes:
     - `tied`: where the array is used a second time (an embedding that is also the unembedding), the words of that use.
     - `tied_multiplier`: the field of the same module, a scalar, that receives the second use's forward multiplier.
     - `beside`: of a bias, the field of the same module that holds the map whose output it is added to.
+    - `norm_of`: of a gain on an array that is divided by its norm, the path of that array below the same module. A gain of
+      1 then stands for the norm of a draw by the array's own rule.
     - `split`: where the module can work on a part of the array, the devices along a mesh's `tensor` axis sharing it: which of
       its axes they share, as an index into `words`, and into how many equal parts that may be cut (heads, say).
     """
@@ -48,6 +50,7 @@ class Axes:
     tied: tuple[str, ...] | None = None
     tied_multiplier: str | None = None
     beside: str | None = None
+    norm_of: str | None = None
     split: tuple[int, int] | None = None
 
     def __post_init__(self):
@@ -60,10 +63,13 @@ class Axes:
             raise EquimuError(f"both uses of a tied array have its axes, got {self.words} and {self.tied}")
 
 
-Declaration: TypeAlias = tuple[str, ...] | Axes | Callable[[Any], tuple[str, ...] | Axes]
+Declaration: TypeAlias = tuple[str, ...] | Axes | Callable[[Any], tuple[str, ...] | Axes | None]
 
 _REGISTRY: dict[type, dict[str, Declaration]] = {}
 _BRANCH_ENDS: dict[type, tuple[str, ...]] = {}
+_NORMALISED: dict[type, Callable[[Any], str]] = {}
+
+_PATH = r"\w+(\.\w+|\[-?\d+\])*"
 
 
 def axes(
@@ -72,10 +78,11 @@ def axes(
     tied: Iterable[str] | None = None,
     tied_multiplier: str | None = None,
     beside: str | None = None,
+    norm_of: str | None = None,
     split: tuple[int, int] | None = None,
 ) -> Axes:
     """A declaration with more to say than the words of the axes; see `Axes` for the arguments."""
-    return Axes(words, constant, None if tied is None else tuple(tied), tied_multiplier, beside, split)
+    return Axes(words, constant, None if tied is None else tuple(tied), tied_multiplier, beside, norm_of, split)
 
 
 def register_axes(cls: type, **fields: Declaration) -> None:
@@ -84,18 +91,21 @@ def register_axes(cls: type, **fields: Declaration) -> None:
     Args:
         cls: the module class; its subclasses inherit the declaration.
         **fields: for each array field its axis words, `axes(...)` where more is to be said, or a function from the module
-            to either, where the number of axes differs between instances.
+            to either (or to None, for nothing), where instances differ. A path instead of a field is an array further inside,
+            which this module uses otherwise than the array's own class says.
 
     Raises:
-        EquimuError: a word is not in the vocabulary, or the class has no such field.
+        EquimuError: a word is not in the vocabulary, the class has no such field, or a path cannot be read.
 
     Example:
         >>> register_axes(MyLayer, weight=("in", "out"), bias=("out",))
+        >>> register_axes(MyAttention, **{"key.weight": ("inner", "in")})
     """
     known = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else None
     for field, declaration in fields.items():
-        if known is not None and field not in known:
-            raise EquimuError(f"{cls.__name__} has no field {field!r}: {nearest(field, known)}")
+        _check_path(cls, field)
+        if known is not None and (first := re.split(r"[.\[]", field)[0]) not in known:
+            raise EquimuError(f"{cls.__name__} has no field {first!r}: {nearest(first, known)}")
         _REGISTRY.setdefault(cls, {})[field] = Axes(declaration) if isinstance(declaration, tuple) else declaration
 
 
@@ -103,7 +113,7 @@ def register_residual(cls: type, *parts: str) -> None:
     """Declares which parts of a block end its residual branches: what they make is added to the residual stream.
 
     Rules of depth multiply the arrays of such a part by the factor of the branch, so a part must be linear in all of its
-    arrays together: one affine map, or a norm with gains. Declaring a class again replaces its declaration.
+    arrays together: one affine map, a norm with gains, or a single array. Declaring a class again replaces its declaration.
 
     Args:
         cls: the module class that adds; its subclasses inherit the declaration.
@@ -116,22 +126,32 @@ def register_residual(cls: type, *parts: str) -> None:
         >>> register_residual(MyBlock, "attention.output_proj", "mlp.layers[-1]")
     """
     for part in parts:
-        if not re.fullmatch(r"\w+(\.\w+|\[-?\d+\])*", part):
-            raise EquimuError(
-                f"{part!r} is no path below a {cls.__name__}; write it as in Python, e.g. 'mlp.layers[-1]'"
-            )
+        _check_path(cls, part)
     _BRANCH_ENDS[cls] = parts
+
+
+def _check_path(cls: type, part: str) -> None:
+    if not re.fullmatch(_PATH, part):
+        raise EquimuError(f"{part!r} is no path below a {cls.__name__}; write it as in Python, e.g. 'mlp.layers[-1]'")
 
 
 def find_branch_ends(owner: Any) -> list[str]:
     """The paths of the parts of a module that end a residual branch, with indices counted from the front."""
     for cls in type(owner).__mro__:
         if cls in _BRANCH_ENDS:
-            return [_counted_from_the_front(owner, part) for part in _BRANCH_ENDS[cls]]
+            return [
+                _counted_from_the_front(owner, part, f"is declared to end a residual branch with {part!r}")
+                for part in _BRANCH_ENDS[cls]
+            ]
     return []
 
 
-def _counted_from_the_front(owner: Any, part: str) -> str:
+def find_normalised(owner: Any) -> str | None:
+    """The path of the array that a module divides by its norm without putting a gain in its place; None for others."""
+    return next((_NORMALISED[cls](owner) for cls in type(owner).__mro__ if cls in _NORMALISED), None)
+
+
+def _counted_from_the_front(owner: Any, part: str, declared: str) -> str:
     node, path = owner, ""
     for name, index in re.findall(r"(\w+)|\[(-?\d+)\]", part):
         try:
@@ -141,9 +161,7 @@ def _counted_from_the_front(owner: Any, part: str) -> str:
                 at = int(index) % len(node) if int(index) < 0 else int(index)
                 node, path = node[at], f"{path}[{at}]"
         except (AttributeError, IndexError, TypeError, ZeroDivisionError):
-            raise EquimuError(
-                f"{type(owner).__name__} is declared to end a residual branch with {part!r}, and has no such part"
-            ) from None
+            raise EquimuError(f"{type(owner).__name__} {declared}, and has no such part") from None
     return path
 
 
@@ -153,8 +171,20 @@ def find_axes(owner: Any, field: str) -> Axes | None:
         declaration = _REGISTRY.get(cls, {}).get(field)
         if declaration is not None:
             found = declaration(owner) if callable(declaration) else declaration
-            return found if isinstance(found, Axes) else Axes(found)
+            return Axes(found) if isinstance(found, tuple) else found
     return None
+
+
+def find_inner_axes(owner: Any) -> dict[str, Axes]:
+    """What a module declares of arrays further inside, by path, with indices counted from the front."""
+    found: dict[str, Axes] = {}
+    for cls in type(owner).__mro__:
+        for part in _REGISTRY.get(cls, {}):
+            if not part.isidentifier():
+                path = _counted_from_the_front(owner, part, f"is declared to have an array at {part!r}")
+                if path not in found and (declared := find_axes(owner, part)) is not None:
+                    found[path] = declared
+    return found
 
 
 def find_tied_source(owner: Any, field: str) -> str | None:
@@ -165,6 +195,29 @@ def find_tied_source(owner: Any, field: str) -> str | None:
             if declared is not None and declared.tied_multiplier == field:
                 return name
     return None
+
+
+def _conv_weight(conv: Any) -> tuple[str, ...]:
+    # In a grouped convolution each output reads the channels of its own group. Where these are finitely many, its update moves
+    # the channels of that group alone, as a gain's does, however wide the layer: no input layer, which reads features common
+    # to all outputs.
+    channels = "in" if conv.groups == 1 else "kernel"
+    return ("out", channels, *("kernel",) * conv.num_spatial_dims)
+
+
+def _prelu_slope(prelu: Any) -> tuple[str, ...] | None:
+    # One slope, one a feature (which need no declaration), or one a channel, with trailing ones that only broadcast.
+    shape = prelu.negative_slope.shape
+    broadcast = len(shape) - max((axis + 1 for axis, size in enumerate(shape) if size != 1), default=0)
+    return None if len(shape) < 2 else ("out", *("stack",) * broadcast)
+
+
+def _weight_norm_gain(wrapper: Any) -> Axes:
+    weight = find_axes(wrapper.layer, wrapper.weight_name)
+    of_weight = wrapper.g.ndim if weight is None else len(weight.words)
+    kept = None if wrapper.axis is None else wrapper.axis % of_weight
+    words = ("out" if axis == kept else "stack" for axis in range(of_weight))
+    return axes(*words, constant=1.0, norm_of=f"layer.{wrapper.weight_name}")
 
 
 def _register_equinox() -> None:
@@ -180,14 +233,19 @@ def _register_equinox() -> None:
     for conv in (eqx.nn.Conv, eqx.nn.ConvTranspose):
         register_axes(
             conv,
-            weight=lambda m: ("out", "in") + ("kernel",) * m.num_spatial_dims,
+            weight=_conv_weight,
             # shape (out, 1, 1, ...): the trailing ones only broadcast
             bias=lambda m: axes("out", *("stack",) * m.num_spatial_dims, constant=0.0, beside="weight"),
         )
     for cell in (eqx.nn.GRUCell, eqx.nn.LSTMCell):
         register_axes(cell, weight_ih=("out", "in"), weight_hh=("out", "in"), bias=bias)
     register_axes(eqx.nn.GRUCell, bias_n=bias)
-    # eqx.nn.MultiheadAttention owns no array itself: its projections are eqx.nn.Linear.
+    # The projections are eqx.nn.Linear, and what three of them make stays inside, even where heads are few and of one size.
+    inside = {f"{name}_proj.weight": ("inner", "in") for name in ("query", "key", "value")}
+    register_axes(eqx.nn.MultiheadAttention, **inside)
+    register_axes(eqx.nn.PReLU, negative_slope=_prelu_slope)
+    register_axes(eqx.nn.WeightNorm, g=_weight_norm_gain)
+    _NORMALISED[eqx.nn.SpectralNorm] = lambda wrapper: f"layer.{wrapper.weight_name}"
 
 
 _register_equinox()

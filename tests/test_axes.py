@@ -1,4 +1,4 @@
-"""The registry, and what it says of every layer of Equinox that it knows: role and fans of each array."""
+"""The registry: what is declared is found, along the bases and further inside, and what cannot be declared is said."""
 
 import equinox as eqx
 import jax
@@ -14,108 +14,6 @@ N = 24  # the target width; the base is 8, so every ratio is 3
 
 def rules(make):
     return {rule.path: rule for rule in rules_of(parameterize(make, mup(), base={"n": 8}, target={"n": N}))}
-
-
-# layer -> {path: (role, fan_in, fan_out, what a constant starts from)}, written from the layers' own formulas
-LAYERS = {
-    "linear, finite to wide": (
-        lambda n, key: eqx.nn.Linear(3, n, key=key),
-        {"weight": ("input", 3, N, None), "bias": ("vector", 1, N, 0)},
-    ),
-    "linear, wide to wide": (
-        lambda n, key: eqx.nn.Linear(2 * n, n, key=key),
-        {"weight": ("hidden", 2 * N, N, None), "bias": ("vector", 1, N, 0)},
-    ),
-    "linear, wide to finite": (
-        lambda n, key: eqx.nn.Linear(n, 5, key=key),
-        {"weight": ("output", N, 5, None), "bias": ("scalar", 1, 5, 0)},
-    ),
-    "linear, wide to one number": (
-        lambda n, key: eqx.nn.Linear(n, "scalar", key=key),
-        {"weight": ("output", N, 1, None), "bias": ("scalar", 1, 1, 0)},
-    ),
-    "embedding": (lambda n, key: eqx.nn.Embedding(7, n, key=key), {"weight": ("input", 1, N, None)}),
-    "layer norm": (
-        lambda n, key: eqx.nn.LayerNorm(n),
-        {"weight": ("vector", 1, N, 1), "bias": ("vector", 1, N, 0)},
-    ),
-    "layer norm over two axes": (
-        lambda n, key: eqx.nn.LayerNorm((4, n)),
-        {"weight": ("vector", 1, 4 * N, 1), "bias": ("vector", 1, 4 * N, 0)},
-    ),
-    "rms norm": (
-        lambda n, key: eqx.nn.RMSNorm(n),
-        {"weight": ("vector", 1, N, 1), "bias": ("vector", 1, N, 0)},
-    ),
-    "group norm": (
-        lambda n, key: eqx.nn.GroupNorm(2, n),
-        {"weight": ("vector", 1, N, 1), "bias": ("vector", 1, N, 0)},
-    ),
-    "convolution, first": (
-        lambda n, key: eqx.nn.Conv1d(3, n, 5, key=key),
-        {"weight": ("input", 15, N, None), "bias": ("vector", 1, N, 0)},
-    ),
-    "convolution, middle": (
-        lambda n, key: eqx.nn.Conv2d(n, n, 3, key=key),
-        {"weight": ("hidden", 9 * N, N, None), "bias": ("vector", 1, N, 0)},
-    ),
-    "convolution, last": (
-        lambda n, key: eqx.nn.Conv3d(n, 2, 2, use_bias=False, key=key),
-        {"weight": ("output", 8 * N, 2, None)},
-    ),
-    "convolution, one channel each": (
-        lambda n, key: eqx.nn.Conv1d(n, n, 5, groups=n, use_bias=False, key=key),
-        {"weight": ("input", 5, N, None)},  # each output sums five entries, however wide the layer
-    ),
-    "transposed convolution": (
-        lambda n, key: eqx.nn.ConvTranspose2d(n, n, 3, key=key),
-        {"weight": ("hidden", 9 * N, N, None), "bias": ("vector", 1, N, 0)},
-    ),
-    "multi-head attention": (
-        lambda n, key: eqx.nn.MultiheadAttention(2, n, use_output_bias=True, key=key),
-        {
-            **{f"{name}_proj.weight": ("hidden", N, N, None) for name in ("query", "key", "value", "output")},
-            "output_proj.bias": ("vector", 1, N, 0),
-        },
-    ),
-    "gated recurrent unit": (
-        lambda n, key: eqx.nn.GRUCell(3, n, key=key),
-        {
-            "weight_ih": ("input", 3, 3 * N, None),
-            "weight_hh": ("hidden", N, 3 * N, None),
-            "bias": ("vector", 1, 3 * N, 0),
-            "bias_n": ("vector", 1, N, 0),
-        },
-    ),
-    "long short-term memory": (
-        lambda n, key: eqx.nn.LSTMCell(n, n, key=key),
-        {
-            "weight_ih": ("hidden", N, 4 * N, None),
-            "weight_hh": ("hidden", N, 4 * N, None),
-            "bias": ("vector", 1, 4 * N, 0),
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_equinox_layer_has_the_roles_and_fans_of_its_formula(layer):
-    make, expected = LAYERS[layer]
-    found = {
-        path: (rule.role, rule.dimensions.fan_in, rule.dimensions.fan_out, None if rule.init_std else rule.init_mean)
-        for path, rule in rules(make).items()
-    }
-    assert found == expected
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_equinox_layer_grows_by_the_ratio_of_the_widths(layer):
-    for rule in rules(LAYERS[layer][0]).values():
-        wide_in, wide_out = rule.role in ("hidden", "output"), rule.role in ("hidden", "input", "vector")
-        sizes = rule.dimensions
-        assert sizes.fan_in_ratio == (3 if wide_in else 1)
-        assert sizes.fan_out_ratio == (3 if wide_out else 1)
-        assert sizes.width_ratio == (3 if wide_in or wide_out else 1)
 
 
 def test_axes_in_front_of_the_declared_ones_are_stacks():

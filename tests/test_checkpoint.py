@@ -222,6 +222,18 @@ def test_what_is_saved_may_be_donated(tmp_path, monkeypatch):
     assert_same(restored.arrays, [wanted, {"h": np.arange(4.0)}])
 
 
+@pytest.mark.parametrize("root", ["{}", "memory://{}"])
+def test_a_save_leaves_those_before_it_as_they_are(tmp_path, root):
+    """Though the copies of one save are made in the memory of those of the save before."""
+    checkpoints = Checkpoints(root.format(tmp_path), keep=3)
+    for step in (1, 2, 3):  # large enough that tensorstore refers to the memory instead of copying it
+        checkpoints.save(step, {"w": jnp.full(2**18, step, jnp.float32), "n": np.int32(step)}, {})
+    like = {"w": np.empty(2**18, np.float32), "n": np.int32(0)}
+    for step in (1, 2, 3):
+        found = checkpoints.restore(like, {}, step=step).arrays
+        assert np.all(found["w"] == step) and found["n"] == step
+
+
 def test_what_is_restored_may_be_donated(tmp_path):
     checkpoints = saved(tmp_path, 2)
     arrays = checkpoints.restore(like_of(small()), MANIFEST).arrays
@@ -556,6 +568,19 @@ def test_a_kill_between_any_two_calls_of_a_commit(tmp_path, monkeypatch):
         again.wait()
         assert names(root) == sorted(["step-4", f"step-{restored.step}"])
     assert newest == sorted(newest) and set(newest) == {2, 3}
+
+
+def test_a_save_that_is_repeated_after_a_kill_leaves_nothing_behind(tmp_path, monkeypatch):
+    """The last save of a run is: there is no later one that would clean up."""
+    for at in range(calls_of_a_save(tmp_path, monkeypatch)):
+        root = tmp_path / str(at)
+        saved(root, 1, 2)
+        with monkeypatch.context() as patch:
+            Calls(patch, at)
+            with pytest.raises(Killed):
+                saved(root, 3)
+        saved(root, 3)
+        assert names(root) == ["step-2", "step-3"]
 
 
 def test_a_kill_between_any_two_writes_below_a_url(monkeypatch):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -22,9 +24,60 @@ def campaign(tmp_path, part, count, seed):
         timeout=900,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    return json.loads(found.read_text())
+    (record,) = json.loads(found.read_text())
+    return record["results"]
+
+
+def counts(results):
+    return [result["count"] for result in results]
 
 
 def test_damage_is_found_or_harmless(tmp_path):
-    results = campaign(tmp_path, "corrupt", 24, 5)
-    assert [result["count"] for result in results] == [12, 12]
+    assert counts(campaign(tmp_path, "corrupt", 24, 5)) == [12, 12]
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_bits(tmp_path):
+    *kills, runs = counts(campaign(tmp_path, "kill", 8, 1))
+    assert kills == [2, 2, 4] and runs >= 1
+
+
+@pytest.mark.slow
+def test_other_meshes_have_the_same_arrays_and_batches(tmp_path):
+    results = counts(campaign(tmp_path, "mesh", 2, 2))
+    assert results[:5] == [2] * 5 and min(results[5:]) >= 50
+
+
+@pytest.mark.slow
+def test_runs_are_stopped_on_one_process_and_on_two(tmp_path):
+    assert counts(campaign(tmp_path, "stop", 1, 3)) == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes a superuser")
+def test_full_disk_is_one_line_and_the_run_goes_on(tmp_path):
+    assert counts(campaign(tmp_path, "disk", 1, 4)) == [1]
+
+
+@pytest.mark.slow
+def test_malformed_inputs_are_one_line_each(tmp_path):
+    assert counts(campaign(tmp_path, "malformed", 15, 6)) == [15]
+
+
+@pytest.mark.slow
+def test_memory_is_flat_and_nothing_is_left_over(tmp_path):
+    assert counts(campaign(tmp_path, "soak", 1, 7)) == [1]
+
+
+def test_a_claim_that_does_not_hold_fails(tmp_path):
+    """The exit code is what the tests above rely on. Here no file is compared with the checksum that the manifest has of it."""
+    broken = f"""
+import pathlib
+import sys
+import benchmarks.faults as faults
+import equimu.checkpoint._checkpoints as checkpoints
+checkpoints.verify_files = lambda *args: None
+sys.exit(faults.status(faults.Config(part=("corrupt",), count=200, folder=pathlib.Path({str(tmp_path)!r}))))
+"""
+    ended = subprocess.run([sys.executable, "-c", broken], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 1 and "read as if nothing had happened" in ended.stdout, ended.stdout + ended.stderr

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -31,6 +32,7 @@ class Child:
 
     Attributes:
         pid: its process id.
+        born: when it was started, as file systems tell the time.
         code: its exit code once it has ended, negative for a signal's number.
     """
 
@@ -39,6 +41,7 @@ class Child:
         sys.stderr.flush()
         self._output = output
         self.code: int | None = None
+        self.born = time.time()
         self.pid = os.fork()
         if self.pid == 0:
             code = 70
@@ -54,6 +57,8 @@ class Child:
                 traceback.print_exc()
             finally:
                 with contextlib.suppress(Exception):
+                    if jax.distributed.is_initialized():  # as JAX does at a usual end: waits for the others of a run
+                        jax.distributed.shutdown()
                     sys.stdout.flush()
                     sys.stderr.flush()
                 os._exit(code)
@@ -93,16 +98,20 @@ class Child:
         return self._output.read_text(errors="replace")
 
 
-def equimu(arguments: list[str], output: Path, before: Callable[[], object] = lambda: None) -> Child:
+def equimu(
+    arguments: list[str], output: Path, *, devices: int = 1, before: Callable[[], object] = lambda: None
+) -> Child:
     """A fork that runs `equimu` with such arguments.
 
     Args:
         arguments: of the command line.
         output: file for what it writes.
+        devices: that its CPU is cut into.
         before: called in the fork first.
     """
 
     def work() -> None:
+        jax.config.update("jax_num_cpu_devices", devices)
         jax.config.update("jax_compilation_cache_dir", str(output.parent / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         os.environ["EQUIMU_CACHE"] = str(output.parent / "cache")
@@ -111,6 +120,24 @@ def equimu(arguments: list[str], output: Path, before: Callable[[], object] = la
         main()
 
     return Child(work, output)
+
+
+def together(
+    count: int, arguments: list[str], folder: Path, *, devices: int, before: Callable[[], object] = lambda: None
+) -> list[Child]:
+    """So many forks of `equimu` that are one run, each with so many devices; each writes to a file in the folder."""
+    joined = ["--runtime.coordinator", free_address(), "--runtime.processes", str(count), "--runtime.process-id"]
+    return [
+        equimu([*arguments, *joined, str(i)], folder / f"out-{i}.txt", devices=devices, before=before)
+        for i in range(count)
+    ]
+
+
+def free_address() -> str:
+    """An address on this machine at which nobody listens."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def isolated(work: Callable[[], Any], folder: Path, seconds: float = 3600) -> Any:

@@ -1,9 +1,11 @@
-"""SIGKILL at random instants, in a save, and between any two calls of a commit; then the run goes on to the same bits."""
+"""SIGKILL at random instants, in a save, and before every kind of call of a commit; then the run goes on to the same bits."""
 
+import contextlib
 import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,22 @@ from benchmarks.campaign import _runs
 from benchmarks.campaign._children import Child, equimu
 from benchmarks.campaign._result import Result
 from equimu.checkpoint import _files
+from equimu.checkpoint._place import MANIFEST
+from equimu.train._begin import CHECKPOINTS
 
-_CALLS = ("make_folder", "write", "sync", "rename", "remove")
+# What a save calls on the file system, in this order, by `_kind_of`.
+_KINDS = (
+    "make_folder",
+    "sync array",
+    "write manifest",
+    "sync manifest",
+    "sync draft",
+    "rename to commit",
+    "sync folder",
+    "rename to retire",
+    "remove",
+)
+_ARRAY_SYNCS = 150  # in two saves, about: most calls are
 _PATIENCE = 300.0
 
 
@@ -34,27 +50,29 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
     for number in range(count):
         campaign.kill(("call", "save", "time", "time")[number % 4])
     campaign.finish()
+    before = campaign.before_call
+    least = min(before.values(), default=0)
+    outcomes = {
+        "call": f"no committed step lost; before each of {len(before)} kinds of call, {least} times or more",
+        "save": "no committed step lost",
+        "time": f"no committed step lost; {campaign.drafts} in a save",
+    }
+    whats = {"call": "before a call of a save", "save": "in a save", "time": "at any time"}
     told = [
         Result(
             part="kill",
             what=what,
             count=campaign.counts[kind],
-            outcome=f"{campaign.counts[kind]} killed and gone on",
-            failures=tuple(campaign.failures.get(kind, ())),
+            outcome=outcomes[kind],
+            failures=tuple(campaign.failures[kind]),
         )
-        for kind, what in (
-            ("call", "before a call of a commit"),
-            ("save", "in a save"),
-            ("time", "at any time"),
-        )
+        for kind, what in whats.items()
     ]
-    outcome = f"{campaign.runs} runs end in the bits and rows of the one never killed; nothing left over"
-    return [
-        *told,
-        Result(
-            part="kill", what="final parameters", count=campaign.runs, outcome=outcome, failures=tuple(campaign.ends)
-        ),
-    ]
+    outcome = "in the bits and rows of the run that was never killed, nothing left over"
+    final = Result(
+        part="kill", what="ends of runs", count=campaign.runs, outcome=outcome, failures=tuple(campaign.ends)
+    )
+    return [*told, final]
 
 
 class _Campaign:
@@ -62,24 +80,30 @@ class _Campaign:
 
     def __init__(self, folder: Path, rng: np.random.Generator, seconds: float, reference: Path):
         self._folder, self._rng, self._seconds = folder, rng, seconds
-        self._wanted = (_runs.content(reference, _runs.STEPS), _runs.rows(reference))
+        self._reference = reference
         self._out = folder / "killed"
-        self._call = 0
-        self.runs = 0
-        self.counts = {"call": 0, "save": 0, "time": 0}
-        self.failures: dict[str, list[str]] = {}
+        self.runs = self.drafts = 0
+        self.counts = Counter[str]()
+        self.before_call = Counter[str]()
+        self.failures: dict[str, list[str]] = {"call": [], "save": [], "time": []}
         self.ends: list[str] = []
 
     def kill(self, kind: str) -> None:
         """Starts the run, or goes on with it, until it is killed once."""
         while True:
-            before = max(_runs.committed(self._out), default=0)
-            child = self._start(kind)
-            if child.code == -signal.SIGKILL:
-                self.counts[kind] += 1
-                self._check(kind, before)
-                return
-            self._ended(child)
+            child, before = self._start(kind)
+            if child.code != -signal.SIGKILL:
+                self._ended(child)
+                continue
+            now = max(_runs.committed(self._out), default=0)
+            if now < before:
+                self.failures[kind].append(f"step {before} was committed, now the newest is {now}")
+            draft = _drafts(self._out, child.born)
+            if kind == "save" and not draft:  # the save was over: try again
+                continue
+            self.drafts += kind == "time" and draft
+            self.counts[kind] += 1
+            return
 
     def finish(self) -> None:
         """Lets the last run go on to its end."""
@@ -88,67 +112,83 @@ class _Campaign:
             child.wait(_PATIENCE)
             self._ended(child)
 
-    def _start(self, kind: str) -> Child:
+    def _start(self, kind: str) -> tuple[Child, int]:
+        """A process that has been killed or has come to its end, and the newest checkpoint that it was seen with."""
         arguments, output = _runs.arguments(self._folder, self._out), self._folder / "out.txt"
+        before = max(_runs.committed(self._out), default=0)
         if kind == "call":
-            # In turn any call, most of which bring arrays to the disk, and one of those around them: few, so each is hit often.
-            self._call += 1
-            names = _CALLS if self._call % 3 == 0 else tuple(name for name in _CALLS if name != "sync")
-            number = int(self._rng.integers(400)) if "sync" in names else self._call % 16
-            child = equimu(arguments, output, lambda: _die_at_call(names, number))
-            child.wait(_PATIENCE)
-            return child
+            name = _KINDS[self.before_call.total() % len(_KINDS)]
+            number = int(self._rng.integers(_ARRAY_SYNCS if name == "sync array" else 3))
+            child = equimu(arguments, output, before=lambda: _die_before(name, number))
+            if child.wait(_PATIENCE) == -signal.SIGKILL:
+                self.before_call[name] += 1
+            return child, before
         child = equimu(arguments, output)
         end = time.monotonic() + _PATIENCE
         if kind == "time":
             _until(child, end, lambda: False, self._rng.uniform(0, self._seconds))
         else:
-            saves = int(self._rng.integers(1, 6))
-            for _ in range(saves):
-                _until(child, end, lambda: not _saving(self._out))
-                _until(child, end, lambda: _saving(self._out))
-            time.sleep(self._rng.uniform(0, 0.03))
+            for _ in range(int(self._rng.integers(1, 6))):
+                _until(child, end, lambda: not _drafts(self._out, child.born))
+                _until(child, end, lambda: _drafts(self._out, child.born))
+            time.sleep(self._rng.uniform(0, 0.02))
+        before = max(_runs.committed(self._out), default=0)
         child.kill()
-        return child
-
-    def _check(self, kind: str, before: int) -> None:
-        now = max(_runs.committed(self._out), default=0)
-        if now < before:
-            self.failures.setdefault(kind, []).append(f"step {before} was committed, now the newest is {now}")
+        return child, before
 
     def _ended(self, child: Child) -> None:
         self.runs += 1
+        wanted, found = self._reference, self._out
         if child.code != 0:
             self.ends.append(f"a restart ended with {child.code}: {child.output().strip()[-300:]}")
-        elif (_runs.content(self._out, _runs.STEPS), _runs.rows(self._out)) != self._wanted:
-            self.ends.append("other bits or rows than the run that was never killed")
-        elif _runs.left_over(self._out):
-            self.ends.append(f"left over: {', '.join(_runs.left_over(self._out))}")
-        shutil.rmtree(self._out)
+        elif _runs.content(found, _runs.STEPS) != _runs.content(wanted, _runs.STEPS):
+            self.ends.append("other bits than the run that was never killed")
+        elif _runs.rows(found) != _runs.rows(wanted):
+            self.ends.append("other rows than the run that was never killed")
+        elif _runs.left_over(found) or _runs.committed(found) != _runs.committed(wanted):
+            self.ends.append(f"left over: {_runs.left_over(found)}, checkpoints {_runs.committed(found)}")
+        shutil.rmtree(found)
 
 
-def _die_at_call(names: tuple[str, ...], number: int) -> None:
-    """Has this process killed before the call of that number, of those of such names, on the file system."""
+def _die_before(kind: str, number: int) -> None:
+    """Has this process killed before the call of that number among those of a kind."""
     left = [number]
 
-    def wrapped(call: Callable[..., None]) -> Callable[..., None]:
-        def dying(*args: object) -> None:
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            call(*args)
+    def dying(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def called(path: Path, *args: object) -> None:
+            if _kind_of(name, path) == kind:
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+            call(path, *args)
 
-        return dying
+        return called
 
-    for name in names:
-        setattr(_files, name, wrapped(getattr(_files, name)))
+    for name in ("make_folder", "write", "sync", "rename", "remove"):
+        setattr(_files, name, dying(name, getattr(_files, name)))
 
 
-def _saving(out: Path) -> bool:
-    return any(out.glob("*/checkpoints/step-*.tmp"))
+def _kind_of(name: str, path: Path) -> str:
+    if name == "write":
+        return "write manifest"
+    if name == "rename":
+        return "rename to commit" if path.suffix == ".tmp" else "rename to retire"
+    if name == "sync":
+        named = {MANIFEST: "manifest", CHECKPOINTS: "folder"}
+        return f"sync {named.get(path.name, 'draft' if path.suffix == '.tmp' else 'array')}"
+    return name
+
+
+def _drafts(out: Path, since: float) -> bool:
+    """Whether a save is on its way, and not only what was left by a process before this time."""
+    times: list[float] = []
+    for path in out.glob("*/checkpoints/step-*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been committed
+            times.append(path.stat().st_ctime)
+    return max(times, default=0.0) >= since
 
 
 def _until(child: Child, end: float, reached: Callable[[], bool], seconds: float = _PATIENCE) -> None:
     stop = min(end, time.monotonic() + seconds)
     while time.monotonic() < stop and not child.ended() and not reached():
-        time.sleep(0.0005)
+        time.sleep(0.001)

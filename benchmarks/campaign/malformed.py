@@ -29,7 +29,7 @@ _FLAGS: tuple[tuple[str, str], ...] = (
     ("--model.activation sine", "activation"),
     ("--model.dtype float8", "dtype"),
     ("--model.attention-backend cudnnn", "cudnn"),
-    ("--model.n-kv-head 5", "kv"),
+    ("--model.n-kv-head 5", "5 key/value heads"),
     ("--parameterization.name nup", "name"),
     ("--parameterization.base-width 0", "base_width must be at least 1"),
     ("--parameterization.base-width 32", "base d_model 32"),
@@ -64,6 +64,10 @@ _FLAGS: tuple[tuple[str, str], ...] = (
     ("--runtime.keep 0", "keep must be at least 1"),
     ("--runtime.data 64", "64"),
     ("--runtime.restore-from {}/nowhere", "nowhere"),
+    ("--runtime.restore-from {}/text", "holds no checkpoint"),
+    ("--runtime.restore-from {}/good-run/checkpoints/step-7", "step-7 is not there"),
+    ("--runtime.restore-from {}/good-run --model.width 32", "holds other arrays"),
+    ("--runtime.restore-from {}/good-run --steps 5", "restore_from is of step 20"),
     ("--runtime.heartbeat-seconds 0", "heartbeat_seconds"),
     ("--runtime.processes 2", "go together"),
 )
@@ -80,8 +84,46 @@ _CONFIGS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# What was done to a token store, words that the message must hold, to which of its files, and how.
+_STORES: tuple[tuple[str, str, str, Callable[[Path], object]], ...] = (
+    ("a store whose description is cut off", "cannot be read", "equimu-tokens.json", lambda path: _cut(path)),
+    (
+        "a store of another format",
+        "has format|checksum",
+        "equimu-tokens.json",
+        lambda path: _replace(path, '"format": 2', '"format": 1'),
+    ),
+    (
+        "a store of another tokenizer",
+        "checksum",
+        "equimu-tokens.json",
+        lambda path: _replace(path, '"bytes"', '"bites"'),
+    ),
+    ("a store without description", "no token store", "equimu-tokens.json", lambda path: path.unlink()),
+    ("a store with a flipped bit", "damaged", "train/c/0", _flip),
+    ("a store that is cut off", "damaged", "train/c/0", lambda path: _cut(path)),
+    ("a store with a file missing", "damaged", "train/c/0", lambda path: path.unlink()),
+)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def run(count: int, seed: int, folder: Path) -> list[Result]:
-    """As many of them, each kind at least once from 70 on."""
+    """As many of them; from 80 on, all."""
     _inputs(folder)
     cases = list(_cases(folder))
     chosen = np.random.default_rng(seed).permutation(len(cases))[:count]
@@ -100,8 +142,14 @@ def _inputs(folder: Path) -> None:
     (folder / "lines" / "a.jsonl").write_text('{"text": "good"}\n{"txt": "bad"}\n')
     for name, content, _ in _CONFIGS:
         (folder / name).write_text(content, encoding="latin-1")
-    equimu(["data", "--out", str(folder / "store"), "--corpus", str(folder / "text")], folder / "out.txt").wait(120)
-    arguments = _runs.arguments(folder, folder / "good", steps=20)
+    _made(folder, ["data", str(folder / "store"), "--corpus", str(folder / "text")])
+    _made(folder, _runs.arguments(folder, folder / "good", steps=20))
+    run_folder = _runs.run_folder(folder / "good")
+    assert run_folder is not None
+    (folder / "good-run").symlink_to(run_folder)
+
+
+def _made(folder: Path, arguments: list[str]) -> None:
     child = equimu(arguments, folder / "out.txt")
     if child.wait(300) != 0:
         raise RuntimeError(child.output())
@@ -113,21 +161,13 @@ def _cases(folder: Path) -> Iterator[tuple[str, list[str], str, Callable[[Path],
         yield flags, flags.format(folder).split(), words, lambda out: None
     for name, content, words in _CONFIGS:
         yield f"config {content!r}", ["--config", str(folder / name)], words, lambda out: None
-    for what, words, damage in (
-        ("a token store without its description's end", "cannot be read", lambda text: text[: len(text) // 2]),
-        (
-            "a token store of another format",
-            "has format|checksum",
-            lambda text: text.replace('"format": 2', '"format": 1'),
-        ),
-        ("a token store of another tokenizer", "checksum", lambda text: text.replace('"bytes"', '"bites"')),
-    ):
-        store = folder / f"store-{len(what)}"
-        if (folder / "store").exists():
-            shutil.copytree(folder / "store", store, dirs_exist_ok=True)
-            path = next(store.rglob("equimu-tokens.json"))
-            path.write_text(damage(path.read_text()))
-            yield what, ["--data.store", str(path.parent)], words, lambda out: None
+    for number, (what, words, name, damage) in enumerate(_STORES):
+        store = folder / f"store-{number}"
+        shutil.copytree(folder / "store", store)
+        path = sorted(store.rglob(name))[0]
+        damage(path)
+        place = next(store.rglob("equimu-tokens.json"), path).parent
+        yield what, ["--data.store", str(place)], words, lambda out: None
 
     def unfinished(out: Path) -> Path:
         shutil.copytree(folder / "good", out)
@@ -139,6 +179,10 @@ def _cases(folder: Path) -> Iterator[tuple[str, list[str], str, Callable[[Path],
         for path in unfinished(out).glob("checkpoints/step-*/manifest.json"):
             path.write_text("{}")
 
+    def damaged_arrays(out: Path) -> None:
+        for path in unfinished(out).glob("checkpoints/step-*/*/c*"):
+            _flip(path)
+
     def other_config(out: Path) -> None:
         path = unfinished(out) / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {}}))
@@ -147,6 +191,7 @@ def _cases(folder: Path) -> Iterator[tuple[str, list[str], str, Callable[[Path],
         (unfinished(out) / "config.json").write_text("nonsense")
 
     yield "checkpoints that are all damaged", ["--steps", "20"], "is sound", damaged_checkpoints
+    yield "checkpoints whose arrays are damaged", ["--steps", "20"], "is sound", damaged_arrays
     yield "a run folder of another config", ["--steps", "20"], "another config", other_config
     yield "a run folder whose config is no JSON", ["--steps", "20"], "is no JSON", no_config
 
@@ -154,17 +199,16 @@ def _cases(folder: Path) -> Iterator[tuple[str, list[str], str, Callable[[Path],
 def _try(folder: Path, what: str, flags: list[str], words: str, prepare: Callable[[Path], object]) -> Iterator[str]:
     out = folder / "malformed"
     prepare(out)
-    before = _files(out)
+    before = _files(out), _files(folder / "cache")
     child = equimu([*_runs.arguments(folder, out, steps=20), *flags], folder / "out.txt")
     code = child.wait(120)
-    lines = [line for line in child.output().splitlines() if line.startswith("equimu: ")]
     told = child.output().strip()
-    if code != ExitCode.MISTAKE or len(lines) != 1 or "Traceback" in told:
+    if code != ExitCode.MISTAKE or "\n" in told or not told.startswith("equimu: "):
         yield f"{what}: code {code}: {told[-300:]}"
-    elif not any(word in lines[0] for word in words.split("|")):
-        yield f"{what}: {lines[0]!r} does not tell {words!r}"
-    elif _files(out) != before:
-        yield f"{what}: leaves {sorted(_files(out) ^ before)[:5]}"
+    elif not any(word in told for word in words.split("|")):
+        yield f"{what}: {told!r} does not tell {words!r}"
+    elif (after := (_files(out), _files(folder / "cache"))) != before:
+        yield f"{what}: leaves {[sorted(a ^ b)[:5] for a, b in zip(before, after, strict=True)]}"
     shutil.rmtree(out, ignore_errors=True)
 
 

@@ -1,36 +1,44 @@
-"""Saved on eight devices, restored on one, two and four, and by two processes of two: identical arrays."""
+"""Saved on eight devices, restored on one, two and four, and by two processes of two: identical arrays, the same batches."""
 
-import contextlib
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.campaign._children import Child
+from benchmarks.campaign._batches import continued
+from benchmarks.campaign._children import Child, free_address
 from benchmarks.campaign._result import Result
 
 _AXES = (None, "x", "y", ("x", "y"))
 _SHAPES = {1: (1, 1), 2: (2, 1), 4: (2, 2), 8: (4, 2)}
 
 
+_TARGETS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2))  # processes, devices of each
+
+
 def run(count: int, seed: int, folder: Path) -> list[Result]:
-    """As many pytrees, of random shapes and shardings, for each number of devices."""
+    """As many pytrees, of random shapes and shardings, for each number of devices; and a run for each."""
     saved = _in_processes(1, 8, folder, lambda: _save(count, seed, folder))
     results: list[Result] = []
-    for processes, devices in ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2)):
-        what = f"8 devices → {f'{processes} processes × ' * (processes > 1)}{devices}"
+    for processes, devices in _TARGETS:
         failures = saved or _in_processes(processes, devices, folder, lambda: _restore(count, seed, folder))
-        outcome = f"{count} pytrees with identical arrays" if not failures else "see below"
+        what = f"8 devices → {_told(processes, devices)}: pytrees"
+        outcome = "identical arrays"
         results.append(Result(part="mesh", what=what, count=count, outcome=outcome, failures=tuple(failures)))
+    for (processes, devices), (steps, failures) in continued(folder, _TARGETS).items():
+        what = f"8 devices → {_told(processes, devices)}: steps of a run"
+        outcome = "the same batches by the hash of each row"
+        results.append(Result(part="mesh", what=what, count=steps, outcome=outcome, failures=tuple(failures)))
     return results
 
 
+def _told(processes: int, devices: int) -> str:
+    return f"{f'{processes} processes × ' * (processes > 1)}{devices}"
+
+
 def _in_processes(processes: int, devices: int, folder: Path, work: Any) -> list[str]:
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
 
     def started(index: int) -> None:
         import jax

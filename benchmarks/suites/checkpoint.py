@@ -17,14 +17,21 @@ import numpy as np
 from equimu.checkpoint import Checkpoints
 
 LARGE, SMALL = (10, 2**25), (96, 2**19)  # number of arrays, bytes: a few stacked layers and many small leaves
-STEPS = 200
+STEPS, LOOPS = 50, 4  # in a loop that is timed; loops of either kind in a round
 MINUTE = 60.0
+PAIRS = {
+    "save": "numpy save",
+    "restore": "numpy load",
+    "warm restore": "numpy warm load",
+}  # what is measured beside what
 
 
 def measure(*, gib: float = 1.0, rounds: int = 5, folder: str | None = None) -> dict[str, float]:
     """Times saving and restoring, each beside `np.save` with fsync and `np.load`, and a loop of steps with and without a save.
 
-    Files are dropped from the page cache before they are read, unless the figure says `warm`.
+    Files are dropped from the page cache before they are read, unless the figure says `warm`. Before each timing three times
+    as much memory as the state takes is touched and given back: a virtual machine whose host has taken idle memory away needs
+    seconds a GiB to get it again, and whoever comes first would pay for the other.
 
     Args:
         gib: size of the state.
@@ -33,7 +40,9 @@ def measure(*, gib: float = 1.0, rounds: int = 5, folder: str | None = None) -> 
 
     Returns:
         Medians in seconds; ratios to numpy's speed, of what was measured side by side, 1 being as fast; `blocked`, the seconds
-        that `save` holds the loop up; `cost`, the share of training time that a save a minute takes.
+        that `save` holds the loop up; `extra`, by how much longer a loop takes in which there is a save (median and
+        quartiles), and `extra work`, the seconds of processors in it, which do not depend on what else the machine does;
+        `cost`, the share of training time that a save a minute takes.
     """
     unit = round(gib * 2**30 / (LARGE[0] * LARGE[1] + SMALL[0] * SMALL[1]) * 2**23)  # elements of a large array
     rng = np.random.default_rng(0)
@@ -51,8 +60,11 @@ def _files(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
     plain = root / "plain"
     seconds: dict[str, list[float]] = {}
 
+    size = sum(array.nbytes for array in arrays.values())
+
     def timed(what: str, work) -> None:
         os.sync()
+        np.ones(3 * size, np.uint8)  # what is read, and the kernel's copy of it
         begin = time.perf_counter()
         jax.block_until_ready(work())
         seconds.setdefault(what, []).append(time.perf_counter() - begin)
@@ -81,15 +93,17 @@ def _files(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
                     timed(f"numpy {warm}load", lambda: _read(plain, arrays))
                 else:
                     timed(f"{warm}restore", restore)
-    pairs = {"save": "numpy save", "restore": "numpy load", "warm restore": "numpy warm load"}
     return {what: statistics.median(times) for what, times in seconds.items()} | {
         f"{ours} speed": statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True))
-        for ours, theirs in pairs.items()
+        for ours, theirs in PAIRS.items()
     }
 
 
 def _beside_training(arrays, root: pathlib.Path, rounds: int) -> dict[str, float]:
-    """A loop of steps, each of which works on all cores and updates the whole state in place, without and with one save."""
+    """Loops of steps, each of which works on all cores and updates the whole state in place, in turn without and with one save.
+
+    A loop is over when its save is, so all that a save costs is in it.
+    """
 
     def step(state, x):
         for _ in range(8):
@@ -99,36 +113,38 @@ def _beside_training(arrays, root: pathlib.Path, rounds: int) -> dict[str, float
     step = jax.jit(step, donate_argnums=(0, 1))
     state, x = jax.tree.map(jnp.array, arrays), jnp.full((1024, 1024), 1e-3)
     checkpoints = Checkpoints(root / "beside", keep=1)
-    state, x = jax.block_until_ready(step(state, x))
     blocked: list[float] = []
-    extra: list[float] = []
-    for round_ in range(rounds):
-        loops: dict[bool, float] = {}
-        for saves in (False, True) if round_ % 2 else (True, False):
-            os.sync()
-            begin = time.perf_counter()
-            for number in range(STEPS):
-                state, x = step(state, x)
-                if saves and number == 2:
-                    jax.block_until_ready(state)
-                    held = time.perf_counter()
-                    checkpoints.save(round_, state, {})
-                    blocked.append(time.perf_counter() - held)
-            jax.block_until_ready(state)
-            loops[saves] = time.perf_counter() - begin
-            if saves:
-                under_way = time.perf_counter()
-                checkpoints.wait()
-                if time.perf_counter() - under_way > 0.05:
-                    raise RuntimeError(f"{STEPS} steps are over before the save is: measure more of them")
-        extra.append(loops[True] - loops[False])
-    cost = statistics.median(extra)
+    loops: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+
+    def loop(number: int, saves: bool) -> tuple[float, float]:
+        nonlocal state, x
+        os.sync()
+        begin, worked = time.perf_counter(), time.process_time()
+        for index in range(STEPS):
+            state, x = step(state, x)
+            if saves and index == 2:
+                jax.block_until_ready(state)
+                held = time.perf_counter()
+                checkpoints.save(number, state, {})
+                blocked.append(time.perf_counter() - held)
+        checkpoints.wait()
+        jax.block_until_ready(state)
+        return time.perf_counter() - begin, time.process_time() - worked
+
+    loop(0, True)  # compiles, and gets the memory for the copies
+    for number in range(1, LOOPS * rounds + 1):
+        for saves in (False, True) if number % 2 else (True, False):
+            loops[saves].append(loop(number, saves))
+    pairs = list(zip(loops[True], loops[False], strict=True))
+    low, cost, high = statistics.quantiles([one[0] - other[0] for one, other in pairs], n=4)
     return {
-        "loop": loops[False],
-        "blocked": statistics.median(blocked),
+        "loop": statistics.median(seconds for seconds, _ in loops[False]),
+        "first blocked": blocked[0],
+        "blocked": statistics.median(blocked[1:]),
         "extra": cost,
-        "extra low": min(extra),
-        "extra high": max(extra),
+        "extra low": low,
+        "extra high": high,
+        "extra work": statistics.median(one[1] - other[1] for one, other in pairs),
         "cost": cost / MINUTE,
     }
 

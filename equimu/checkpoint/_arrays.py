@@ -5,7 +5,7 @@ import contextlib
 import errno
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,13 +39,15 @@ def described(leaf: Leaf) -> dict[str, Any]:
     }
 
 
-def write_arrays(store: Any, leaves: Iterable[Leaf], on_written: Callable[[str], Any]) -> dict[str, dict[str, str]]:
+def write_arrays(
+    store: Any, leaves: Iterable[Leaf], on_written: Callable[[str, list[str]], Any]
+) -> dict[str, dict[str, str]]:
     """Writes this host's pieces.
 
     Args:
         store: key-value store of the checkpoint.
         leaves: those of `host_copies`.
-        on_written: called with each array's folder once its pieces are written.
+        on_written: called with an array's folder and the names of what has just been written there, at last the folder itself.
 
     Returns:
         For each folder of an array that was written to, its files of data and their checksums.
@@ -54,15 +56,12 @@ def write_arrays(store: Any, leaves: Iterable[Leaf], on_written: Callable[[str],
     opening = [_open(store, described(leaf), create=True) for leaf in own]
     pieces = [(leaf, opened, piece) for leaf, opened in zip(own, opening, strict=True) for piece in leaf.pieces]
     written = _windowed((_write(opened, piece), piece.nbytes) for _, opened, piece in pieces)
+    reading: list[tuple[Leaf, str, Any]] = []
     for (leaf, _, piece), _ in zip(pieces, written, strict=True):
-        if piece is leaf.pieces[-1]:
-            on_written(leaf.folder)
-    reading = [
-        (leaf, name, _read_end(store, described(leaf), name))
-        for leaf in own
-        for piece in leaf.pieces
-        for name in _files(piece, leaf.chunk)
-    ]
+        names = list(_files(piece, leaf.chunk))
+        reading += [(leaf, name, _read_end(store, described(leaf), name)) for name in names]
+        is_last = piece is leaf.pieces[-1]
+        on_written(leaf.folder, [*names, *(["zarr.json", "."] if is_last else [])])
     checksums: dict[str, dict[str, str]] = {leaf.folder: {} for leaf in own}
     for leaf, name, read in reading:
         end = read.result()
@@ -100,16 +99,27 @@ def read_arrays(store: Any, boxes: Iterable[tuple[Description, Box]]) -> Iterato
         Damaged: content that is lost or not what was written.
     """
     with _damage_told():
-        # Each future comes with the memory that it fills.
-        filling = collections.deque[np.ndarray]()
+        # All at once: one after the other, small arrays would take as long as their disk takes to seek.
+        opening = [(_open(store, array), array, box) for array, box in boxes]
+        # Memory, and in how many slabs it is filled.
+        filling = collections.deque[tuple[np.ndarray, int]]()
 
         def started() -> Iterator[tuple[Any, int]]:
-            for array, box in boxes:
-                filling.append(_empty(tuple(part.stop - part.start for part in box), np.dtype(array["stored_dtype"])))
-                yield _read(store, array, box, filling[-1]), filling[-1].nbytes
+            for opened, array, box in opening:
+                memory = _empty(tuple(part.stop - part.start for part in box), np.dtype(array["stored_dtype"]))
+                # In slabs, so that what is read ahead is a few files, not a few arrays: in memory that is used again.
+                slabs = list(_slabs(box, array["chunk"]))
+                filling.append((memory, len(slabs)))
+                for slab in slabs:
+                    into = memory[_within(slab, box)]
+                    yield _read(opened, slab, into), into.nbytes
 
+        done = 0
         for _ in _windowed(started()):
-            yield filling.popleft()
+            done += 1
+            if done == filling[0][1]:
+                yield filling.popleft()[0]
+                done = 0
 
 
 def _spec(store: Any, array: Description) -> dict[str, Any]:
@@ -135,12 +145,15 @@ def _open(store: Any, array: Description, *, create: bool = False) -> Any:
 
 def _write(opened: Any, piece: Piece) -> Any:
     box = tuple(slice(start, start + size) for start, size in zip(piece.start, piece.shape, strict=True))
-    return opened.result()[box].write(piece.copy.result(), can_reference_source_data_indefinitely=True).commit
+    array = opened.result()
+    # Copies are overwritten by those of the next save, and what is kept in memory would go on referring to them.
+    kept = array.kvstore.spec().to_json()["driver"] == "memory"
+    return array[box].write(piece.copy.result(), can_reference_source_data_indefinitely=not kept).commit
 
 
-def _read(store: Any, array: Description, box: Box, into: np.ndarray) -> Any:
-    opened = _open(store, array).result()[box]
-    return tensorstore().array(into).write(opened.translate_to[(0,) * into.ndim]).commit
+def _read(opened: Any, box: Box, into: np.ndarray) -> Any:
+    part = opened.result()[box].translate_to[(0,) * into.ndim]
+    return tensorstore().array(into).write(part).commit
 
 
 def _read_end(store: Any, array: Description, name: str) -> Any:
@@ -157,6 +170,22 @@ def _files(piece: Piece, chunk: tuple[int, ...]) -> Iterator[str]:
     ]
     for cell in itertools.product(*cells):
         yield ".".join(("c", *map(str, cell)))
+
+
+def _slabs(box: Box, chunk: Sequence[int]) -> Iterator[Box]:
+    """A box in parts that are whole chunks along the first axis that has several."""
+    for axis, (part, size) in enumerate(zip(box, chunk, strict=True)):
+        edges = [part.start, *range((part.start // size + 1) * size, part.stop, size), part.stop]
+        if len(edges) > 2:
+            for start, stop in itertools.pairwise(edges):
+                yield (*box[:axis], slice(start, stop), *box[axis + 1 :])
+            return
+    yield box
+
+
+def _within(part: Box, box: Box) -> Any:
+    """Where a part of a box is in memory that holds the box; the dots make an array of a scalar, too."""
+    return (*(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, box, strict=True)), ...)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ from equimu._types import PyTree
 from equimu.checkpoint._arrays import Box, described, read_arrays, verify_files, write_arrays
 from equimu.checkpoint._faults import Damaged, damage, patiently
 from equimu.checkpoint._hosts import Hosts
-from equimu.checkpoint._leaves import Leaf, host_copies, named_leaves
+from equimu.checkpoint._leaves import Leaf, Staging, host_copies, named_leaves
 from equimu.checkpoint._manifest import decode, encode, plain, refuse_other_arrays, refuse_other_run
 from equimu.checkpoint._place import MANIFEST, open_place
 
@@ -46,6 +46,8 @@ class Checkpoints:
     and renamed to `step-N`; below a URL its manifest is written last. Every array is a zarr3 array in a folder of its own,
     which other programs read too. A file that was changed, shortened, lost or swapped is found out when it is read.
 
+    A copy of what this process writes stays in its memory from the first save on.
+
     With several processes, all of them call the same methods in the same order, on storage that all of them see.
 
     Args:
@@ -66,6 +68,7 @@ class Checkpoints:
         self._place = open_place(root)
         self._hosts = Hosts(self._root)
         self._keep, self._keep_every = keep, keep_every
+        self._staging = Staging()
         self._newest: int | None = None  # known to this object to be there
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -96,7 +99,7 @@ class Checkpoints:
         if step < 0:
             raise EquimuError(f"step={step} is negative; steps count from 0")
         manifest = plain(manifest)
-        leaves, copy = host_copies(arrays, self._hosts.index)
+        leaves, copy = host_copies(arrays, self._hosts.index, self._staging)
         self._thread = threading.Thread(
             target=self._in_thread, args=(step, leaves, manifest), name=f"equimu-checkpoint-{step}"
         )
@@ -176,19 +179,19 @@ class Checkpoints:
         def tried(work: Callable[[], Any]) -> Callable[[], Any]:
             return lambda: patiently(what, work, hint)
 
-        if not self._first(tried(lambda: self._begin(step)), f"begin step {step}"):
-            return
-        try:
-            written = self._hosts.together(f"write step {step}", tried(lambda: self._write_own(step, leaves)))
-            arrays = [described(leaf) | {"files": _merged(written, leaf.folder)} for leaf in leaves]
-            content = encode(step, arrays, manifest)
-            self._first(tried(lambda: self._place.commit(step, content)), f"commit step {step}")
-        except BaseException:
-            if self._hosts.index == 0:
-                with contextlib.suppress(Exception):  # what went wrong before is what to tell
-                    self._place.clean()
-            raise
+        if self._first(tried(lambda: self._begin(step)), f"begin step {step}"):
+            try:
+                written = self._hosts.together(f"write step {step}", tried(lambda: self._write_own(step, leaves)))
+                arrays = [described(leaf) | {"files": _merged(written, leaf.folder)} for leaf in leaves]
+                content = encode(step, arrays, manifest)
+                self._first(tried(lambda: self._place.commit(step, content)), f"commit step {step}")
+            except BaseException:
+                if self._hosts.index == 0:
+                    with contextlib.suppress(Exception):  # what went wrong before is what to tell
+                        self._place.clean()
+                raise
         self._newest = step
+        # Also where the step was there: a process that was killed right behind its commit came no further.
         self._first(
             lambda: patiently(
                 f"step {step} is saved, but older checkpoints in {self._root} cannot be removed",
@@ -213,8 +216,8 @@ class Checkpoints:
         with ThreadPoolExecutor(_SYNCS) as pool:
             syncing: list[Future[None]] = []
 
-            def sync(name: str) -> None:
-                syncing.append(pool.submit(self._place.sync, step, name))
+            def sync(folder: str, names: Sequence[str]) -> None:
+                syncing.append(pool.submit(self._place.sync, step, folder, names))
 
             files = write_arrays(self._place.draft(step), leaves, sync)
             for future in syncing:
@@ -237,8 +240,9 @@ class Checkpoints:
             found = decode(_read_manifest(store), step)
             refuse_other_run(found, wanted, where)
             refuse_other_arrays(found, like, where, cast=cast)
-            verify_files(store, found["arrays"], self._hosts.index, self._hosts.count)
             result[:] = [_read_tree(store, like, found), found]
+            # Last, since the ends of files are quick to read when the files have just been read.
+            verify_files(store, found["arrays"], self._hosts.index, self._hosts.count)
 
         self._hosts.together(
             f"read step {step}", lambda: patiently(f"cannot read {where}", read, "is it mounted, and yours?")

@@ -72,10 +72,34 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def host_copies(arrays: PyTree, host: int) -> tuple[list[Leaf], Callable[[], None]]:
+class Staging:
+    """Memory for the copies of a state, kept from one save to the next: to touch fresh memory takes longer than to copy.
+
+    On a virtual machine that gives idle memory back to its host, many times as long (measured: 2.3 s a GiB, the copy 0.06 s).
+    """
+
+    def __init__(self):
+        self._blocks: dict[int, np.ndarray] = {}
+
+    def copy(self, position: int, values: np.ndarray) -> np.ndarray:
+        """A copy that holds until the next one of this position."""
+        block = self._blocks.get(position)
+        if block is None or block.nbytes != values.nbytes:
+            block = self._blocks[position] = np.empty(values.nbytes, np.uint8)
+        copied = block.view(values.dtype).reshape(values.shape)
+        np.copyto(copied, values)
+        return copied
+
+
+def host_copies(arrays: PyTree, host: int, staging: Staging) -> tuple[list[Leaf], Callable[[], None]]:
     """What this host has to write of each array.
 
     Each shard is written by the host that has its first replica; what every host has for itself is written by the first host.
+
+    Args:
+        arrays: pytree of arrays.
+        host: index of this one.
+        staging: memory for copies; those of the save before are overwritten.
 
     Returns:
         The leaves, and the function that copies them to this host's memory, piece after piece, so that the first can be
@@ -100,8 +124,8 @@ def host_copies(arrays: PyTree, host: int) -> tuple[list[Leaf], Callable[[], Non
 
     def copy() -> None:
         try:
-            for future, values in copying:
-                future.set_result(_copy(values))
+            for position, (future, values) in enumerate(copying):
+                future.set_result(_copy(values, position, staging))
         except BaseException as error:  # who waits for them must learn of it
             for future, _ in copying:
                 if not future.done():
@@ -160,13 +184,13 @@ def _leaf(index: int, path: str, leaf: Any, data: Any, pieces: list[Piece]) -> L
     )
 
 
-def _copy(values: Any) -> np.ndarray:
+def _copy(values: Any, position: int, staging: Staging) -> np.ndarray:
     """The values in memory of our own: on a CPU, `np.asarray` shows the very memory that a step may take over."""
     array = np.asarray(values)
+    array = array.view(plain_dtype(array.dtype))
     if not isinstance(values, jax.Array) or any(device.platform == "cpu" for device in values.devices()):
-        array = np.array(array, order="C")
-    array = np.ascontiguousarray(array).reshape(array.shape)
-    return array.view(plain_dtype(array.dtype))
+        return staging.copy(position, array)
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _chunk(shard: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ class Place(abc.ABC):
         """The key-value store in which a committed checkpoint is read."""
 
     @abc.abstractmethod
-    def sync(self, step: int, name: str) -> None:
-        """Waits until an array of a draft, in a folder of such a name, is safe from a loss of power."""
+    def sync(self, step: int, folder: str, names: Sequence[str]) -> None:
+        """Waits until files of a draft, in one of its folders, are safe from a loss of power; `.` is the folder itself."""
 
     @abc.abstractmethod
     def commit(self, step: int, manifest: bytes) -> None:
@@ -104,11 +105,9 @@ class LocalPlace(Place):
     def stored(self, step: int) -> Any:
         return _kvstore(str(self._path(step)))
 
-    def sync(self, step: int, name: str) -> None:
-        folder = self._path(step, ".tmp") / name
-        for path in sorted(folder.iterdir()):
-            _files.sync(path)
-        _files.sync(folder)
+    def sync(self, step: int, folder: str, names: Sequence[str]) -> None:
+        for name in names:
+            _files.sync(self._path(step, ".tmp") / folder / name)
 
     def commit(self, step: int, manifest: bytes) -> None:
         draft, final = self._path(step, ".tmp"), self._path(step)
@@ -168,7 +167,7 @@ class RemotePlace(Place):
     def stored(self, step: int) -> Any:
         return self._root / f"step-{step}/"
 
-    def sync(self, step: int, name: str) -> None:
+    def sync(self, step: int, folder: str, names: Sequence[str]) -> None:
         """An object that was written is safe."""
 
     def commit(self, step: int, manifest: bytes) -> None:

@@ -25,13 +25,14 @@ WHOLE = "(model)"
 """The name of the site that is the output of the whole model."""
 
 
-def record(function: Callable[..., Any], model: PyTree, *args: Any) -> dict[str, Array]:
+def record(function: Callable[..., Any], model: PyTree, *args: Any, inputs: bool = False) -> dict[str, Array]:
     """The output of each module of a model while `function(model, *args)` runs.
 
     Args:
         function: calls the model; of any output.
         model: an Equinox module, or a tree of them.
         *args: what else the function takes.
+        inputs: record the first argument that each module is called with, in place of what it puts out.
 
     Returns:
         By the path of the module (`blocks.mlp.up`), in the order of execution, what it put out: inexact arrays with any axes of
@@ -39,7 +40,7 @@ def record(function: Callable[..., Any], model: PyTree, *args: Any) -> dict[str,
         one that puts out several arrays has `path[0]`, `path[1]`. What `register_sites` declares is there too. The inside of
         `while` loops and of `cond` is not recorded.
     """
-    arrays, static = eqx.partition((_tapped(model), args), eqx.is_array)
+    arrays, static = eqx.partition((_tapped(model, inputs), args), eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
 
     def run(*leaves: Any) -> Any:
@@ -73,12 +74,15 @@ def _tap(output: Any, path: str, before: str = "") -> Any:
 
 
 @functools.lru_cache(maxsize=4096)  # the same model has the same tree structure: what is jitted inside is traced once
-def _recorder(cls: type, path: str) -> type:
-    """A subclass that names what its instances put out."""
+def _recorder(cls: type, path: str, inputs: bool) -> type:
+    """A subclass that names what its instances put out, or what they are called with."""
     derived = find_derived(cls)
     inside = path + "." if path else ""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if inputs:
+            _tap(args[:1], path)
+            return cls.__call__(self, *args, **kwargs)
         if derived is not None:
             plain = _recast(self, lambda c, _: _PLAIN.get(c, c))
             for name, value in derived.derive(plain, *args, **kwargs).items():
@@ -93,8 +97,8 @@ def _recorder(cls: type, path: str) -> type:
 _PLAIN: dict[type, type] = {}  # from a recorder to the class that it was made of
 
 
-def _tapped(model: PyTree) -> PyTree:
-    return _recast(model, lambda cls, path: _recorder(cls, path) if "__call__" in dir(cls) else cls)
+def _tapped(model: PyTree, inputs: bool) -> PyTree:
+    return _recast(model, lambda cls, path: _recorder(cls, path, inputs) if "__call__" in dir(cls) else cls)
 
 
 def module_classes(model: PyTree) -> dict[str, type]:

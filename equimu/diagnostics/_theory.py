@@ -1,8 +1,8 @@
 """What a parameterization says of each site: the powers with which activations and their changes go.
 
-With w the exponent of a leaf's weight, u that of its update (see `_laws`) and f that of its fan-in, a layer whose input is of
-size n⁰ puts out w + f/2, since its draws are independent, and updates, which are aligned with their inputs, change that by u + f.
-A change of its input passes through the first weights as w + f/2 where they have many outputs, and as w + f where they have few,
+With w the exponent of a leaf's weight, u that of its update (see `_laws`) and f that of its fan-in, a layer with an input of
+size n⁰ puts out w + f/2, since its draws are independent, and updates, which are aligned with inputs, change that by u + f. A
+change of its input passes through the first weights as w + f/2 where they have many outputs, and as w + f where they have few,
 which can all be aligned. (Tensor Programs V, arXiv 2203.03466, appendix J; for alignment Everett et al., arXiv 2407.05872.)
 
 Over the depth L nothing has a fan-in that grows, but the stream adds up the outputs of the branches: independent ones as L^1/2,

@@ -24,7 +24,8 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
         tree: the tree of rules, from `parameterize`.
         key: a JAX random key.
         rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's deviation:
-            each array is divided by its own root mean square.
+            each array is divided by its own root mean square, each member of a stack by its own, so that a stack of layers
+            starts as a list of them does.
 
     Returns:
         The model.
@@ -35,11 +36,17 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
     rules = rules_of(tree)
     if not rules:
         raise EquimuError("this tree has no rules; make it with parameterize(...)")
+    leaves, structure = jax.tree.flatten(tree)
     # Made only where a leaf asks for it; under jit, what no leaf uses of it is never computed.
-    own: PyTree = jax.tree.map(lambda _: None, tree)
-    if rescale or any(_made_by_model(leaf) for leaf in jax.tree.leaves(tree)):
-        wanted = jax.tree.map(lambda leaf: _made_by_model(leaf) or (rescale and is_rule(leaf)), tree)
-        own = eqx.filter_jit(lambda k: eqx.filter(rules[0].blueprint(k), wanted))(key)
+    wanted = [_made_by_model(leaf) or (rescale and is_rule(leaf)) for leaf in leaves]
+    own = [None] * len(leaves)
+    if any(wanted):
+
+        def made_by_model(key: Key) -> list[Any]:
+            made = jax.tree.leaves(rules[0].blueprint(key))
+            return [x if want else None for x, want in zip(made, wanted, strict=True)]
+
+        own = eqx.filter_jit(made_by_model)(key)
 
     def draw(leaf: Any, made: Any) -> Any:
         if not is_rule(leaf):
@@ -48,10 +55,10 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
             return made / jnp.asarray(leaf.multiplier, leaf.dtype)
         if isinstance(leaf.init_std, float) and leaf.init_std == 0.0:
             return jnp.full(leaf.shape, leaf.init_mean, leaf.dtype)
-        unit = _to_unit(made) if rescale else _normal(leaf, key)
+        unit = _to_unit(leaf, made) if rescale else _normal(leaf, key)
         return (leaf.init_mean + leaf.init_std * unit).astype(leaf.dtype)
 
-    return jax.tree.map(draw, tree, own, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(structure, [draw(leaf, made) for leaf, made in zip(leaves, own, strict=True)])
 
 
 def _made_by_model(leaf: Any) -> bool:
@@ -59,9 +66,10 @@ def _made_by_model(leaf: Any) -> bool:
     return leaf.init_mean is None if is_rule(leaf) else is_array_or_shape(leaf)
 
 
-def _to_unit(made: Any) -> Any:
+def _to_unit(rule: Rule, made: Any) -> Any:
     """The draw over its root mean square; zeros, which get here where a deviation of zero is traced, stay zeros."""
-    rms = jnp.sqrt(jnp.mean(jnp.abs(made) ** 2))
+    own = tuple(axis for axis, word in enumerate(rule.axes) if word != "stack")
+    rms = jnp.sqrt(jnp.mean(jnp.abs(made) ** 2, axis=own, keepdims=True))
     return made / jnp.where(rms == 0, 1, rms)
 
 

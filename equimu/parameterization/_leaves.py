@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, treedef_is_leaf
 
-from equimu._axes import Axes, find_axes, find_branch_ends, find_tied_source
+from equimu._axes import Axes, find_axes, find_branch_ends, find_inner_axes, find_normalised, find_tied_source
 from equimu._errors import EquimuError
 
 
@@ -23,7 +23,10 @@ class Leaf:
     - `axes`: its declaration, None where there is none.
     - `tied_source`: the path of the tied array whose second multiplier this scalar carries, None for all other leaves.
     - `beside`: the path of the map that a bias is added to the output of, None for all other leaves.
+    - `norm_of`: the path of the array whose norm this gain replaces, None for all other leaves.
     - `ends_branch`: whether it belongs to the part that ends a residual branch.
+    - `normalised`: whether it is divided by its norm before it is used, without a gain.
+    - `state`: whether it is part of the model's state (running statistics), which no optimizer trains.
     """
 
     path: str
@@ -34,12 +37,15 @@ class Leaf:
     axes: Axes | None
     tied_source: str | None
     beside: str | None
+    norm_of: str | None
     ends_branch: bool
+    normalised: bool
+    state: bool
 
     @property
     def trainable(self) -> bool:
-        """Whether it is an inexact array: one that has a rule."""
-        return bool(jnp.issubdtype(self.dtype, jnp.inexact))
+        """Whether it is an inexact array that is no state: one that has a rule."""
+        return bool(jnp.issubdtype(self.dtype, jnp.inexact)) and not self.state
 
     @property
     def stacks(self) -> int:
@@ -67,7 +73,12 @@ def locate(model: Any) -> list[Leaf]:
     Raises:
         EquimuError: an array has fewer axes than its declaration, or the part that ends a residual branch is no single map.
     """
-    return list(_walk(model, _Place()))
+    return [_leaf(node, place) for node, place in _nodes(model, _Place()) if is_array_or_shape(node)]
+
+
+def branch_ends(model: Any) -> frozenset[str]:
+    """The paths of all parts of a model that are declared to end a residual branch, those without arrays too."""
+    return frozenset[str]().union(*(place.branch_ends for _, place in _nodes(model, _Place())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,34 +89,47 @@ class _Place:
     owner: Any = None
     owner_path: tuple[Any, ...] = ()
     field: str | None = None
+    axes: Mapping[str, Axes] = dataclasses.field(default_factory=dict[str, Axes])
     branch_ends: frozenset[str] = frozenset()
+    normalised: frozenset[str] = frozenset()
+    state: bool = False
+
+    def below(self, end: str) -> str:
+        """The path of a part of the node that stands here."""
+        return dotted((*self.path, GetAttrKey(end)))
 
 
-def _walk(node: Any, place: _Place) -> Iterator[Leaf]:
-    if node is None:
+def _nodes(node: Any, place: _Place) -> Iterator[tuple[Any, _Place]]:
+    yield node, place
+    if node is None or treedef_is_leaf(jax.tree.structure(node)):
         return
-    if treedef_is_leaf(jax.tree.structure(node)):
-        if is_array_or_shape(node):
-            yield _leaf(node, place)
-        return
-    ends = frozenset(dotted((*place.path, GetAttrKey(end))) for end in find_branch_ends(node)) | place.branch_ends
+    normalised = find_normalised(node)
+    around = dataclasses.replace(
+        place,
+        # What an outer module declares is said of its own use of the part, so it goes first.
+        axes={place.below(part): found for part, found in find_inner_axes(node).items()} | dict(place.axes),
+        branch_ends=place.branch_ends | {place.below(end) for end in find_branch_ends(node)},
+        normalised=place.normalised | ({place.below(normalised)} if normalised else set()),
+        state=place.state or isinstance(node, eqx.nn.State),
+    )
     children, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     for (key,), child in children:
-        inner = dataclasses.replace(place, path=(*place.path, key), branch_ends=ends)
+        inner = dataclasses.replace(around, path=(*place.path, key))
         if isinstance(key, GetAttrKey):
             inner = dataclasses.replace(inner, owner=node, owner_path=place.path, field=key.name)
-        yield from _walk(child, inner)
+        yield from _nodes(child, inner)
 
 
 def _leaf(node: Any, place: _Place) -> Leaf:
-    owner, field = place.owner, place.field
-    declared = None if field is None else find_axes(owner, field)
+    owner, field, path = place.owner, place.field, dotted(place.path)
+    declared = place.axes.get(path)
+    if declared is None and field is not None:
+        declared = find_axes(owner, field)
     source = None if field is None else find_tied_source(owner, field)
 
     def sibling(name: str | None) -> str | None:
         return None if name is None else dotted((*place.owner_path, GetAttrKey(name)))
 
-    path = dotted(place.path)
     leaf = Leaf(
         path=path,
         shape=tuple(node.shape),
@@ -115,11 +139,14 @@ def _leaf(node: Any, place: _Place) -> Leaf:
         axes=declared,
         tied_source=sibling(source),
         beside=sibling(None if declared is None else declared.beside),
+        norm_of=sibling(None if declared is None else declared.norm_of),
         ends_branch=any(is_within(path, end) for end in place.branch_ends),
+        normalised=path in place.normalised,
+        state=place.state,
     )
     if leaf.stacks < 0:
         raise EquimuError(f"{leaf.describe()} has fewer axes than {type(owner).__name__}.{field} declares: {declared}")
-    if leaf.ends_branch and dotted(place.owner_path) not in place.branch_ends:
+    if leaf.ends_branch and not {path, dotted(place.owner_path)} & place.branch_ends:
         (end,) = (end for end in place.branch_ends if is_within(path, end))
         raise EquimuError(
             f"{end} is declared to end a residual branch and holds {path} further inside, so a factor on all its arrays is "

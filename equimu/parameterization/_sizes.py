@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from equimu._axes import Axes
 from equimu._errors import EquimuError
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._leaves import Leaf, locate
+from equimu.parameterization._leaves import Leaf, branch_ends, locate
+from equimu.parameterization._rule import Role
 from equimu.parameterization._trace import Blueprint
 
 _IN = {"in", "kernel"}
@@ -23,6 +25,9 @@ class Geometry:
     - `wide`: for each leaf's path, the axes that grow with some width, and by what ratio that width grows.
     - `at_base_width`: for each leaf's path, its shape with every width at the base and every depth at the target.
     - `depth`, `depth_ratio`: for each leaf's path, how often its block is repeated, and that relative to the base.
+    - `branch_ends`: the paths of the parts that are declared to end a residual branch.
+
+    Leaves without a declaration whose first axis changes with the number of blocks have been found to be stacks.
     """
 
     leaves: list[Leaf]
@@ -30,6 +35,7 @@ class Geometry:
     at_base_width: Mapping[str, tuple[int, ...]]
     depth: Mapping[str, int]
     depth_ratio: Mapping[str, Fraction]
+    branch_ends: frozenset[str]
 
     def fan_in(self, path: str) -> int:
         """The fan-in of a leaf whose axes are declared."""
@@ -48,7 +54,8 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
             target, changes no array, or changes both widths and the number of blocks.
     """
     _check_sizes(base, target)
-    leaves = locate(Blueprint(make, target).shapes())
+    model = Blueprint(make, target).shapes()
+    leaves = locate(model)
     wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in leaves}
     depth = {leaf.path: 1 for leaf in leaves}
     depth_ratio = {leaf.path: Fraction(1) for leaf in leaves}
@@ -58,7 +65,8 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
         # At equal sizes the change has to be made up: what a leaf's axes are does not depend on the ratio.
         other = base[name] if base[name] != size else 2 * size
         changed = locate(Blueprint(make, {**target, name: other}).shapes())
-        grown, repeated = _compare(name, leaves, changed)
+        grown, repeated, stacked = _compare(name, leaves, changed)
+        leaves = [_as_stack(leaf) if leaf.path in stacked else leaf for leaf in leaves]
         if grown:
             widths.append(name)
         ratio = Fraction(size, base[name])
@@ -80,6 +88,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
         at_base_width={leaf.path: leaf.shape for leaf in reference},
         depth=depth,
         depth_ratio=depth_ratio,
+        branch_ends=branch_ends(model),
     )
 
 
@@ -100,8 +109,8 @@ def _check_sizes(base: Mapping[str, int], target: Mapping[str, int]) -> None:
             )
 
 
-def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[str, set[int]], set[str]]:
-    """The axes that a size changes, by leaf, and the leaves of which it changes the number."""
+def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[str, set[int]], set[str], set[str]]:
+    """The axes that a size changes, by leaf; the leaves that it repeats; and those of them that were found to be stacks."""
     theirs = {leaf.path: leaf for leaf in changed}
     counts, their_counts = (Counter(leaf.pattern for leaf in found) for found in (leaves, changed))
     grown: dict[str, set[int]] = {}
@@ -123,6 +132,12 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
                     repeated.add(leaf.path)
                 else:
                     grown.setdefault(leaf.path, set()).add(axis)
+    stacked = {leaf.path for leaf in leaves if leaf.axes is None and grown.get(leaf.path) == {0}}
+    if repeated and set(grown) == stacked:
+        # The blocks are stacked, and these are bare arrays of theirs.
+        grown, repeated = {}, repeated | stacked
+    else:
+        stacked = set()
     if set(their_counts) - set(counts) or (not grown and not repeated):
         what = "adds arrays of another kind to" if set(their_counts) - set(counts) else "changes no array of"
         raise EquimuError(
@@ -131,9 +146,14 @@ def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[s
     if grown and repeated:
         raise EquimuError(
             f"{name} changes both the width of arrays ({min(grown)}) and the number of blocks ({min(repeated)}); "
-            "give `make` one size for each"
+            "give `make` one size for each, or leave it out of base and target"
         )
-    return grown, repeated
+    return grown, repeated, stacked
+
+
+def _as_stack(leaf: Leaf) -> Leaf:
+    """A leaf without a declaration that stands in stacked blocks: what is left of a vector's axes has one reading."""
+    return dataclasses.replace(leaf, axes=Axes(("out",) * (len(leaf.shape) - 1))) if len(leaf.shape) < 3 else leaf
 
 
 def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[Dimensions, bool, bool]:
@@ -168,6 +188,16 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
         wide_in,
         wide_out,
     )
+
+
+def role_of(words: tuple[str, ...], wide_in: bool, wide_out: bool) -> Role:
+    """The role of an array whose axes are `words` and whose fans are wide or not."""
+    if wide_in:
+        return "hidden" if wide_out else "output"
+    if not wide_out:
+        return "scalar"
+    # A `kernel` alone reads, for each output, finitely many features of its own: its update moves that output, as a gain's.
+    return "input" if {"in", "table"} & set(words) else "vector"
 
 
 def _growth(size: int, base: int, ratio: Fraction) -> Fraction:

@@ -17,17 +17,27 @@ _DRAWN = "depends on the key"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blueprint:
-    """A model's constructor at fixed sizes."""
+    """A model's constructor at fixed sizes.
+
+    It makes what `eqx.nn.make_with_state` makes: a model without the initial values of its state. (Those hold objects that
+    differ between two calls, so with them no two models would have the same structure.)
+    """
 
     make: Callable[..., Any]
     sizes: Mapping[str, int]
 
     def __call__(self, key: Any) -> Any:
-        return self.make(**self.sizes, key=key)
+        model = self.make(**self.sizes, key=key)
+        return eqx.nn.make_with_state(lambda: model)()[0] if _has_initial_state(model) else model
 
     def shapes(self) -> Any:
         """The model with a `jax.ShapeDtypeStruct` in place of each array."""
         return eqx.filter_eval_shape(self, jax.random.key(0))
+
+
+def _has_initial_state(model: Any) -> bool:
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, eqx.nn.StateIndex))
+    return any(eqx.is_array(x) for node in nodes if isinstance(node, eqx.nn.StateIndex) for x in jax.tree.leaves(node))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +56,12 @@ def starts(blueprint: Blueprint) -> list[Start]:
 
     closed = jax.make_jaxpr(arrays)(jax.random.key(0))
     known = _interpret(closed.jaxpr, [_of_value(c) for c in closed.consts], [_DRAWN])
-    return [
-        Start(fill=None if isinstance(k, str) else complex(k).real, drawn=isinstance(k, str) and k == _DRAWN)
-        for k in known
-    ]
+    return [Start(fill=_real(k), drawn=isinstance(k, str) and k == _DRAWN) for k in known]
+
+
+def _real(known: Any) -> float | None:
+    """A constant as a number of a rule; None for what is no constant, or no real one: that the model makes itself."""
+    return None if isinstance(known, str) or complex(known).imag else complex(known).real
 
 
 def _of_value(value: Any) -> Any:

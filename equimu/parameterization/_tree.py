@@ -1,6 +1,7 @@
 """`parameterize`: from a constructor and a table of laws to a tree of rules; `scaled`: the tree's multipliers, applied."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -11,12 +12,12 @@ import jax
 from equimu._axes import AXIS_WORDS
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu.parameterization._law import Law
-from equimu.parameterization._leaves import Leaf, dotted, is_array_or_shape, is_within
+from equimu.parameterization._leaves import Leaf, dotted, is_array_or_shape, is_within, locate
 from equimu.parameterization._parameterization import BaseConstants, Parameterization
-from equimu.parameterization._rule import NUMBERS, ROLES, Role, Rule, is_rule
-from equimu.parameterization._sizes import Geometry, dimensions, measure
+from equimu.parameterization._rule import NUMBERS, ROLES, Rule, is_rule
+from equimu.parameterization._sizes import Geometry, dimensions, measure, role_of
 from equimu.parameterization._trace import Blueprint, Start, starts
+from equimu.parameterization._twice import check_second_uses, tied_slot, with_second_uses
 
 
 def parameterize(
@@ -51,18 +52,10 @@ def parameterize(
     """
     blueprint = Blueprint(make, dict(target))
     run = _run_ratios(parameterization, batch_ratio, length_ratio)
-    geometry = measure(make, base, target)
-    _check_depth(parameterization, geometry)
-    rules: dict[str, Rule] = {}
-    for leaf, start in zip(geometry.leaves, starts(blueprint), strict=True):
-        if leaf.trainable and leaf.tied_source is None:
-            rules[leaf.path] = _rule(leaf, start, geometry, parameterization, blueprint, run)
-    for leaf in geometry.leaves:
-        if leaf.trainable and leaf.tied_source is not None:
-            rules[leaf.path] = _tied_slot(leaf, rules[leaf.tied_source], geometry, parameterization, blueprint)
-    for constants in parameterization.constants:
-        rules = _with_constants(rules, constants)
-    remaining = iter(geometry.leaves)
+    rules = _rules_by_path(with_second_uses(make), parameterization, base, target, blueprint, run)
+    model = blueprint.shapes()
+    check_second_uses(model, rules, parameterization)
+    remaining = iter(locate(model))
 
     def place(x: Any) -> Any:
         if not is_array_or_shape(x):
@@ -70,7 +63,32 @@ def parameterize(
         leaf = next(remaining)
         return rules[leaf.path] if leaf.trainable else x
 
-    return jax.tree.map(place, blueprint.shapes())
+    return jax.tree.map(place, model)
+
+
+def _rules_by_path(
+    make: Callable[..., Any],
+    parameterization: Parameterization,
+    base: Mapping[str, int],
+    target: Mapping[str, int],
+    blueprint: Blueprint,
+    run: Mapping[str, Fraction],
+) -> dict[str, Rule]:
+    geometry = measure(make, base, target)
+    _check_depth(parameterization, geometry)
+    rules: dict[str, Rule] = {}
+    for leaf, start in zip(geometry.leaves, starts(Blueprint(make, dict(target))), strict=True):
+        if leaf.trainable and leaf.tied_source is None:
+            rules[leaf.path] = _rule(leaf, start, geometry, parameterization, blueprint, run)
+    for leaf in geometry.leaves:
+        if leaf.trainable and leaf.tied_source is not None:
+            rules[leaf.path] = tied_slot(leaf, rules[leaf.tied_source], geometry, parameterization, blueprint)
+    for constants in parameterization.constants:
+        rules = _with_constants(rules, constants)
+    for leaf in geometry.leaves:
+        if leaf.trainable and leaf.norm_of is not None:
+            rules[leaf.path] = _norm_gain(rules[leaf.path], rules[leaf.norm_of])
+    return rules
 
 
 def scaled(tree: PyTree, model: PyTree) -> PyTree:
@@ -158,14 +176,6 @@ def with_numbers(tree: PyTree, numbers: Mapping[str, Mapping[str, Any]]) -> PyTr
     return jax.tree.map(lambda leaf: dataclasses.replace(leaf, **numbers[leaf.path]) if is_rule(leaf) else leaf, tree)
 
 
-def _role(words: tuple[str, ...], wide_in: bool, wide_out: bool) -> Role:
-    if wide_in:
-        return "hidden" if wide_out else "output"
-    if not wide_out:
-        return "scalar"
-    return "input" if {"in", "kernel", "table"} & set(words) else "vector"
-
-
 def _words(leaf: Leaf, start: Start, geometry: Geometry) -> tuple[str, ...]:
     """The words of a leaf's axes, declared or, where only one reading exists, inferred."""
     if leaf.axes is not None:
@@ -175,11 +185,17 @@ def _words(leaf: Leaf, start: Start, geometry: Geometry) -> tuple[str, ...]:
         return ("out",) * len(leaf.shape)
     if not wide and not start.drawn:
         return ("table",) * len(leaf.shape)  # a constant that grows with nothing: no number of its rule depends on axes
-    owner = type(leaf.owner).__name__ if leaf.owner is not None else "TheModuleThatHoldsIt"
-    guess = ", ".join('"out"' if axis in wide else '"table"' for axis in range(len(leaf.shape)))
+    guess = ['"out"' if axis in wide else '"table"' for axis in range(len(leaf.shape))]
+    if len(wide) > 1:
+        guess[min(wide)] = '"in"'
+    owner, first = "MyModule", ""
+    if leaf.owner is None:
+        first = "give it to a field of an eqx.Module and "
+    elif leaf.field is not None:
+        owner = type(leaf.owner).__name__
     raise EquimuError(
-        f"{leaf.describe()} has no declared axes and more than one reading; declare it, with the words that are right "
-        f"({', '.join(sorted(AXIS_WORDS))}): equimu.register_axes({owner}, {leaf.field or 'field'}=({guess}))"
+        f"{leaf.describe()} has no declared axes and more than one reading; {first}declare it, with the words that are right "
+        f"({', '.join(sorted(AXIS_WORDS))}): equimu.register_axes({owner}, {leaf.field or 'field'}=({', '.join(guess)}))"
     )
 
 
@@ -199,10 +215,17 @@ def _run_ratios(
 
 
 def _check_depth(parameterization: Parameterization, geometry: Geometry) -> None:
-    """Rules of depth need residual branches to put a factor on; absolute ones need to know the depth."""
+    """Rules of depth need an array at the end of each residual branch; absolute ones need to know the depth."""
     ends = [leaf.path for leaf in geometry.leaves if leaf.ends_branch and leaf.trainable]
     repeated = [path for path, depth in geometry.depth.items() if depth > 1 or geometry.depth_ratio[path] != 1]
-    if parameterization.branch.uses("depth", "depth_ratio") and repeated and not ends:
+    deep = parameterization.branch.uses("depth", "depth_ratio") and repeated
+    for end in sorted(geometry.branch_ends) if deep else ():
+        if not any(is_within(path, end) for path in ends):
+            raise EquimuError(
+                f"{end} is declared to end a residual branch and has no array to put the branch's factor on; declare the last "
+                "map or norm in the branch that has one"
+            )
+    if deep and not ends:
         raise EquimuError(
             f"{parameterization.name} has rules of depth, and no residual branch of this model is declared to end anywhere; "
             "declare it, e.g. equimu.register_residual(MyBlock, 'attention.output_proj', 'mlp.layers[-1]')"
@@ -225,7 +248,12 @@ def _rule(
     words = _words(leaf, start, geometry)
     sizes, wide_in, wide_out = dimensions(leaf, words, geometry)
     sizes = dataclasses.replace(sizes, **run)
-    role = _role(words, wide_in, wide_out)
+    role = role_of(words, wide_in, wide_out)
+    if leaf.normalised and role in ("input", "output"):
+        raise EquimuError(
+            f"{leaf.path} is divided by its spectral norm, and that of an {role} layer is not to stay the same over widths; "
+            "wrap hidden layers alone, or take eqx.nn.WeightNorm, whose gain has a rule"
+        )
     row = parameterization.row(role)
     multiplier = row.multiplier(sizes)
     constant = leaf.axes.constant if leaf.axes is not None and leaf.axes.constant is not None else start.fill
@@ -259,58 +287,14 @@ def _rule(
     )
 
 
-def _tied_slot(
-    slot: Leaf, source: Rule, geometry: Geometry, parameterization: Parameterization, blueprint: Blueprint
-) -> Rule:
-    """The rule of the scalar that carries the multiplier of a tied array's second use. It is never trained.
+def _norm_gain(gain: Rule, weight: Rule) -> Rule:
+    """The rule of a gain on an array that is divided by its norm.
 
-    One array has one standard deviation and one learning rate, so both uses must ask for the same growth of each with the
-    width; the constant between their standard deviations goes into the multiplier.
+    The forward pass sees no deviation and no multiplier of such an array. So its gain takes both into its own multiplier, with
+    the norm that a draw of deviation 1 has: the product starts, and moves, as the array would without the division.
     """
-    (leaf,) = (leaf for leaf in geometry.leaves if leaf.path == source.path)
-    assert leaf.axes is not None and leaf.axes.tied is not None
-    sizes, wide_in, wide_out = dimensions(leaf, leaf.axes.tied, geometry)
-    role = _role(leaf.axes.tied, wide_in, wide_out)
-    first, second = parameterization.row(source.role), parameterization.row(role)
-    for number in ("init_std", "lr", "weight_decay", "eps"):
-        growth = (
-            _width_exponent(getattr(first, number), source.role),
-            _width_exponent(getattr(second, number), role),
-        )
-        if growth[0] != growth[1]:
-            raise EquimuError(
-                f"{source.path} is tied, which {parameterization.name} does not permit: its {number} would go as "
-                f"width^{growth[0]} as {source.role} and as width^{growth[1]} as {role}; use tpv(8), or untie the embeddings"
-            )
-    # The array arrives at its second use with the first use's multiplier already applied.
-    used = first.multiplier(source.dimensions) * first.init_std(source.dimensions)
-    multiplier = second.multiplier(sizes) * second.init_std(sizes) / used
-    return dataclasses.replace(
-        source,
-        path=slot.path,
-        shape=slot.shape,
-        dtype=slot.dtype,
-        axes=(),
-        role="scalar",
-        init_mean=1.0,
-        init_std=0.0,
-        multiplier=multiplier,
-        lr=0.0,
-        weight_decay=0.0,
-        eps=1.0,
-        dimensions=sizes,
-        blueprint=blueprint,
-    )
-
-
-def _width_exponent(law: Law, role: Role) -> Fraction:
-    """The power of the width in a law, for a leaf of this role."""
-    grows = {
-        "fan_in": role in ("hidden", "output"),
-        "fan_out": role in ("hidden", "input", "vector"),
-        "width": role != "scalar",
-    }
-    return sum((e for s, e in law.exponents if grows.get(s.removesuffix("_ratio"), False)), Fraction(0))
+    entries = math.prod(weight.shape) // math.prod(gain.shape)
+    return dataclasses.replace(gain, multiplier=gain.multiplier * weight.multiplier * weight.init_std * entries**0.5)
 
 
 def _with_constants(rules: dict[str, Rule], constants: BaseConstants) -> dict[str, Rule]:
