@@ -160,7 +160,10 @@ def leaf_theories(
         if is_readout(path):
             return Interval(once + multiplier(path), once + multiplier(path))
         slopes = slope_of_loss(path)
-        return Interval(once + multiplier(path) + slopes.low, once + multiplier(path) + slopes.high)
+        # A gain in front of the readout has a gradient that goes with the logits, too, and they may vanish from the start on.
+        logits = max((exponent(weight(end)) + fan_in(end) / 2 for end in readouts), default=0.0)
+        vanishing = min(0.0, logits) if rule.role == "vector" and logits > -math.inf else 0.0
+        return Interval(once + multiplier(path) + slopes.low + vanishing, once + multiplier(path) + slopes.high)
 
     def contribution(path: str) -> Interval:
         if spectral(path):
