@@ -8,8 +8,9 @@ import jax
 import pytest
 
 import equimu as mu
+from equimu.diagnostics._laws import ANY, Interval
 from equimu.diagnostics._record import module_classes
-from equimu.diagnostics._theory import ANY, Interval, theory
+from equimu.diagnostics._theory import theory
 
 WIDTHS = (8, 16, 32)
 

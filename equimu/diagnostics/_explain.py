@@ -6,7 +6,8 @@ from typing import Any
 
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._judge import FLAT, Row
-from equimu.diagnostics._theory import LeafTheory, Theory
+from equimu.diagnostics._laws import LeafTheory
+from equimu.diagnostics._theory import Theory
 from equimu.parameterization import ROLES, Parameterization, Role
 
 # An explanation must predict the miss this well, and must predict one that is worth a name.

@@ -12,8 +12,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from equimu.diagnostics._fit import Exponent, fit, slope
+from equimu.diagnostics._laws import ANY, Interval, LeafTheory
 from equimu.diagnostics._measure import Measured
-from equimu.diagnostics._theory import ANY, Interval, LeafTheory, Theory
+from equimu.diagnostics._theory import Theory
 
 Quantity: TypeAlias = Literal["output", "change", "weight", "update", "decay"]
 

@@ -150,10 +150,11 @@ class Experiment:
     def _compiled(self, like: PyTree) -> _Programs:
         # What is no array of the model: functions, for example.
         code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
+        has_rule = jax.tree.map(is_rule, like)
         sites: dict[str, tuple[int, ...]] = {}
 
         def split(params: PyTree) -> tuple[PyTree, PyTree]:
-            return eqx.partition(eqx.combine(params, code), eqx.is_inexact_array)
+            return eqx.partition(eqx.combine(params, code), has_rule)
 
         def optimizer(numbers: Any) -> optax.GradientTransformationExtraArgs:
             return optax.with_extra_args_support(self._optimizer(with_numbers(like, numbers)))
@@ -175,7 +176,7 @@ class Experiment:
                 return self._forward(tree, eqx.combine(trained, rest))
 
             def weights(trained: PyTree) -> list[Array]:
-                return jax.tree.leaves(eqx.filter(used(trained), eqx.is_inexact_array))
+                return jax.tree.leaves(eqx.filter(used(trained), has_rule))
 
             def objective(trained: PyTree) -> Array:
                 return _scalar(self._loss(used(trained), batch))

@@ -1,0 +1,203 @@
+"""What the laws of a parameterization say of each leaf: powers of the size that is varied.
+
+Everything is an exponent: the power of the size that is varied. The laws of a leaf of multiplier A, deviation σ and factor c on
+the learning rate give, for what the forward pass sees,
+
+- the weight: w = A·σ;
+- the update: u = A·c times the size of the optimizer's direction. That is 1 for Adam and sign-like optimizers; the weight's
+  own size for Adafactor; of an orthogonal matrix for Muon; and the gradient for SGD. The gradient of a stored leaf is A times
+  that of the forward weight, hence u = A²·c·g, where g is n⁰ for an output leaf (an activation times the slope of the loss),
+  and for every other leaf the slope of the loss with respect to an activation. That has the size of the output layer's
+  forward weights: A·σ at first, their updates later.
+
+The exponents are read off the numbers of the tables' own trees at the sizes of the check, so that a law may be any function.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from equimu._types import PyTree
+from equimu.diagnostics._fit import slope
+from equimu.diagnostics._pool import first_of_pool
+from equimu.parameterization import Rule, rules_of
+from equimu.parameterization._leaves import locate
+
+EXACT = 1e-3  # exponents of laws are exact up to rounding of sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Exponents that are expected, between two ends that may be infinite."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "any"
+        if self.high - self.low < EXACT:
+            return _number(self.low)
+        if math.isinf(self.high):
+            return f"≥ {_number(self.low)}"
+        return f"{_number(self.low)} … {_number(self.high)}"
+
+    def off_by(self, value: float) -> float:
+        """By how much a value lies outside; negative below."""
+        return value - min(max(value, self.low), self.high)
+
+
+ANY = Interval(-math.inf, math.inf)
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}" if abs(value) > EXACT else "0"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeafTheory:
+    """What the laws say of one leaf.
+
+    - `path`, `rules`: its path, and its rule in the tables' own tree at each size.
+    - `sizes_of_weight`, `sizes_of_update`: root mean square of the forward weight at the start, and of an update of it in
+      units that are the same at all sizes; None where the optimizer's direction has no size of its own.
+    - `weight`, `update`: their exponents. A weight that is drawn as zero has -inf.
+    - `contribution`: by what its updates change its output.
+    - `fan_in`: exponent of the fan-in.
+    - `is_readout`: whether it has few outputs, each the sum of many inputs. The slot of a tied array, which stands for the
+      array's use as an output layer, is one.
+    - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
+    """
+
+    path: str
+    rules: tuple[Rule, ...]
+    sizes_of_weight: tuple[float, ...]
+    sizes_of_update: tuple[float, ...] | None
+    weight: float
+    update: Interval
+    contribution: Interval
+    fan_in: float
+    is_readout: bool
+    drawn: bool
+    trained: bool
+    ends_branch: bool
+
+    @property
+    def role(self) -> str:
+        return self.rules[0].role
+
+
+def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str]) -> dict[str, LeafTheory]:
+    """What the laws say of each leaf; the arguments are those of `theory`."""
+    by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
+    rules = {path: tuple(each[first_of_pool(path)] for each in by_path) for path in paths}
+    located = {leaf.path: leaf for leaf in locate(rules[paths[0]][0].blueprint.shapes())}
+    places = {path: located[first_of_pool(path)] for path in paths}
+    tied = {path: places[path].tied_source for path in paths}
+    by_width = is_by_width(trees)
+
+    def exponent(values: Sequence[Any]) -> float:
+        return slope(sizes, values) if all(value > 0 for value in values) else -math.inf
+
+    def fan_in(path: str) -> float:
+        return exponent([rule.dimensions.fan_in for rule in rules[path]])
+
+    def weight(path: str) -> list[float]:
+        source = tied[path]
+        # The slot of a tied array stands for the array's second use.
+        first = [1.0] * len(sizes) if source is None else weight(source)
+        return [_weight(rule) * one for rule, one in zip(rules[path], first, strict=True)]
+
+    def step(path: str) -> float:
+        """Exponent of the forward update for a direction of size 1."""
+        source = tied[path]
+        if source is not None:
+            return step(source) + exponent([_weight(rule) for rule in rules[path]])
+        return exponent([rule.multiplier * rule.lr for rule in rules[path]])
+
+    def is_readout(path: str) -> bool:
+        return tied[path] is not None or rules[path][0].role == "output"
+
+    def multiplier(path: str) -> float:
+        return exponent([rule.multiplier for rule in rules[path]])
+
+    def spectral(path: str) -> bool:
+        return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
+
+    # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
+    readouts = [path for path in rules if is_readout(path)]
+    drawn = max((exponent(weight(path)) for path in readouts), default=-math.inf)
+    moved = max((step(path) + multiplier(path) for path in readouts), default=-math.inf)
+    backward = Interval(drawn if drawn > -math.inf else moved, max(drawn, moved))
+    # Over depth, it comes into a branch with the branch's factor.
+    branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
+
+    def slope_of_loss(path: str) -> Interval:
+        if rules[path][0].role == "scalar" or backward.high == -math.inf:
+            return ANY
+        inside = rules[path][0].dimensions.depth != rules[path][-1].dimensions.depth and not places[path].ends_branch
+        branch = max(branches, default=0.0) if inside else 0.0
+        return Interval(backward.low + branch, backward.high + branch)
+
+    def update(path: str) -> Interval:
+        rule, once = rules[path][0], step(path)
+        if once == -math.inf or rule.optimizer in ("adam", "sign") or (rule.optimizer == "muon" and not spectral(path)):
+            return Interval(once, once)
+        if rule.optimizer == "adafactor":
+            own = weight(path) if tied[path] is None else [1.0] * len(sizes)
+            # What starts at zero moves as if it were a small constant in the forward pass.
+            relative = exponent(own) - multiplier(path) if all(own) else -multiplier(path)
+            return Interval(once + relative, once + relative)
+        if spectral(path):
+            # An orthogonal matrix, of a rank that the batch may limit.
+            ins, outs = fan_in(path), exponent([rule.dimensions.fan_out for rule in rules[path]])
+            return Interval(once - (ins + outs) / 2, once - max(ins, outs) / 2)
+        if is_readout(path):
+            return Interval(once + multiplier(path), once + multiplier(path))
+        slopes = slope_of_loss(path)
+        return Interval(once + multiplier(path) + slopes.low, once + multiplier(path) + slopes.high)
+
+    def contribution(path: str) -> Interval:
+        if spectral(path):
+            # Its norm is 1 whatever its rank is.
+            outs = exponent([rule.dimensions.fan_out for rule in rules[path]])
+            return Interval(*[step(path) + (fan_in(path) - outs) / 2] * 2)
+        return Interval(update(path).low + fan_in(path), update(path).high + fan_in(path))
+
+    def direction(path: str) -> tuple[float, ...] | None:
+        rule = rules[path][0]
+        if rule.optimizer not in ("adam", "sign", "muon") or spectral(path):
+            return None
+        return tuple(float(rule.multiplier * rule.lr) for rule in rules[path])
+
+    return {
+        path: LeafTheory(
+            path=path,
+            rules=each,
+            sizes_of_weight=tuple(map(_weight, each)),
+            sizes_of_update=direction(path),
+            weight=exponent(weight(path)),
+            update=update(path),
+            contribution=contribution(path),
+            fan_in=fan_in(path),
+            is_readout=is_readout(path),
+            drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
+            trained=any(rule.lr != 0 for rule in rules[tied[path] or path]),
+            ends_branch=places[path].ends_branch,
+        )
+        for path, each in rules.items()
+    }
+
+
+def _weight(rule: Rule) -> float:
+    """Root mean square of the forward weight; 1 where only the model knows it."""
+    if rule.init_mean is None:
+        return 1.0
+    return float(abs(rule.multiplier) * math.hypot(rule.init_mean, rule.init_std))
+
+
+def is_by_width(trees: Sequence[PyTree]) -> bool:
+    """Whether the sizes of the trees differ in a width; else it is a depth."""
+    fans = [{rule.path: (rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)} for tree in trees]
+    return any(each[path] != fan for each in fans for path, fan in fans[0].items())
