@@ -32,7 +32,7 @@ class Exponent:
         return text if self.plus_minus is None else f"{text} ± {self.plus_minus:.2f}"
 
 
-def slope(sizes: Sequence[float], values: Sequence[Any]) -> float:
+def slope(sizes: Sequence[float], values: Sequence[Any] | np.ndarray) -> float:
     """The power of the sizes that positive values go with: the slope of a line through the logarithms."""
     x, y = np.log2(sizes), np.log2(np.asarray(values, float))
     return float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from equimu.diagnostics._fit import Exponent, fit, slope
+from equimu.diagnostics._fit import Exponent, fit
 from equimu.diagnostics._laws import ANY, Interval, LeafTheory
 from equimu.diagnostics._measure import Measured
 from equimu.diagnostics._theory import Theory
@@ -200,9 +200,8 @@ def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list
     """The decay in the first step, if there is one."""
     if not np.all(decays > 0):
         return []
-    law = [float(rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0)) for rule in leaf.rules]
     exponent = fit(sizes, decays)
-    expected = ANY if min(law) <= 0 else Interval(*[slope(sizes, law)] * 2)
+    expected = ANY if leaf.decay == -math.inf else Interval(leaf.decay, leaf.decay)
     return [
         Row(
             kind="leaf",

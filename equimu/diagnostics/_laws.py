@@ -64,6 +64,7 @@ class LeafTheory:
       units that are the same at all sizes; None where the optimizer's direction has no size of its own.
     - `weight`, `update`: their exponents. A weight that is drawn as zero has -inf.
     - `contribution`: by what its updates change its output.
+    - `decay`: exponent of the share by which decay shrinks it, if the optimizer has any; -inf without a law of decay.
     - `fan_in`: exponent of the fan-in.
     - `is_readout`: whether it has few outputs, each the sum of many inputs. The slot of a tied array, which stands for the
       array's use as an output layer, is one.
@@ -77,6 +78,7 @@ class LeafTheory:
     weight: float
     update: Interval
     contribution: Interval
+    decay: float
     fan_in: float
     is_readout: bool
     drawn: bool
@@ -180,6 +182,7 @@ def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequen
             weight=exponent(weight(path)),
             update=update(path),
             contribution=contribution(path),
+            decay=exponent([decay_law(rule) for rule in rules[path]]),
             fan_in=fan_in(path),
             is_readout=is_readout(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
@@ -188,6 +191,11 @@ def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequen
         )
         for path, each in rules.items()
     }
+
+
+def decay_law(rule: Rule) -> float:
+    """The share by which decay shrinks a leaf in a step, in units that are the same at all sizes."""
+    return float(rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0))
 
 
 def _weight(rule: Rule) -> float:

@@ -130,6 +130,8 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     high = max([contribution.high for contribution in trained] + [e + growth.change for e in passed], default=low)
     # The first weights of few outputs also pass a part of the change that is not aligned with them. It vanishes, slowly.
     low = min([low] + [leaf.weight + leaf.fan_in / 2 + growth.change for leaf in passing if leaf.is_readout])
+    # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
+    high = max([high] + [leaf.weight + leaf.fan_in / 2 + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
     if growth.change > EXACT and passed:
         # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
         low, high = min(low, 0.0), math.inf
