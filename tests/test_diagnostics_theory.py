@@ -123,12 +123,18 @@ def test_plain_mup_is_not_stable_over_depth():
     assert ends(said.sites["blocks"].output) == pytest.approx((0, 0.5))
 
 
-def test_attention_scores_may_vanish_at_the_start_and_must_not_grow():
+@pytest.mark.parametrize(("heads", "start"), [((2, 4, 8), 0), ((2, 2, 2), -0.5)], ids=["more heads", "larger heads"])
+def test_attention_scores_vanish_at_the_start_where_heads_grow_and_never_grow(heads, start):
     base = {"d_model": 8, "n_layer": 1}
-    shapes = [{"blocks.attention.scores": (2, 5, 5)}] * 3
-    site = predicted(mu.mup(), deep, "d_model", (8, 16, 32), base, shapes).sites["blocks.attention.scores"]
-    assert site.derived and site.output == Interval(-0.5, 0.0)
+    shapes = [{"blocks.attention.scores": (n, 5, 5)} for n in heads]
+    sites = {
+        table.name: predicted(table, deep, "d_model", (8, 16, 32), base, shapes).sites for table in (mu.mup(), mu.sp())
+    }
+    site = sites["mup-relative"]["blocks.attention.scores"]
+    assert site.derived and ends(site.output) == pytest.approx((start, start))
     assert site.change.high == pytest.approx(0)
+    # Under SP the factor 1/sqrt(head_dim) is the usual one.
+    assert sites["sp"]["blocks.attention.scores"].output.high == math.inf
 
 
 def test_tied_embeddings_are_an_output_layer_too():

@@ -67,7 +67,8 @@ class CoordinateProbe:
             measured.append(self._experiment.measure(tree(own), seeds))
             on_size(len(measured), size)
         measured = pooled(measured)
-        said = theory(trees, sizes, measured[0].leaves, [one.sites for one in measured])
+        decays = any(bool(np.any(one.decay > 0)) for one in measured)
+        said = theory(trees, sizes, measured[0].leaves, [one.sites for one in measured], decays=decays)
         rows = site_rows(measured, sizes, said) + leaf_rows(measured, sizes, said)
         for one in measured:
             if not np.isfinite(one.output).all():

@@ -64,7 +64,7 @@ class LeafTheory:
       units that are the same at all sizes; None where the optimizer's direction has no size of its own.
     - `weight`, `update`: their exponents. A weight that is drawn as zero has -inf.
     - `contribution`: by what its updates change its output.
-    - `decay`: exponent of the share by which decay shrinks it, if the optimizer has any; -inf without a law of decay.
+    - `decay`: exponent of the share by which decay shrinks it, -inf without decay.
     - `fan_in`: exponent of the fan-in.
     - `is_readout`: whether it has few outputs, each the sum of many inputs. The slot of a tied array, which stands for the
       array's use as an output layer, is one.
@@ -90,7 +90,9 @@ class LeafTheory:
         return self.rules[0].role
 
 
-def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str]) -> dict[str, LeafTheory]:
+def leaf_theories(
+    trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str], *, decays: bool
+) -> dict[str, LeafTheory]:
     """What the laws say of each leaf; the arguments are those of `theory`."""
     by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
     rules = {path: tuple(each[first_of_pool(path)] for each in by_path) for path in paths}
@@ -182,7 +184,7 @@ def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequen
             weight=exponent(weight(path)),
             update=update(path),
             contribution=contribution(path),
-            decay=exponent([decay_law(rule) for rule in rules[path]]),
+            decay=exponent([_decay(rule) for rule in rules[path]]) if decays else -math.inf,
             fan_in=fan_in(path),
             is_readout=is_readout(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
@@ -193,7 +195,7 @@ def leaf_theories(trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequen
     }
 
 
-def decay_law(rule: Rule) -> float:
+def _decay(rule: Rule) -> float:
     """The share by which decay shrinks a leaf in a step, in units that are the same at all sizes."""
     return float(rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0))
 

@@ -174,39 +174,39 @@ def _apply(eqn: Any, inputs: list[Any], found: _Found) -> list[Any]:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     if inner is not None and _has_taps(_opened(inner)[0]):
         if eqn.primitive.name == "scan":
-            return _scan(inputs, found, **eqn.params)
+            return _scan(inputs, found, eqn.params)
         if eqn.primitive.name in _CALLS:
             return _harvest(*_opened(inner), inputs, found)
     outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return outputs if eqn.primitive.multiple_results else [outputs]
 
 
-def _scan(
-    inputs: list[Any],
-    found: _Found,
-    *,
-    jaxpr: Any,
-    num_consts: int,
-    num_carry: int,
-    length: int,
-    reverse: bool,
-    unroll: int,
-    **_: Any,
-) -> list[Any]:
+def _scan(inputs: list[Any], found: _Found, params: dict[str, Any]) -> list[Any]:
     """The scan again, with what passes the taps of its body stacked as further outputs."""
-    consts, carry, xs = inputs[:num_consts], inputs[num_consts:][:num_carry], inputs[num_consts + num_carry :]
+    consts, carry, xs = _parts_of_scan(inputs, params)
+    jaxpr, count = params["jaxpr"], len(carry)
     names: list[str] = []  # apart from the values: a dictionary would come out of the scan in the order of its keys
 
     def body(carry: Any, x: Any) -> Any:
         inside = _Found()
         outputs = _harvest(*_opened(jaxpr), [*consts, *carry, *x], inside)
         names[:] = inside.sites
-        return outputs[:num_carry], (outputs[num_carry:], list(inside.sites.values()))
+        return outputs[:count], (outputs[count:], list(inside.sites.values()))
 
-    carry, (ys, recorded) = jax.lax.scan(body, carry, xs, length=length, reverse=reverse, unroll=unroll)
+    how = {name: params[name] for name in ("length", "reverse", "unroll")}
+    carry, (ys, recorded) = jax.lax.scan(body, carry, xs, **how)
     for name, value in zip(names, recorded, strict=True):
         found.add(value, name)
     return [*carry, *ys]
+
+
+def _parts_of_scan(inputs: list[Any], params: dict[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """What a scan closes over, what it carries, and what it goes through."""
+    if "ft_in" in params:  # JAX 0.12
+        consts, carry, xs = map(list, params["ft_in"].update(inputs).unpack())
+        return consts, carry, xs
+    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    return inputs[:first], inputs[first:second], inputs[second:]
 
 
 def _opened(jaxpr: Any) -> tuple[Any, Any]:

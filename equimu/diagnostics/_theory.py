@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 from equimu._types import PyTree
+from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import ANY, EXACT, Interval, LeafTheory, is_by_width, leaf_theories
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
@@ -54,6 +55,8 @@ def theory(
     sizes: Sequence[float],
     paths: Sequence[str],
     shapes: Sequence[dict[str, tuple[int, ...]]],
+    *,
+    decays: bool = False,
 ) -> Theory:
     """Predicts.
 
@@ -62,8 +65,9 @@ def theory(
         sizes: the values of the size that is varied.
         paths: the leaves; one that stands for the same leaf of each block has `[*]` for an index.
         shapes: of each site, by name, one dictionary a size.
+        decays: whether the optimizer has weight decay.
     """
-    leaves = leaf_theories(trees, sizes, paths)
+    leaves = leaf_theories(trees, sizes, paths, decays=decays)
     growth = _growth(leaves, by_width=is_by_width(trees))
     classes = module_classes(trees[0])
     owned: dict[str, list[LeafTheory]] = {path: [] for path in ("", *classes)}
@@ -74,7 +78,7 @@ def theory(
         path = _module(site, classes)
         grows = len({one[site] for one in shapes}) > 1 or not is_by_width(trees)
         if path is None:
-            sites[site] = _derived(leaves, growth)
+            sites[site] = _derived(leaves, growth, _head_growth(site, sizes, shapes, classes, owned))
             continue
         is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
         all_own = owned[path] if is_layer else []
@@ -166,13 +170,32 @@ def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(low, high))
 
 
-def _derived(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
+def _head_growth(
+    site: str,
+    sizes: Sequence[float],
+    shapes: Sequence[dict[str, tuple[int, ...]]],
+    classes: dict[str, type],
+    owned: dict[str, list[LeafTheory]],
+) -> float:
+    """The exponent of head_dim: queries that grow are spread over heads, and where the number of scores does not grow with
+    them, the heads do."""
+    module = max((path for path in classes if path == "" or is_within(first_of_pool(site), path)), key=len, default="")
+    inside = [leaf for path, held in owned.items() if path == module or is_within(path, module) for leaf in held]
+    outs = [slope(sizes, [rule.dimensions.fan_out for rule in leaf.rules]) for leaf in inside]
+    return max(0.0, max(outs, default=0.0) - slope(sizes, [math.prod(one[site]) for one in shapes]))
+
+
+def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float) -> SiteTheory:
     """Scores of attention: products of two activations over a head.
 
     With heads of one size they are of size n⁰. With heads that grow and a factor 1/head_dim they vanish as n^-1/2 at the start,
-    where queries and keys are independent; their changes are aligned, and stay of size n⁰ but for a part that is not.
+    where queries and keys are independent, which tells it from 1/√head_dim. Their changes are aligned, and stay of size n⁰ but
+    for a part that is not.
     """
     moves = _moves(leaves, growth)
-    low = moves.low - 0.5
-    start = 2 * growth.start if growth.change <= EXACT else math.inf
-    return SiteTheory(output=Interval(-0.5, start), change=Interval(low, moves.high), derived=True)
+    start = -head_growth / 2
+    if growth.change > EXACT:
+        output = Interval(start, math.inf)
+    else:
+        output = Interval(start, 2 * growth.start + (0.0 if growth.change < -EXACT else start))
+    return SiteTheory(output=output, change=Interval(moves.low - 0.5, moves.high), derived=True)
