@@ -57,6 +57,8 @@ def status(config: Config) -> int:
     for part in config.part:
         begin = time.monotonic()
         count = COUNTS[part] if config.count is None else config.count
+        if config.folder is not None:
+            config.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=config.folder) as folder:
             module = importlib.import_module(f"benchmarks.campaign.{part}")
             results = tuple(module.run(count, config.seed, pathlib.Path(folder)))
