@@ -242,13 +242,13 @@ def test_interrupt_exits_with_130(corpus, tmp_path):
 
 def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
     arguments = (
-        *("coord-check", "--widths", "16", "32", "--seeds", "4", "--check-steps", "1"),
+        *("coord-check", "--widths", "16", "64", "--seeds", "6", "--check-steps", "1"),
         *("--model.n-layer", "1", "--model.head-dim", "8", "--parameterization.base-width", "16"),
         *("--data.seq", "8", "--data.rows", "2", "--data.corpus", corpus, "--out", tmp_path),
     )
     code, out, err = call(capsys, *arguments)
     assert code == 0, err
-    assert "as mup-relative says over d_model 16, 32" in out and "checking 2/2" in err
+    assert "as mup-relative says over d_model 16, 64" in out and "checking 2/2" in err
     assert {path.name for path in tmp_path.iterdir()} == {"coord-check.md", "coord-check.png", "coord-check.json"}
     # the standard factor on attention scores, with heads that grow
     code, out, err = call(capsys, *arguments, "--heads", "2", "--model.attention-scale", "1/sqrt(head_dim)")
