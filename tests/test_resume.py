@@ -226,7 +226,8 @@ def test_sweep_told_to_end_goes_on_with_the_cells_that_were_under_way(corpus, tm
     )
 
     def end(run, done, total):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if done == 1:  # a second signal ends the process at once, and two cells may end together
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted) as stop:
         sweep(config, out=tmp_path / "cut", workers=2, on_cell=end)
