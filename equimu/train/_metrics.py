@@ -43,7 +43,6 @@ class MetricsLog:
     ):
         self.record = record
         self._config, self._tree, self._log, self._told = config, tree, log, told
-        self._leaves_at = step + 1
         self._waiting: collections.deque[tuple[int, StepMetrics, bool]] = collections.deque()
         self._looked_at = self._logged_at = time.perf_counter()
         self._logged = step
@@ -102,7 +101,7 @@ class MetricsLog:
         }
         if metrics.updates is not None:
             row["skipped"] = step - int(metrics.updates)
-        if metrics.inspected is not None and (step >= self._leaves_at or step == self._config.steps):
+        if metrics.inspected is not None and (self._is_doubled(step) or step == self._config.steps):
             optimizer = self._config.optimizer
             row["leaves"] = tell_leaves(
                 self._tree,
@@ -110,6 +109,14 @@ class MetricsLog:
                 learning_rate=optimizer.learning_rate,
                 weight_decay=optimizer.weight_decay,
             )
-            self._leaves_at = 2 * step
         self._logged, self._logged_at = step, now
         self._log(row)
+
+    def _is_doubled(self, step: int) -> bool:
+        """Whether a power of two lies between the last step that had a row and this one.
+
+        It looks at the step alone, so that a run that goes on writes the rows of one that was never interrupted.
+        """
+        every = self._config.log_every
+        last = max((step - 1) // every * every, min(step - 1, 1))
+        return step.bit_length() > last.bit_length()
