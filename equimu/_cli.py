@@ -247,6 +247,10 @@ class CoordCheck:
 
     def __call__(self) -> None:
         """Trains, prints, writes."""
+        if self.depths and self.widths != CoordCheck.widths:
+            raise EquimuError(
+                "a coordinate check is over widths or over depths; with --depths, the width is --model.width"
+            )
         sizes = self.depths or self.widths
         with progress("checking", len(sizes)) as bar:
             check = check_run(

@@ -253,5 +253,7 @@ def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
     # the standard factor on attention scores, with heads that grow
     code, out, err = call(capsys, *arguments, "--heads", "2", "--model.attention-scale", "1/sqrt(head_dim)")
     assert code == 1 and err.splitlines()[-1].startswith("equimu: off: blocks.attention.scores"), err
+    code, _, err = call(capsys, *arguments, "--depths", "2", "4")
+    assert code == 2 and "over widths or over depths" in err
     code, _, err = call(capsys, *arguments, "--heads", "3")
     assert code == 2 and "3 heads do not divide width 16" in err
