@@ -143,7 +143,8 @@ def test_every_array_is_one_that_other_programs_read(tmp_path):
 
 def test_large_shards_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(_leaves, "CHUNK_BYTES", 64)
-    monkeypatch.setattr("equimu.checkpoint._arrays._IN_FLIGHT", 100)
+    monkeypatch.setattr("equimu.checkpoint._arrays._WRITTEN_AT_ONCE", 100)
+    monkeypatch.setattr("equimu.checkpoint._arrays._READ_AT_ONCE", 100)
     tree = {"x": jnp.arange(16.0 * 3 * 4).reshape(16, 3, 4), "odd": jnp.arange(77.0)}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, tree, {})

@@ -15,8 +15,9 @@ from equimu.checkpoint._faults import Damaged, damage
 from equimu.checkpoint._leaves import Leaf, Piece
 from equimu.checkpoint._place import context
 
-# Bytes on their way at once: each of them may be in memory a second time, encoded.
-_IN_FLIGHT = 2**26
+# Bytes on their way at once: each of them may be in memory a second time, encoded. Saving shares the machine with a training;
+# restoring has it alone, and the more files are under way, the less a disk waits.
+_WRITTEN_AT_ONCE, _READ_AT_ONCE = 2**26, 2**28
 # JAX takes over memory that is aligned so, on a CPU; other memory it copies.
 _ALIGNMENT = 64
 
@@ -55,7 +56,7 @@ def write_arrays(
     own = [leaf for leaf in leaves if leaf.pieces]
     opening = [_open(store, described(leaf), create=True) for leaf in own]
     pieces = [(leaf, opened, piece) for leaf, opened in zip(own, opening, strict=True) for piece in leaf.pieces]
-    written = _windowed((_write(opened, piece), piece.nbytes) for _, opened, piece in pieces)
+    written = _windowed(((_write(opened, piece), piece.nbytes) for _, opened, piece in pieces), _WRITTEN_AT_ONCE)
     reading: list[tuple[Leaf, str, Any]] = []
     for (leaf, _, piece), _ in zip(pieces, written, strict=True):
         names = list(_files(piece, leaf.chunk))
@@ -115,7 +116,7 @@ def read_arrays(store: Any, boxes: Iterable[tuple[Description, Box]]) -> Iterato
                     yield _read(opened, slab, into), into.nbytes
 
         done = 0
-        for _ in _windowed(started()):
+        for _ in _windowed(started(), _READ_AT_ONCE):
             done += 1
             if done == filling[0][1]:
                 yield filling.popleft()[0]
@@ -196,13 +197,13 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
-def _windowed(started: Iterable[tuple[Any, int]]) -> Iterator[Any]:
+def _windowed(started: Iterable[tuple[Any, int]], at_once: int) -> Iterator[Any]:
     """The results of futures in order; the next is started only when the bytes of those under way leave room for it."""
     under_way: collections.deque[tuple[Any, int]] = collections.deque()
     try:
         for future, nbytes in started:
             under_way.append((future, nbytes))
-            while len(under_way) > 1 and sum(size for _, size in under_way) > _IN_FLIGHT:
+            while len(under_way) > 1 and sum(size for _, size in under_way) > at_once:
                 yield under_way[0][0].result()
                 under_way.popleft()
         while under_way:
