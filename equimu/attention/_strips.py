@@ -1,7 +1,8 @@
 """Attention of short sequences: a strip of queries meets all its keys at once, and its weights are kept.
 
 With so few positions the fixed cost of each kernel decides. So there are few of them, without a loop, and the backward
-pass reads the weights instead of making them again: not more than `SHORT` numbers for each query and head.
+pass reads the weights instead of making them again: not more than `SHORT` numbers for each query and head. It takes each
+strip in halves, which saves it more of the hidden keys than the further kernels cost; in the forward pass they cost more.
 """
 
 from typing import Any
@@ -53,18 +54,21 @@ def backward(
 ) -> tuple[Array, Array, Array]:
     """The gradients of q and k, still to be scaled, and of v."""
     (batch, seq_q, heads, _), (_, seq_k, kv_heads, _) = q.shape, k.shape
+    group = heads // kv_heads
     q, k, v, d_out, delta = to_heads((q, k, v, d_out, delta), kv_heads)
     k, v, d_out, transposed_q = lax.optimization_barrier((k, v, d_out, jnp.matrix_transpose(q)))
     dq = []
     dk = dv = jnp.zeros(jnp.matrix_transpose(k).shape, delta.dtype)
-    for (queries, keys), strip in zip(strips, saved, strict=True):
-        rows = _rows(queries, heads // kv_heads)
-        p, divisor = (x.reshape(len(q), *x.shape[2:]) for x in strip)
-        p, d_out_rows = p / column(divisor), d_out[:, rows]
-        ds = score_gradients(p, d_out_rows, v[:, keys], column(delta[:, rows]))
-        dq.append(dot(ds, k[:, keys]))
-        dk = dk.at[:, :, keys].add(dot(transposed_q[:, :, rows], ds))
-        dv = dv.at[:, :, keys].add(dot(transposed(d_out_rows), p.astype(v.dtype)))
+    for strip, weights in zip(strips, saved, strict=True):
+        p_strip, divisor = (x.reshape(len(q), *x.shape[2:]) for x in weights)
+        for half in strips.halves(strip):
+            rows, keys = _rows(half.queries, group), half.keys
+            inside = _rows(_from(strip.queries, half.queries), group)
+            p = p_strip[:, inside, _from(strip.keys, keys)] / column(divisor[:, inside])
+            ds = score_gradients(p, d_out[:, rows], v[:, keys], column(delta[:, rows]))
+            dq.append(dot(ds, k[:, keys]))
+            dk = dk.at[:, :, keys].add(dot(transposed_q[:, :, rows], ds))
+            dv = dv.at[:, :, keys].add(dot(transposed(d_out[:, rows]), p.astype(v.dtype)))
     dk, dv = (from_heads(jnp.matrix_transpose(x), batch, seq_k) for x in (dk, dv))
     return from_heads(jnp.concatenate(dq, axis=1), batch, seq_q), dk, dv
 
@@ -72,3 +76,8 @@ def backward(
 def _rows(queries: slice, group: int) -> slice:
     """The rows of the queries of a group of heads."""
     return slice(queries.start * group, queries.stop * group)
+
+
+def _from(whole: slice, part: slice) -> slice:
+    """Where a part is, counted from the start of the whole."""
+    return slice(part.start - whole.start, part.stop - whole.start)

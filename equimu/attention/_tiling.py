@@ -47,8 +47,15 @@ class Strips:
         return self.size * self.seq_k
 
     def __iter__(self) -> Iterator[Strip]:
-        for start in range(0, self.seq_q, self.size):
-            queries = slice(start, min(start + self.size, self.seq_q))
+        return self._cut(slice(0, self.seq_q), self.size)
+
+    def halves(self, strip: Strip) -> Iterator[Strip]:
+        """A strip in two, the first narrower where queries see no more than what is behind them."""
+        return self._cut(strip.queries, math.ceil(self.size / 2))
+
+    def _cut(self, all_queries: slice, size: int) -> Iterator[Strip]:
+        for start in range(all_queries.start, all_queries.stop, size):
+            queries = slice(start, min(start + size, all_queries.stop))
             left, right = self.visibility.keys(self.q_offset + start, self.q_offset + queries.stop - 1)
             begin = 0 if left is None else min(max(left, 0), self.seq_k - 1)
             end = self.seq_k if right is None else min(right + 1, self.seq_k)
