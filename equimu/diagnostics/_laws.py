@@ -66,8 +66,10 @@ class LeafTheory:
     - `contribution`: by what its updates change its output.
     - `decay`: exponent of the share by which decay shrinks it, -inf without decay.
     - `fan_in`: exponent of the fan-in.
-    - `is_readout`: whether it has few outputs, each the sum of many inputs. The slot of a tied array, which stands for the
-      array's use as an output layer, is one.
+    - `narrowing`: exponent of how many inputs a hidden matrix has to each of its outputs: of the heads in a group, for keys
+      and values whose number of heads stays.
+    - `is_readout`: whether it is an output layer: few outputs, each the sum of many inputs.
+    - `is_tied`: whether it is the slot of a tied array, which stands for the array's use as an output layer.
     - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
     """
 
@@ -80,7 +82,9 @@ class LeafTheory:
     contribution: Interval
     decay: float
     fan_in: float
+    narrowing: float
     is_readout: bool
+    is_tied: bool
     drawn: bool
     trained: bool
     ends_branch: bool
@@ -106,6 +110,10 @@ def leaf_theories(
 
     def fan_in(path: str) -> float:
         return exponent([rule.dimensions.fan_in for rule in rules[path]])
+
+    def narrowing(path: str) -> float:
+        each = [rule.dimensions.fan_in / rule.dimensions.fan_out for rule in rules[path]]
+        return max(0.0, exponent(each)) if rules[path][0].role == "hidden" and each[-1] > each[0] else 0.0
 
     def weight(path: str) -> list[float]:
         source = tied[path]
@@ -133,7 +141,11 @@ def leaf_theories(
     readouts = [path for path in rules if is_readout(path)]
     drawn = max((exponent(weight(path)) for path in readouts), default=-math.inf)
     moved = max((step(path) + multiplier(path) for path in readouts), default=-math.inf)
-    backward = Interval(drawn if drawn > -math.inf else moved, max(drawn, moved))
+    # A tied readout is aligned with the embeddings that it reads: logits that grow by that take the slope with them.
+    overlap = max((exponent(weight(path)) + fan_in(path) for path in readouts if tied[path] is not None), default=0.0)
+    backward = Interval(drawn if drawn > -math.inf else moved, max(drawn, moved) + max(0.0, overlap))
+    # What few of them put out may vanish, and with it what others multiply with that.
+    narrow = min([0.0, *(exponent(weight(path)) + fan_in(path) / 2 for path in rules if narrowing(path))])
     # Over depth, it comes into a branch with the branch's factor.
     branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
 
@@ -142,7 +154,9 @@ def leaf_theories(
             return ANY
         inside = rules[path][0].dimensions.depth != rules[path][-1].dimensions.depth and not places[path].ends_branch
         branch = max(branches, default=0.0) if inside else 0.0
-        return Interval(backward.low + branch, backward.high + branch)
+        # Few activations that many read gather the slopes of all of them: independent ones at least, at most aligned ones.
+        gathered = narrowing(path)
+        return Interval(backward.low + narrow + branch + gathered / 2, backward.high + branch + gathered)
 
     def update(path: str) -> Interval:
         rule, once = rules[path][0], step(path)
@@ -160,9 +174,10 @@ def leaf_theories(
         if is_readout(path):
             return Interval(once + multiplier(path), once + multiplier(path))
         slopes = slope_of_loss(path)
-        # A gain in front of the readout has a gradient that goes with the logits, too, and they may vanish from the start on.
-        logits = max((exponent(weight(end)) + fan_in(end) / 2 for end in readouts), default=0.0)
-        vanishing = min(0.0, logits) if rule.role == "vector" and logits > -math.inf else 0.0
+        # What all positions agree on in the gradient of the gain before the readout is the logits' slope, shared among the
+        # width. It falls faster than what they do not agree on, but of many positions it is the larger part at first.
+        is_gain = rule.role == "vector" and rule.init_mean != 0
+        vanishing = -max(map(fan_in, readouts), default=0.0) / 2 if is_gain else 0.0
         return Interval(once + multiplier(path) + slopes.low + vanishing, once + multiplier(path) + slopes.high)
 
     def contribution(path: str) -> Interval:
@@ -189,6 +204,8 @@ def leaf_theories(
             contribution=contribution(path),
             decay=exponent([_decay(rule) for rule in rules[path]]) if decays else -math.inf,
             fan_in=fan_in(path),
+            narrowing=narrowing(path),
+            is_tied=tied[path] is not None,
             is_readout=is_readout(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
             trained=any(rule.lr != 0 for rule in rules[tied[path] or path]),

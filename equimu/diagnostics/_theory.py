@@ -42,7 +42,8 @@ class Theory:
     """What a parameterization says of a model.
 
     - `growth`: exponent of the largest change of features that an update makes, aligned with its input: 0 where training is
-      maximal and stable, positive where activations grow, negative where features stay as they were.
+      maximal and stable, positive where activations grow, negative where features stay as they were. Matrices with few outputs
+      are left out.
     """
 
     leaves: dict[str, LeafTheory]
@@ -90,27 +91,37 @@ def theory(
         if not any(leaf.drawn for leaf in own):
             odd = [leaf.path for leaf in all_own if leaf.drawn and leaf.role != "scalar"]
             sites[site] = dataclasses.replace(sites[site], misdeclared=odd[0] if odd else None)
-    return Theory(leaves=leaves, sites=sites, growth=growth.change)
+    return Theory(leaves=leaves, sites=sites, growth=growth.change.low)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Growth:
-    """Exponents of features: `change` of the largest change that updates make, `start` of their size at the start."""
+    """Exponents of features.
 
-    change: float
+    - `change`: of the largest change that updates make; its lower end leaves out matrices with few outputs, whose updates
+      may grow without being much of the whole.
+    - `start`: of their size at the start, at most.
+    - `narrow`: of the smallest at the start, which come out of matrices with few outputs.
+    """
+
+    change: Interval
     start: float
+    narrow: float = 0.0
 
 
 def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
     features = [leaf for leaf in leaves.values() if not leaf.is_readout and leaf.role != "scalar"]
-    change = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
+    largest = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
     if by_width:
-        return _Growth(change, 0.0)
+        wide = max((leaf.contribution.high for leaf in features if leaf.trained and not leaf.narrowing), default=0.0)
+        narrow = [leaf.weight + leaf.fan_in / 2 for leaf in features if leaf.narrowing and leaf.drawn]
+        return _Growth(Interval(wide, max(wide, largest)), 0.0, min([0.0, *narrow]))
     ends = [leaf for leaf in features if leaf.ends_branch]
     if not ends:
-        return _Growth(math.inf, math.inf)  # nobody knows what is added up
+        return _Growth(Interval(math.inf, math.inf), math.inf)  # nobody knows what is added up
     start = max(0.0, *(leaf.weight + 0.5 for leaf in ends))
-    return _Growth(max(change, start, *(leaf.contribution.high + 1 for leaf in ends)), start)
+    largest = max(largest, start, *(leaf.contribution.high + 1 for leaf in ends))
+    return _Growth(Interval(largest, largest), start)
 
 
 def _module(site: str, classes: dict[str, type]) -> str | None:
@@ -126,22 +137,26 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     drawn = [leaf.weight + leaf.fan_in / 2 for leaf in own if leaf.drawn]
     constant = [leaf.weight for leaf in own if not leaf.drawn and leaf.weight > -math.inf]
     start = max(drawn or constant, default=None)
+    # A tied readout is aligned with its input from the start.
+    aligned = [leaf.weight + leaf.fan_in for leaf in own if leaf.is_tied]
     # What comes into an input layer is data, which does not change.
     passing = [leaf for leaf in own if leaf.role != "input" and leaf.weight > -math.inf]
     passed = [leaf.weight + leaf.fan_in / (1 if leaf.is_readout else 2) for leaf in passing]
     trained = [leaf.contribution for leaf in own if leaf.trained]
-    low = max((contribution.low for contribution in trained), default=-math.inf)
-    high = max([contribution.high for contribution in trained] + [e + growth.change for e in passed], default=low)
+    # Of a weight and a bias, whichever has the larger part at these sizes.
+    low = min((contribution.low for contribution in trained), default=-math.inf)
+    high = max([contribution.high for contribution in trained] + [e + growth.change.high for e in passed], default=low)
     # The first weights of few outputs also pass a part of the change that is not aligned with them. It vanishes, slowly.
-    low = min([low] + [leaf.weight + leaf.fan_in / 2 + growth.change for leaf in passing if leaf.is_readout])
+    low = min([low] + [leaf.weight + leaf.fan_in / 2 + growth.change.low for leaf in passing if leaf.is_readout])
     # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
     high = max([high] + [leaf.weight + leaf.fan_in / 2 + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
-    if growth.change > EXACT and passed:
+    if growth.change.high > EXACT and passed:
         # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
-        low, high = min(low, 0.0), math.inf
+        low, high = min(low, 0.0, growth.change.low), math.inf
+    grown, shrunk = (growth.start, growth.narrow) if passed else (0.0, 0.0)  # with what comes in
     return SiteTheory(
-        output=ANY if start is None else Interval(start, start + (growth.start if passed else 0.0)),
-        change=Interval(min(low, high), high),
+        output=ANY if start is None else Interval(start + shrunk, max([start, *aligned]) + grown),
+        change=Interval(min(low, high) + shrunk, high),
         leaves=tuple(leaf.path for leaf in own),
     )
 
@@ -155,9 +170,9 @@ def _features(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
 def _moves(leaves: dict[str, LeafTheory], growth: _Growth) -> Interval:
     """By what features change, in one layer or another."""
     lows = [e.contribution.low for e in leaves.values() if e.trained and not e.is_readout and e.role != "scalar"]
-    if growth.change > EXACT:
-        return Interval(min([0.0, *lows]), math.inf)
-    return Interval(min([growth.change, *lows]), growth.change)
+    if growth.change.high > EXACT:
+        return Interval(min([0.0, growth.change.low, *lows]), math.inf)
+    return Interval(min([growth.change.low, *lows]), growth.change.high)
 
 
 def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
@@ -165,7 +180,7 @@ def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     each = [_layer([leaf], growth) for leaf in leaves.values() if leaf.is_readout]
     if not each:
         return SiteTheory(output=ANY, change=ANY)
-    starts = [0.0, *(site.output.low for site in each if site.output != ANY)]
+    starts = [0.0, *(end for site in each if site.output != ANY for end in (site.output.low, site.output.high))]
     low, high = min(site.change.low for site in each), max(site.change.high for site in each)
     return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(low, high))
 
@@ -194,8 +209,8 @@ def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float)
     """
     moves = _moves(leaves, growth)
     start = -head_growth / 2
-    if growth.change > EXACT:
+    if growth.change.high > EXACT:
         output = Interval(start, math.inf)
     else:
-        output = Interval(start, 2 * growth.start + (0.0 if growth.change < -EXACT else start))
+        output = Interval(start, 2 * growth.start + (0.0 if growth.change.high < -EXACT else start))
     return SiteTheory(output=output, change=Interval(moves.low - 0.5, moves.high), derived=True)
