@@ -93,6 +93,46 @@ def test_muon_moves_matrices_by_orthogonal_ones():
     assert ends(leaf.contribution) == pytest.approx((0, 0))
 
 
+@pytest.mark.parametrize(
+    ("table", "start", "update", "branch"),
+    [
+        # Few outputs of many inputs, drawn as 1/√fan_in; a group of g heads sends back g gradients, √g together if independent.
+        (mu.mup(optimizer="sgd"), 0, (-0.5, 0), (0, 0)),
+        (mu.mup(), 0, (-1, -1), (0, 0)),
+        # The spectral norm √(out/in) of a matrix with few outputs leaves n^-1/2 of a generic input of size n⁰.
+        (mu.spectral(), -0.5, (-1, -1), (-0.5, 0)),
+    ],
+    ids=["mup-sgd", "mup-adam", "spectral-adam"],
+)
+def test_keys_and_values_of_few_heads(table, start, update, branch):
+    make = functools.partial(mu.nn.Transformer, vocab_size=7, head_dim=4, n_layer=2, n_kv_head=1)
+    shapes = [
+        {"blocks.attention.value": (4,), "blocks.attention.output": (value,), "norm": (value,)} for value in WIDTHS
+    ]
+    said = predicted(table, make, "d_model", shapes=shapes)
+    value = said.leaves["blocks.attention.value.weight"]
+    assert value.narrowing == pytest.approx(1) and value.weight + value.fan_in / 2 == pytest.approx(start)
+    assert ends(value.update) == pytest.approx(update)
+    assert ends(said.sites["blocks.attention.output"].output) == pytest.approx(branch)
+    # Those updates are not much of what features do.
+    assert said.growth == pytest.approx(0)
+
+
+def test_a_tied_readout_is_aligned_with_what_it_reads():
+    # Embeddings e of size n⁰ for each entry: e·e goes as n, and NTK divides by √n, Table 8 by n.
+    make = functools.partial(mu.nn.Transformer, vocab_size=7, head_dim=4, n_layer=2, tie_embeddings=True)
+    shapes = [{"": (7,), "norm": (value,)} for value in WIDTHS]
+    grows, stays = (predicted(table, make, "d_model", shapes=shapes) for table in (mu.ntk(), mu.tpv(8)))
+    assert ends(grows.sites[""].output) == pytest.approx((0, 0.5))
+    assert ends(stays.sites[""].output) == pytest.approx((-0.5, 0))
+
+
+def test_a_layer_moves_by_its_weight_or_its_bias():
+    # The input weight of u-μP moves as n^-1/2, its bias as n⁰: one or the other is seen, as their sizes and the data's have it.
+    assert ends(predicted(mu.umup()).sites["layers[0]"].change) == pytest.approx((-0.5, 0))
+    assert ends(predicted(mu.mup()).sites["layers[0]"].change) == pytest.approx((0, 0))
+
+
 deep = functools.partial(mu.nn.Transformer, vocab_size=7, head_dim=4)
 
 
