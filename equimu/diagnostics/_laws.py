@@ -93,6 +93,16 @@ class LeafTheory:
     def role(self) -> str:
         return self.rules[0].role
 
+    @property
+    def passes(self) -> float:
+        """Exponent of what its first weights make of an input of size n⁰ that is independent of them."""
+        return self.weight + self.fan_in / 2
+
+    @property
+    def passes_aligned(self) -> float:
+        """The same of an input that is aligned with them."""
+        return self.weight + self.fan_in
+
 
 def leaf_theories(
     trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str], *, decays: bool

@@ -114,7 +114,7 @@ def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
     largest = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
     if by_width:
         wide = max((leaf.contribution.high for leaf in features if leaf.trained and not leaf.narrowing), default=0.0)
-        narrow = [leaf.weight + leaf.fan_in / 2 for leaf in features if leaf.narrowing and leaf.drawn]
+        narrow = [leaf.passes for leaf in features if leaf.narrowing and leaf.drawn]
         return _Growth(Interval(wide, max(wide, largest)), 0.0, min([0.0, *narrow]))
     ends = [leaf for leaf in features if leaf.ends_branch]
     if not ends:
@@ -134,22 +134,22 @@ def _module(site: str, classes: dict[str, type]) -> str | None:
 
 def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     """The output of a layer: it follows from the layer's own leaves, and from an input of size n⁰ that changes by `growth`."""
-    drawn = [leaf.weight + leaf.fan_in / 2 for leaf in own if leaf.drawn]
+    drawn = [leaf.passes for leaf in own if leaf.drawn]
     constant = [leaf.weight for leaf in own if not leaf.drawn and leaf.weight > -math.inf]
     start = max(drawn or constant, default=None)
     # A tied readout is aligned with its input from the start.
-    aligned = [leaf.weight + leaf.fan_in for leaf in own if leaf.is_tied]
+    aligned = [leaf.passes_aligned for leaf in own if leaf.is_tied]
     # What comes into an input layer is data, which does not change.
     passing = [leaf for leaf in own if leaf.role != "input" and leaf.weight > -math.inf]
-    passed = [leaf.weight + leaf.fan_in / (1 if leaf.is_readout else 2) for leaf in passing]
+    passed = [leaf.passes_aligned if leaf.is_readout else leaf.passes for leaf in passing]
     trained = [leaf.contribution for leaf in own if leaf.trained]
     # Of a weight and a bias, whichever has the larger part at these sizes.
     low = min((contribution.low for contribution in trained), default=-math.inf)
     high = max([contribution.high for contribution in trained] + [e + growth.change.high for e in passed], default=low)
     # The first weights of few outputs also pass a part of the change that is not aligned with them. It vanishes, slowly.
-    low = min([low] + [leaf.weight + leaf.fan_in / 2 + growth.change.low for leaf in passing if leaf.is_readout])
+    low = min([low] + [leaf.passes + growth.change.low for leaf in passing if leaf.is_readout])
     # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
-    high = max([high] + [leaf.weight + leaf.fan_in / 2 + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
+    high = max([high] + [leaf.passes + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
     if growth.change.high > EXACT and passed:
         # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
         low, high = min(low, 0.0, growth.change.low), math.inf
@@ -163,7 +163,7 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
 
 def _features(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     """The output of a module of several layers: features, of the size of those that one of its layers puts out."""
-    starts = [0.0, *(e.weight + e.fan_in / 2 for e in leaves.values() if e.drawn and not e.is_readout)]
+    starts = [0.0, *(e.passes for e in leaves.values() if e.drawn and not e.is_readout)]
     return SiteTheory(output=Interval(min(starts), max(starts) + growth.start), change=_moves(leaves, growth))
 
 
