@@ -25,6 +25,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ["EQUIMU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Each file gives its compiled programs back: a process may map so many pieces of memory, and then the compiler crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def corpus() -> str:
     """A few files of real text: the sources of the standard library's json package."""
