@@ -154,8 +154,10 @@ def leaf_theories(
     # A tied readout is aligned with the embeddings that it reads: logits that grow by that take the slope with them.
     overlap = max((exponent(weight(path)) + fan_in(path) for path in readouts if tied[path] is not None), default=0.0)
     backward = Interval(drawn if drawn > -math.inf else moved, max(drawn, moved) + max(0.0, overlap))
-    # What few of them put out may vanish, and with it what others multiply with that.
-    narrow = min([0.0, *(exponent(weight(path)) + fan_in(path) / 2 for path in rules if narrowing(path))])
+    # What matrices with few outputs put out may vanish, and with it what others multiply with that. (One that is drawn as zero
+    # says nothing of the size that it takes on.)
+    few = [exponent(weight(path)) + fan_in(path) / 2 for path in rules if narrowing(path)]
+    narrow = min([0.0, *(size for size in few if size > -math.inf)])
     # Over depth, it comes into a branch with the branch's factor.
     branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
 
