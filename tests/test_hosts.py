@@ -44,10 +44,14 @@ def start(corpus, out, *flags, devices):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def start_two(corpus, out, *flags):
+def free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_two(corpus, out, *flags):
+    port = free_port()
     joined = ("--runtime.coordinator", f"localhost:{port}", "--runtime.processes", "2", "--runtime.process-id")
     mesh = ("--runtime.data", "2", "--runtime.fsdp", "2", "--runtime.heartbeat-seconds", "5")
     return [start(corpus, out, *flags, *mesh, *joined, str(index), devices=2) for index in range(2)]
@@ -120,6 +124,23 @@ def test_killed_process_is_named_a_told_one_saves_and_both_go_on(corpus, tmp_pat
     assert f"the last checkpoint is of step {saved()[-1]}" in err and "equimu" not in other_err
     steps = [row["step"] for row in rows_of(tmp_path)]
     assert steps == sorted(set(steps)) and not list(tmp_path.glob("*/lock"))
+
+
+JOIN_AND_END = """
+import sys, time
+from equimu.train import RuntimeConfig, _hosts, connect
+connect(RuntimeConfig(coordinator=f"localhost:{sys.argv[1]}", processes=2, process_id=int(sys.argv[2])))
+_hosts._watch._pause = 1e-5  # so that its thread is all but always inside a call
+time.sleep(1 + int(sys.argv[2]))
+"""
+
+
+def test_processes_end_in_peace_while_their_watches_call_the_service():
+    port = free_port()
+    command = [sys.executable, "-c", JOIN_AND_END, str(port)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = ends(*(subprocess.Popen([*command, str(index)], **pipes) for index in range(2)))
+    assert told == [(0, "", ""), (0, "", "")]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from equimu._errors import ExitCode
 _ALIVE, _ENDED = "equimu/alive", "equimu/ended"
 # Between hearing that another process ended and ending: this one may be about to say the same, and better.
 _GRACE_SECONDS = 2.0
+_END_MS = 300_000  # how long a process that is done waits for the others, as JAX's own exit does
 
 
 def service() -> Any:
@@ -45,7 +46,9 @@ class PeerWatch:
         self._heard = {other: (0, time.monotonic(), f"process {other} of {count}") for other in range(count)}
         self._lone = False
         self._leaving = threading.Event()
-        threading.Thread(target=self._watch, name="equimu-peers", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="equimu-peers", daemon=True)
+        self._thread.start()
+        atexit.register(self._close)  # before JAX's own, which takes the service away
 
     def tell(self, told: str) -> None:
         """Tells the others that this process failed, and why; their watches end them."""
@@ -68,6 +71,18 @@ class PeerWatch:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # at a usual exit JAX would wait for the others, and they may be waiting for this one
+
+    def _close(self) -> None:
+        """At a usual exit: waits until all processes are there, all the while saying that this one lives, and stops.
+
+        A thread inside a call to the service when the interpreter ends would have C++ abort the process.
+        """
+        try:
+            self._client.wait_at_barrier("equimu:end", _END_MS)
+        except jax.errors.JaxRuntimeError:
+            pass  # another one ended in another way; JAX's own exit tells
+        self._leaving.set()
+        self._thread.join()
 
     def _watch(self) -> None:
         beats = 0
