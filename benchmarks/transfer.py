@@ -2,6 +2,7 @@
 
 python -m benchmarks.transfer                                  # over width, over depth, over batch and length
 python -m benchmarks.transfer --part width --out runs/transfer --markdown table.md
+python -m benchmarks.transfer --part depth --steps 600         # what sets depths apart shows late in training
 python -m benchmarks.transfer --quick                          # the same grids cut down: does it run at all?
 
 Small decoders learn the bytes of Python's standard library. Each part sweeps learning rates, fits the best one at each size,
@@ -22,6 +23,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_th
 import tyro  # noqa: E402
 
 from benchmarks.throughput import machine, table  # noqa: E402
+from equimu._errors import EquimuError  # noqa: E402
 from equimu._progress import progress  # noqa: E402
 from equimu.report import Cell, Optimum, cells_of, report  # noqa: E402
 from equimu.sweep import SweepConfig, sweep  # noqa: E402
@@ -29,7 +31,7 @@ from equimu.train import DataConfig, ModelConfig, OptimizerConfig, Parameterizat
 
 Rates = tuple[float, ...]
 WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)
-ROWS, STEPS = 8, 150
+ROWS = 8
 
 
 def octaves(first: int, last: int) -> Rates:
@@ -46,7 +48,7 @@ GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
     (("spectral",), "muon", octaves(-5, 0)),
 ]
 # Over depth, at one width.
-DEEP = (("mup", "depth-mup", "completep"), octaves(-8, -3))
+DEEP = (("mup", "depth-mup", "completep"), octaves(-9, -3))
 # Over batch and length: the base run, and what is changed of it: (rows, steps, width) each a multiple.
 LARGER = {
     "4 × batch": (4, 0.25, 1),
@@ -63,12 +65,14 @@ class Config:
 
     part: tuple[Literal["width", "depth", "run"], ...] = ("width", "depth", "run")
     """over what; `run` is batch size and training length"""
+    steps: int = 150
+    """of every run, but for those of other lengths in part `run`"""
     out: Path = Path("runs/transfer")
     """where the runs are kept"""
     markdown: Path | None = None
     """write the tables to this file"""
     quick: bool = False
-    """few steps, sizes and rates, to see that all of it runs"""
+    """ten steps, few sizes and rates, to see that all of it runs"""
 
 
 def main(config: Config) -> None:
@@ -92,7 +96,7 @@ def base_run(
         model=ModelConfig(width=width, n_layer=n_layer, head_dim=head_dim, unroll=2),
         optimizer=OptimizerConfig(name=optimizer, momentum=0.95 if optimizer == "muon" else 0.9),  # pyright: ignore[reportArgumentType]
         data=DataConfig(rows=ROWS, seq=64),
-        steps=10 if config.quick else STEPS,
+        steps=10 if config.quick else config.steps,
         validation_batches=8 if config.quick else 64,
     )
 
@@ -222,4 +226,8 @@ def distance(optimum: Optimum, anchor: Optimum) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except EquimuError as error:
+        print(f"benchmarks.transfer: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -3,7 +3,8 @@
     python -m benchmarks.suites.step
 
 The plain step is written here with dictionaries of arrays and `optax.adamw`: no tree of rules, no `shard_map`, no metrics
-but the loss. The step without a mesh is ours with `shard_map` left out. All use the same attention.
+but the loss. The step without a mesh is ours with `shard_map` left out. All use the same attention. A measured step also finds
+the norms and what each leaf does (its diagnostics), as a run does every `log_every` steps.
 """
 
 import functools
@@ -37,25 +38,25 @@ def measure(*, width: int = 256, n_layer: int = 4, rows: int = 8, seq: int = 256
     """Times one step of each.
 
     Returns:
-        `plain`, `meshless` and `equimu`, milliseconds; `ratio`, of ours to the plain step, the median over rounds;
-        `mesh_ratio`, likewise to ours without the mesh; `tokens_per_second` of ours.
+        `plain`, `meshless`, `equimu` and `measured`, milliseconds; `ratio`, of ours to the plain step, the median over rounds;
+        `mesh_ratio`, likewise to ours without the mesh; `diagnostics`, what measuring adds to a step in a run that does so
+        every `log_every` steps, as a share; `tokens_per_second` of ours.
     """
     tokens = np.random.default_rng(0).integers(0, VOCAB, (rows, seq + 1)).astype(np.int32)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((rows, seq), np.float32))
-    ours, meshless = equimu_steps(batch, width, n_layer)
-    timings = interleave(
-        {"plain": plain_step(batch, width, n_layer), "meshless": meshless, "equimu": ours}, rounds=rounds
-    )
+    steps = {"plain": plain_step(batch, width, n_layer)} | equimu_steps(batch, width, n_layer)
+    timings = interleave(steps, rounds=rounds)
     return {
         **{name: 1e3 * timing.median for name, timing in timings.items()},
         "ratio": timings["equimu"].ratio_to(timings["plain"]),
         "mesh_ratio": timings["equimu"].ratio_to(timings["meshless"]),
+        "diagnostics": (timings["measured"].ratio_to(timings["equimu"]) - 1) / RunConfig().log_every,
         "tokens_per_second": rows * seq / timings["equimu"].median,
     }
 
 
 def equimu_steps(batch, width, n_layer):
-    """A call of the step that `equimu train` runs, on a state that it keeps, and one of the same without a mesh."""
+    """A call of the step that `equimu train` runs, on a state that it keeps; one that is measured; and one without a mesh."""
     rows, seq = batch.inputs.shape
     config = RunConfig(
         model=ModelConfig(width=width, n_layer=n_layer, head_dim=HEAD_DIM),
@@ -79,18 +80,22 @@ def equimu_steps(batch, width, n_layer):
         state, metrics = update(state, mean, grads, program.optimizer(tree, hyper), measure)
         return jax.tree.leaves(state), metrics
 
-    def calls(step):
+    def calls(step, measured=False):
         kept = [compiled.init(numbers, hyper, jax.random.key(0))]
 
         def call():
-            kept[0], metrics = step(kept[0], batch, numbers, hyper, np.bool_(False))
+            kept[0], metrics = step(kept[0], batch, numbers, hyper, np.bool_(measured))
             return kept[0], metrics.loss
 
         return call
 
     without = jax.jit(meshless, donate_argnums=0)
     without = without.lower(program.state_like, batch, numbers, hyper, np.bool_(True)).compile()
-    return calls(compiled.step), calls(without)
+    return {
+        "meshless": calls(without),
+        "equimu": calls(compiled.step),
+        "measured": calls(compiled.step, measured=True),
+    }
 
 
 def plain_step(batch, width, n_layer):
