@@ -138,7 +138,9 @@ def over_runs(config: Config) -> str:
     """How far the best rate at another batch size or length is from that of the base run, with the rules for it and without."""
     rates = octaves(-8, -2)[:: 3 if config.quick else 1]
     base = base_run(config, width=32)
-    anchor = best(config, base, ParameterizationConfig(), rates, "base")
+    # Narrow models are noisy, and cheap.
+    many = SEEDS if config.quick else tuple(range(6))
+    anchor = best(config, base, ParameterizationConfig(), rates, many, "base")
     rows: list[dict[str, object]] = []
     for name, (batch, length, width) in list(LARGER.items())[: 1 if config.quick else None]:
         run = dataclasses.replace(
@@ -151,7 +153,7 @@ def over_runs(config: Config) -> str:
             ("with", ParameterizationConfig(base_rows=ROWS, base_steps=base.steps)),
             ("without", ParameterizationConfig()),
         ):
-            optimum = best(config, run, rules, rates, f"{name}, {label}")
+            optimum = best(config, run, rules, rates, many if width == 1 else SEEDS, f"{name}, {label}")
             rows.append(
                 {
                     "run": name,
@@ -167,7 +169,9 @@ def over_runs(config: Config) -> str:
     return f"## Over batch and length (completed-p)\n\n{head}\n\n{table(rows)}"
 
 
-def best(config: Config, run: RunConfig, rules: ParameterizationConfig, rates: Rates, folder: str) -> Optimum:
+def best(
+    config: Config, run: RunConfig, rules: ParameterizationConfig, rates: Rates, seeds: tuple[int, ...], folder: str
+) -> Optimum:
     """The fitted best learning rate of one kind of run, at one size."""
     grid = SweepConfig(
         run=dataclasses.replace(
@@ -177,7 +181,7 @@ def best(config: Config, run: RunConfig, rules: ParameterizationConfig, rates: R
         widths=(run.model.width,),
         base_width=32,
         log2_learning_rates=rates,
-        seeds=SEEDS,
+        seeds=seeds,
     )
     made = report(trained(grid, config.out / "run" / folder.replace(" ", "-")))
     return made.panels[0].fit.optima[0]

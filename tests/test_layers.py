@@ -14,12 +14,12 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_axes", "_errors", "_interval", "_progress", "_storage", "_types"},
+    0: {"_axes", "_errors", "_interval", "_progress", "_service", "_storage", "_types"},
     1: {"parameterization", "attention", "data", "checkpoint"},
     2: {"nn", "optim"},
     3: {"train"},
     4: {"diagnostics", "sweep", "plan"},
-    5: {"report", "presets"},
+    5: {"report"},
     6: {"_cli", "__main__"},
     7: {"__init__"},
 }

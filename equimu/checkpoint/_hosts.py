@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from equimu._errors import EquimuError
+from equimu._service import service
 from equimu.checkpoint._faults import Damaged
 
 # A process that dies is found out by JAX's heartbeat, long before this; it bounds a disk that hangs.
@@ -62,11 +63,7 @@ class Hosts:
         return [one["value"] for one in all_told]
 
     def _exchange(self, what: str, told: dict[str, Any]) -> list[dict[str, Any]]:
-        # Public JAX has no way to the coordination service that needs no device.
-        from jax._src import distributed
-
-        client = distributed.global_state.client
-        assert client is not None, "jax.distributed is up where there are several processes"
+        client = service()
         with _rounds_lock:
             name = f"equimu/{self._name}/{what}"
             _rounds[name] += 1

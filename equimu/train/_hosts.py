@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from equimu._errors import EquimuError, ExitCode
+from equimu._service import service
 from equimu.data import Batch
 from equimu.train._mesh import BATCH, BATCH_AXES, shard_batch
-from equimu.train._peers import PeerWatch, service
+from equimu.train._peers import PeerWatch
 from equimu.train._runtime import RuntimeConfig
 
 _CONNECT_SECONDS = 300

@@ -7,23 +7,16 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
 
 import jax
 
 from equimu._errors import ExitCode
+from equimu._service import service
 
 _ALIVE, _ENDED = "equimu/alive", "equimu/ended"
 # Between hearing that another process ended and ending: this one may be about to say the same, and better.
 _GRACE_SECONDS = 2.0
 _END_MS = 300_000  # how long a process that is done waits for the others, as JAX's own exit does
-
-
-def service() -> Any:
-    """The client of the coordination service; public JAX has no way to it that needs no device."""
-    from jax._src import distributed
-
-    return distributed.global_state.client
 
 
 class PeerWatch:
