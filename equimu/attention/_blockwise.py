@@ -47,7 +47,8 @@ def blockwise(
     # Typed like q, since the backward pass gives its gradient that type.
     scale = vary(jnp.asarray(scale, jnp.promote_types(q.dtype, jnp.float32)), varying_axes(q))
     seq_q, seq_k = q.shape[-3], k.shape[-3]
-    if isinstance(q_offset, int) and max(seq_q, seq_k) <= _tiling.SHORT:
+    short = max(seq_q, seq_k) <= _tiling.SHORT and math.prod(q.shape[:-1]) * seq_k <= _tiling.KEPT
+    if isinstance(q_offset, int) and short:
         plan = Strips.of(seq_q=seq_q, seq_k=seq_k, q_offset=q_offset, visibility=visibility)
     else:
         plan = Tiling.of(seq_q=seq_q, seq_k=seq_k, heads=q.shape[-2], visibility=visibility)

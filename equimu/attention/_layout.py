@@ -1,13 +1,15 @@
-"""Heads first: `(batch, seq, heads, ...)` as matrices, one for each key/value head of each sequence.
+"""Heads first: parts of `(batch, seq, heads, ...)` as matrices, one for each key/value head of each sequence.
 
 The query heads that share a key/value head become rows of one matrix, position by position: grouped heads are never
-repeated, and a tile of scores is one matrix product.
+repeated, and a tile of scores is one matrix product. A part is copied where it is used, and nothing is laid out anew as
+a whole: on the CPU that would cost as much as the exponentials, most of it for memory that the process has to ask for.
 """
 
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 Tree = TypeVar("Tree")
@@ -24,29 +26,33 @@ def to_heads(tree: Tree, kv_heads: int) -> Tree:
     return jax.tree.map(convert, tree)
 
 
-def from_heads(x: Array, batch: int, seq: int) -> Array:
+def from_heads(x: Array, batch: int, heads: int) -> Array:
     """The inverse of `to_heads`."""
-    kv_heads, group = x.shape[0] // batch, x.shape[1] // seq
-    x = jnp.moveaxis(x.reshape(batch, kv_heads, seq, group, *x.shape[2:]), 1, 2)
-    return x.reshape(batch, seq, kv_heads * group, *x.shape[4:])
+    matrices, rows, *rest = x.shape
+    kv_heads = matrices // batch
+    group = heads // kv_heads
+    x = jnp.moveaxis(x.reshape(batch, kv_heads, rows // group, group, *rest), 1, 2)
+    return x.reshape(batch, rows // group, heads, *rest)
 
 
-def to_blocks(tree: Tree, kv_heads: int, block: int) -> Tree:
-    """`(batch, seq, ...)`, padded with zeros, as `(blocks, batch * kv_heads, block * group, ...)`."""
-
-    def convert(x: Any) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % block), *[(0, 0)] * (x.ndim - 2)])
-        blocks, x = x.shape[1] // block, to_heads(x, kv_heads)
-        return jnp.moveaxis(x.reshape(x.shape[0], blocks, -1, *x.shape[2:]), 1, 0)
-
-    return jax.tree.map(convert, tree)
+def whole_blocks(tree: Tree, size: int) -> Tree:
+    """`(batch, seq, heads, ...)` with zeros at the end, where `seq` is no multiple of the size of a block."""
+    return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2)), tree)
 
 
-def from_blocks(x: Array, batch: int, seq: int, block: int) -> Array:
-    """The inverse of `to_blocks`."""
-    blocks, matrices = x.shape[:2]
-    x = jnp.moveaxis(x, 0, 1).reshape(matrices, -1, *x.shape[3:])
-    return from_heads(x, batch, blocks * block)[:, :seq]
+def block(tree: Tree, i: Any, size: int, kv_heads: int) -> Tree:
+    """Block `i` of `(batch, seq, heads, ...)`, heads first."""
+    return to_heads(jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1), tree), kv_heads)
+
+
+def put_block(tree: Tree, i: Any, blocks: Tree) -> Tree:
+    """`(batch, seq, heads, ...)` with this block `i`, which is given heads first."""
+
+    def put(x: Any, block_i: Any) -> Array:
+        part = from_heads(block_i, x.shape[0], x.shape[2])
+        return lax.dynamic_update_slice_in_dim(x, part, i * part.shape[1], axis=1)
+
+    return jax.tree.map(put, tree, blocks)
 
 
 def per_head(segments: Any, x: Any) -> Array | None:

@@ -7,12 +7,11 @@ in the cache, and in memory that the process already holds.
 
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from equimu.attention._layout import from_blocks, per_head, to_blocks
+from equimu.attention._layout import block, from_heads, per_head, put_block, whole_blocks
 from equimu.attention._tile import Sums, column, dot, meet, row, score_gradients, transposed, weights
 from equimu.attention._tiling import Tiling
 from equimu.attention._varying import vary, varying_axes
@@ -24,20 +23,20 @@ def forward(
     tiling: Tiling, scale: Any, q_offset: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any
 ) -> tuple[Array, Array]:
     """The output and `lse`, both `(batch, seq_q, heads, ...)`."""
-    (batch, seq_q, heads, _), kv_heads = q.shape, k.shape[2]
+    (_, seq_q, heads, _), kv_heads = q.shape, k.shape[2]
     group = heads // kv_heads
-    queries = to_blocks((q, per_head(q_segments, q)), kv_heads, tiling.block_q)
-    keys = to_blocks((k, v, per_head(k_segments, k)), kv_heads, tiling.block_k)
+    queries = whole_blocks((q, per_head(q_segments, q)), tiling.block_q)
+    keys = whole_blocks((k, v, per_head(k_segments, k)), tiling.block_k)
 
-    def block_of_queries(block: Any) -> Any:
-        i, (q_i, q_ids) = block
+    def block_of_queries(i: Array, results: Any) -> Any:
+        q_i, q_ids = block(queries, i, tiling.block_q, kv_heads)
 
         def masked(j: Array, sums: Sums) -> Sums:
-            k_j, v_j, k_ids = _at(keys, j)
+            k_j, v_j, k_ids = block(keys, j, tiling.block_k, kv_heads)
             return meet(sums, scale, q_i, k_j, v_j, _seen(tiling, q_offset, group, i, j, q_ids, k_ids))[0]
 
         def clear(j: Array, sums: Sums) -> Sums:
-            k_j, v_j, _ = _at(keys, j)
+            k_j, v_j, _ = block(keys, j, tiling.block_k, kv_heads)
             return meet(sums, scale, q_i, k_j, v_j, None)[0]
 
         sums = _like(q, Sums.nothing(q_i.shape, scale.dtype))
@@ -49,11 +48,14 @@ def forward(
             sums = lax.fori_loop(clear_begin, clear_end, clear, sums)
             begin = clear_end
         sums = lax.fori_loop(begin, end, masked, sums)
+        out = sums.out / column(sums.divisor())
         lse = jnp.where(sums.total > 0, scale * sums.top + jnp.log(sums.total), jnp.inf)
-        return (sums.out / column(sums.divisor())).astype(q.dtype), lse
+        return put_block(results, i, (out.astype(q.dtype), lse))
 
-    out, lse = lax.map(block_of_queries, (_indices(tiling.blocks_q), queries))
-    return from_blocks(out, batch, seq_q, tiling.block_q), from_blocks(lse, batch, seq_q, tiling.block_q)
+    out = queries[0]
+    results = _like(q, (jnp.zeros(out.shape, out.dtype), jnp.zeros(out.shape[:3], scale.dtype)))
+    out, lse = lax.fori_loop(0, tiling.blocks_q, block_of_queries, results)
+    return out[:, :seq_q], lse[:, :seq_q]
 
 
 def backward(
@@ -70,48 +72,43 @@ def backward(
     lse: Any,
 ) -> tuple[Array, Array, Array]:
     """The gradients of q and k, still to be scaled, and of v."""
-    (batch, seq_q, heads, _), (_, seq_k, kv_heads, _) = q.shape, k.shape
+    (batch, seq_q, heads, head_dim), (_, seq_k, kv_heads, _) = q.shape, k.shape
     group = heads // kv_heads
-    queries = to_blocks((q, d_out, lse, delta, per_head(q_segments, q)), kv_heads, tiling.block_q)
-    keys = to_blocks((k, v, per_head(k_segments, k)), kv_heads, tiling.block_k)
+    rows = tiling.block_q * group
+    queries = whole_blocks((q, d_out, lse, delta, per_head(q_segments, q)), tiling.block_q)
+    keys = whole_blocks((k, v, per_head(k_segments, k)), tiling.block_k)
 
-    def block_of_keys(dq: Array, block: Any) -> Any:
-        j, (k_j, v_j, k_ids) = block
+    def block_of_keys(j: Array, results: Any) -> Any:
+        dq, d_keys = results
+        k_j, v_j, k_ids = block(keys, j, tiling.block_k, kv_heads)
         transposed_k_j = transposed(k_j)
 
         def visit(i: Array, carry: Any) -> Any:
             dq, dk, dv = carry
-            q_i, d_out_i, lse_i, delta_i, q_ids = _at(queries, i)
+            q_i, d_out_i, lse_i, delta_i, q_ids = block(queries, i, tiling.block_q, kv_heads)
             # Here the tile is keys by queries, and so is the gradient of q: two of three sums stay in the loop.
             seen = jnp.matrix_transpose(_seen(tiling, q_offset, group, i, j, q_ids, k_ids))
             p = weights(scale, k_j, q_i, row(lse_i), seen)
             ds = score_gradients(p, v_j, d_out_i, row(delta_i))
-            dq_i = _at(dq, i) + dot(transposed_k_j, ds)
-            dq = lax.dynamic_update_index_in_dim(dq, dq_i, i, 0)
+            dq_i = lax.dynamic_slice_in_dim(dq, i * rows, rows, axis=2) + dot(transposed_k_j, ds)
+            dq = lax.dynamic_update_slice_in_dim(dq, dq_i, i * rows, axis=2)
             return dq, dk + dot(ds, q_i), dv + dot(p.astype(v.dtype), d_out_i)
 
         zeros = _like(q, jnp.zeros(k_j.shape, scale.dtype))
         dq, dk, dv = lax.fori_loop(*tiling.queries(j, q_offset), visit, (dq, zeros, zeros))
-        return dq, (dk, dv)
+        return dq, put_block(d_keys, j, (dk, dv))
 
-    dq = _like(q, jnp.zeros(jnp.matrix_transpose(queries[0]).shape, scale.dtype))
-    dq, (dk, dv) = lax.scan(block_of_keys, dq, (_indices(tiling.blocks_k), keys))
-    dq = from_blocks(jnp.matrix_transpose(dq), batch, seq_q, tiling.block_q)
-    return dq, from_blocks(dk, batch, seq_k, tiling.block_k), from_blocks(dv, batch, seq_k, tiling.block_k)
+    dq = jnp.zeros((batch * kv_heads, head_dim, tiling.blocks_q * rows), scale.dtype)
+    d_keys = tuple(jnp.zeros(x.shape, scale.dtype) for x in keys[:2])
+    dq, (dk, dv) = lax.fori_loop(0, tiling.blocks_k, block_of_keys, _like(q, (dq, d_keys)))
+    dq = from_heads(jnp.matrix_transpose(dq), batch, heads)
+    return dq[:, :seq_q], dk[:, :seq_k], dv[:, :seq_k]
 
 
 def _seen(tiling: Tiling, q_offset: Any, group: int, i: Any, j: Any, q_ids: Any, k_ids: Any) -> Array:
     """Which keys of block `j` the queries of block `i` see, `(#heads, queries, keys)`."""
     seen = tiling.mask(i, j, q_offset, group)[None]
     return seen if q_ids is None else seen & (column(q_ids) == row(k_ids))
-
-
-def _indices(count: int) -> Array:
-    return jnp.arange(count, dtype=jnp.int32)
-
-
-def _at(tree: Tree, i: Any) -> Tree:
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
 
 def _like(x: Any, tree: Tree) -> Tree:

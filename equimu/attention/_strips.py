@@ -1,8 +1,9 @@
 """Attention of short sequences: a strip of queries meets all its keys at once, and its weights are kept.
 
 With so few positions the fixed cost of each kernel decides. So there are few of them, without a loop, and the backward
-pass reads the weights instead of making them again: not more than `SHORT` numbers for each query and head. It takes each
-strip in halves, which saves it more of the hidden keys than the further kernels cost; in the forward pass they cost more.
+pass reads the weights instead of making them again: not more than `SHORT` numbers for each query and head, and `KEPT` in
+all, beyond which they cost more than they save. It takes each strip in halves, which saves it more of the hidden keys
+than the further kernels cost; in the forward pass they cost more.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ def forward(
     strips: Strips, scale: Any, q_offset: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any
 ) -> tuple[Array, Any]:
     """The output, and for each strip its weights before the division by their sum, and that sum."""
-    (batch, seq_q, heads, _), kv_heads = q.shape, k.shape[2]
+    (batch, _, heads, _), kv_heads = q.shape, k.shape[2]
     q_ids, k_ids = to_heads((per_head(q_segments, q), per_head(k_segments, k)), kv_heads)
     q, k, v = lax.optimization_barrier(to_heads((q, k, v), kv_heads))
     outs, saved = [], []
@@ -35,7 +36,7 @@ def forward(
         sums, p = meet(Sums.nothing(q_strip.shape, scale.dtype), scale, q_strip, k[:, keys], v[:, keys], seen)
         outs.append((sums.out / column(sums.divisor())).astype(q.dtype))
         saved.append((p, sums.divisor()))
-    out = from_heads(jnp.concatenate(outs, axis=1), batch, seq_q)
+    out = from_heads(jnp.concatenate(outs, axis=1), batch, heads)
     return out, [tuple(x.reshape(batch, kv_heads, *x.shape[1:]) for x in strip) for strip in saved]
 
 
@@ -53,24 +54,25 @@ def backward(
     saved: Any,
 ) -> tuple[Array, Array, Array]:
     """The gradients of q and k, still to be scaled, and of v."""
-    (batch, seq_q, heads, _), (_, seq_k, kv_heads, _) = q.shape, k.shape
+    (batch, _, heads, head_dim), (_, seq_k, kv_heads, _) = q.shape, k.shape
     group = heads // kv_heads
-    q, k, v, d_out, delta = to_heads((q, k, v, d_out, delta), kv_heads)
-    k, v, d_out, transposed_q = lax.optimization_barrier((k, v, d_out, jnp.matrix_transpose(q)))
+    delta = to_heads(delta, kv_heads)
     dq = []
-    dk = dv = jnp.zeros(jnp.matrix_transpose(k).shape, delta.dtype)
+    dk = dv = jnp.zeros((batch * kv_heads, head_dim, seq_k), delta.dtype)
     for strip, weights in zip(strips, saved, strict=True):
-        p_strip, divisor = (x.reshape(len(q), *x.shape[2:]) for x in weights)
+        p_strip, divisor = (x.reshape(batch * kv_heads, *x.shape[2:]) for x in weights)
         for half in strips.halves(strip):
             rows, keys = _rows(half.queries, group), half.keys
             inside = _rows(_from(strip.queries, half.queries), group)
+            q_half, d_out_half = to_heads((q[:, half.queries], d_out[:, half.queries]), kv_heads)
+            k_half, v_half = to_heads((k[:, keys], v[:, keys]), kv_heads)
             p = p_strip[:, inside, _from(strip.keys, keys)] / column(divisor[:, inside])
-            ds = score_gradients(p, d_out[:, rows], v[:, keys], column(delta[:, rows]))
-            dq.append(dot(ds, k[:, keys]))
-            dk = dk.at[:, :, keys].add(dot(transposed_q[:, :, rows], ds))
-            dv = dv.at[:, :, keys].add(dot(transposed(d_out[:, rows]), p.astype(v.dtype)))
-    dk, dv = (from_heads(jnp.matrix_transpose(x), batch, seq_k) for x in (dk, dv))
-    return from_heads(jnp.concatenate(dq, axis=1), batch, seq_q), dk, dv
+            ds = score_gradients(p, d_out_half, v_half, column(delta[:, rows]))
+            dq.append(dot(ds, k_half))
+            dk = dk.at[:, :, keys].add(dot(transposed(q_half), ds))
+            dv = dv.at[:, :, keys].add(dot(transposed(d_out_half), p.astype(v.dtype)))
+    dk, dv = (from_heads(jnp.matrix_transpose(x), batch, kv_heads) for x in (dk, dv))
+    return from_heads(jnp.concatenate(dq, axis=1), batch, heads), dk, dv
 
 
 def _rows(queries: slice, group: int) -> slice:

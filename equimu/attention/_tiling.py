@@ -16,6 +16,7 @@ from equimu.attention._visible import Visibility
 SMALLEST, LARGEST = 64, 512  # positions in a block
 SCORES = 1 << 20  # in the tiles of all heads
 SHORT, STRIP = 512, 128  # positions: the longest sequence that is cut into strips, and the queries of one
+KEPT = 3 << 20  # scores of the whole batch: as many as the strips may keep
 
 
 class Strip(NamedTuple):
