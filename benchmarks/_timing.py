@@ -7,8 +7,8 @@
 On a shared machine trust the ratio: it is the median over rounds of what was measured side by side.
 """
 
+import ctypes
 import dataclasses
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 
-# A sample shorter than this repeats its call: the clock and the dispatch would otherwise be what is measured.
-SHORTEST_SAMPLE = 2e-3
+# Seconds. A sample shorter than this repeats its call: the clock and the dispatch would otherwise be what is measured.
+SHORTEST_SAMPLE = 4e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,46 +56,56 @@ class Timing:
 
 
 def interleave(
-    functions: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float | None = None, warm: bool = False
+    functions: Mapping[str, Callable[[], Any]], *, rounds: int, seconds: float | None = None
 ) -> Mapping[str, Timing]:
     """Measures the functions alternately, each round in the reverse order of the one before.
 
-    Each is first called twice unmeasured (the first call compiles). A call is over when what it returns is
-    ready (`jax.block_until_ready`).
+    A call is over when what it returns is ready (`jax.block_until_ready`). What is measured are repeated calls: each
+    sample follows calls of the same function that are not measured (the first of them compiles), and a pause, so that a
+    function neither pays for what the one before it left behind nor gains from it.
 
     Args:
         functions: what to measure, by name.
         rounds: how many rounds at most.
-        seconds: start no further round once the measured rounds have taken this long; None for no limit.
-        warm: leave out the unmeasured calls, for functions that are compiled and so slow that a first call is like
-            any other.
+        seconds: start no further round once the rounds have taken this long; None for no limit.
 
     Returns:
         The timing of each function, under its name; all have the same number of rounds.
     """
-    repeats = dict.fromkeys(functions, 1)
-    for name, function in functions.items() if not warm else ():
-        _sample(function, 1)
-        repeats[name] = math.ceil(SHORTEST_SAMPLE / _sample(function, 1))
-
     samples: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
     begin = time.perf_counter()
     for _ in range(rounds):
         for name in order:
-            samples[name].append(_sample(functions[name], repeats[name]))
+            samples[name].append(_sample(functions[name]))
+            _rest(samples[name][-1])
         order.reverse()
         if seconds is not None and time.perf_counter() - begin > seconds:
             break
     return {name: Timing(seconds=tuple(times)) for name, times in samples.items()}
 
 
-def _sample(function: Callable[[], Any], repeats: int) -> float:
-    """Seconds a call, over `repeats` calls."""
-    begin = time.perf_counter()
-    for _ in range(repeats):
+def _sample(function: Callable[[], Any]) -> float:
+    """Seconds a call, over as many calls as were made in `SHORTEST_SAMPLE` before."""
+    calls, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < SHORTEST_SAMPLE:
         jax.block_until_ready(function())
-    return (time.perf_counter() - begin) / repeats
+        calls += 1
+    begin = time.perf_counter()
+    for _ in range(calls):
+        jax.block_until_ready(function())
+    return (time.perf_counter() - begin) / calls
+
+
+def _rest(call: float) -> None:
+    """Lets a function that takes so many seconds clear up after itself, and empties the heap that it leaves.
+
+    XLA frees its buffers after the result is ready: for 2 GB that takes one core a tenth of a second, but always less than
+    it took to fill them. And a function whose buffers fit into what others left need not ask the system for them.
+    """
+    time.sleep(call / 4)
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # in glibc
+        trim(0)
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:

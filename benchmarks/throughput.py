@@ -1,6 +1,7 @@
 """python -m benchmarks.throughput: how fast the parts of equimu are on this machine, in under three minutes.
 
 python -m benchmarks.throughput                        # attention, on the machine at hand
+python -m benchmarks.throughput --lengths 1024         # one length, in more rounds
 python -m benchmarks.throughput --suite step optimizer
 python -m benchmarks.throughput --json now.json --compare before.json --markdown table.md
 """
@@ -21,6 +22,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.suites.attention import LENGTHS
+
 Row = dict[str, Any]
 
 
@@ -30,6 +33,8 @@ class Config:
 
     suite: tuple[Literal["attention", "step", "optimizer", "loader", "sweep", "checkpoint"], ...] = ("attention",)
     """what to measure"""
+    lengths: tuple[int, ...] = LENGTHS
+    """of the attention suite's sequences"""
     seconds: float = 160.0
     """how long the attention suite may take; a row says so where something is left out"""
     json: pathlib.Path | None = None
@@ -67,8 +72,8 @@ def run(suite: str, config: Config, console: Console) -> list[Row]:
         return [{"suite": suite, **module.measure()}]
     rows: list[Row] = []
     with Progress(console=console) as progress:
-        task = progress.add_task(suite, total=len(module.cases()))
-        for row in module.measure(seconds=config.seconds):
+        task = progress.add_task(suite, total=len(module.cases(config.lengths)))
+        for row in module.measure(config.lengths, seconds=config.seconds):
             case = " ".join(str(value) for value in dataclasses.asdict(row["case"]).values())
             if not rows or rows[-1]["case"] != case:
                 progress.advance(task)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,6 @@ from equimu.attention._backends import BACKENDS
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 PASSES = {"forward": (3, 1.0), "forward+backward": (4, 3.5)}  # arguments, and operations by those of the forward pass
-SLOW = 0.1  # seconds of a call, above which it is measured without a first, unmeasured one
 SLOWEST = 2.5  # seconds of a call, above which a backend is left out
 
 
@@ -51,12 +50,12 @@ class Case:
         return [jnp.asarray(rng.standard_normal(shape, np.float32), self.dtype) for shape in self.shapes]
 
 
-def cases() -> list[Case]:
-    """The grid, in the order in which it is measured: if time runs out, the longest are left out."""
+def cases(lengths: Sequence[int] = LENGTHS) -> list[Case]:
+    """The grid over these lengths, in the order in which it is measured: if time runs out, the longest are left out."""
     heads = 4 if jax.default_backend() == "cpu" else 32
     return [
         Case(seq=seq, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads)
-        for seq in LENGTHS
+        for seq in lengths
         for head_dim, dtype, kv_heads in itertools.product((128, 64), ("float32", "bfloat16"), (heads, heads // 4))
     ]
 
@@ -70,8 +69,12 @@ def backends(case: Case) -> tuple[str, list[str]]:
     return explanation.chosen, [name for name in BACKENDS if name in names and name != "reference"]
 
 
-def measure(*, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
+def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
     """Rows of figures. The time is shared out over the grid: what is slow is measured in fewer rounds.
+
+    Args:
+        lengths: of the sequences, ascending.
+        seconds: how long it may take, about.
 
     Yields:
         For each case, pass and backend (`auto` marks the one that it chooses): `ms` and `spread` (interquartile range by
@@ -82,7 +85,7 @@ def measure(*, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
     end = time.monotonic() + seconds
     size = 1024 if jax.default_backend() == "cpu" else 8192
     products = {dtype: _product(size, dtype) for dtype in ("float32", "bfloat16")}
-    passes = [(case, name) for case in cases() for name in PASSES]
+    passes = [(case, name) for case in cases(lengths) for name in PASSES]
     last: dict[tuple[Any, ...], float] = {}
     for done, (case, name_of_pass) in enumerate(passes):
         left = end - time.monotonic()
@@ -102,7 +105,6 @@ def measure(*, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
             calls | {"product": products[case.dtype]},
             rounds=30,
             seconds=0.25 * left / (len(passes) - done),
-            warm=max(expected.values()) > SLOW,
         )
         flops = factor * case.flops
         for name in names:
