@@ -78,7 +78,7 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
 
     Yields:
         For each case, pass and backend (`auto` marks the one that it chooses): `ms` and `spread` (interquartile range by
-        median), `rounds`, `gflops` (useful ones a second), `peak_share` (of a matrix product in the same rounds),
+        median), `rounds`, `gflops` (useful ones a second), `peak_share` (of the fastest matrix product so far),
         `temporary_mb` of the compiled program, and `speedup` over backend `jax`, which is `jax.nn.dot_product_attention`.
         What is left out has `ms` None and a `note` that says why.
     """
@@ -87,6 +87,7 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
     products = {dtype: _product(size, dtype) for dtype in ("float32", "bfloat16")}
     passes = [(case, name) for case in cases(lengths) for name in PASSES]
     last: dict[tuple[Any, ...], float] = {}
+    peak: dict[str, float] = {}
     for done, (case, name_of_pass) in enumerate(passes):
         left = end - time.monotonic()
         family = (case.head_dim, case.dtype, case.kv_heads, name_of_pass)
@@ -107,6 +108,7 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
             seconds=0.25 * left / (len(passes) - done),
         )
         flops = factor * case.flops
+        peak[case.dtype] = max(peak.get(case.dtype, 0), 2 * size**3 / min(timings["product"].seconds))
         for name in names:
             row = {"case": case, "pass": name_of_pass, "backend": name, "auto": "*" if name == chosen else ""}
             if notes[name]:
@@ -120,7 +122,7 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
                 "spread": timing.spread,
                 "rounds": len(timing.seconds),
                 "gflops": flops / timing.median / 1e9,
-                "peak_share": flops / (2 * size**3) * timings["product"].ratio_to(timing),
+                "peak_share": flops / timing.median / peak[case.dtype],
                 "temporary_mb": programs[name].memory_analysis().temp_size_in_bytes / 2**20,
                 "speedup": timings["jax"].ratio_to(timing) if "jax" in timings else None,
             }
