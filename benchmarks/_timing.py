@@ -100,8 +100,8 @@ def _sample(function: Callable[[], Any]) -> float:
 def _rest(call: float) -> None:
     """Lets a function that takes so many seconds clear up after itself, and empties the heap that it leaves.
 
-    XLA frees its buffers after the result is ready: for 2 GB that takes one core a tenth of a second, but always less than
-    it took to fill them. And a function whose buffers fit into what others left need not ask the system for them.
+    XLA frees its buffers after the result is ready: for 2 GB that takes one core a tenth of a second, a tenth of the time in
+    which they were filled. And a function whose buffers fit into what others left need not ask the system for them.
     """
     time.sleep(call / 4)
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # in glibc

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.suites.attention import LENGTHS
+from equimu._errors import EquimuError
 
 Row = dict[str, Any]
 
@@ -46,7 +47,15 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Runs the suites and prints the table."""
+    """Runs the suites and prints the table.
+
+    Raises:
+        EquimuError: a length is not positive, or `--compare` is not what `--json` writes.
+    """
+    for seq in config.lengths:
+        if seq < 1:
+            raise EquimuError(f"--lengths has {seq}; a sequence has one position at least")
+    before = None if config.compare is None else _rows_of(config.compare)
     console = Console(stderr=True)
     rows: list[Row] = []
     for suite in config.suite:
@@ -56,8 +65,7 @@ def main(config: Config) -> None:
     tables = [f"## {suite}\n\n{table([row for row in rows if row['suite'] == suite])}" for suite in config.suite]
     text = "\n\n".join([machine(), f"`python -m benchmarks.throughput {' '.join(sys.argv[1:])}`", *tables])
     print(text)
-    if config.compare is not None:
-        before = json.loads(config.compare.read_text())["rows"]
+    if before is not None:
         print("\n" + "\n".join(changes(before, measured) or ["Nothing changed beyond the noise."]))
     if config.json is not None:
         config.json.write_text(json.dumps({"machine": machine(), "rows": measured}, indent=1))
@@ -111,6 +119,16 @@ def changes(before: Iterable[Row], now: Iterable[Row]) -> list[str]:
     return lines
 
 
+def _rows_of(file: pathlib.Path) -> list[Row]:
+    """The rows that `--json` wrote to the file."""
+    try:
+        return json.loads(file.read_text())["rows"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EquimuError(
+            f"--compare {file}: it is not a file that --json wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
 def _key(row: Row) -> tuple[str, ...]:
     return tuple(str(row.get(name, "")) for name in ("suite", "case", "pass", "backend"))
 
@@ -120,4 +138,8 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except EquimuError as error:
+        print(f"benchmarks.throughput: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -55,7 +55,7 @@ def cases(lengths: Sequence[int] = LENGTHS) -> list[Case]:
     heads = 4 if jax.default_backend() == "cpu" else 32
     return [
         Case(seq=seq, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads)
-        for seq in lengths
+        for seq in sorted(set(lengths))
         for head_dim, dtype, kv_heads in itertools.product((128, 64), ("float32", "bfloat16"), (heads, heads // 4))
     ]
 
@@ -73,7 +73,7 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
     """Rows of figures. The time is shared out over the grid: what is slow is measured in fewer rounds.
 
     Args:
-        lengths: of the sequences, ascending.
+        lengths: of the sequences.
         seconds: how long it may take, about.
 
     Yields:
@@ -86,14 +86,14 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
     size = 1024 if jax.default_backend() == "cpu" else 8192
     products = {dtype: _product(size, dtype) for dtype in ("float32", "bfloat16")}
     passes = [(case, name) for case in cases(lengths) for name in PASSES]
-    last: dict[tuple[Any, ...], float] = {}
+    a_pair: dict[tuple[Any, ...], float] = {}  # seconds for a query and a key, at the length before
     peak: dict[str, float] = {}
     for done, (case, name_of_pass) in enumerate(passes):
         left = end - time.monotonic()
         family = (case.head_dim, case.dtype, case.kv_heads, name_of_pass)
         chosen, names = backends(case)
-        # The arithmetic of half the length, four times.
-        expected = {name: 4 * last.get((*family, name), 0.0) for name in names}
+        # The arithmetic grows with the square of the length.
+        expected = {name: case.seq**2 * a_pair.get((*family, name), 0.0) for name in names}
         notes = {name: "" if left > 0 else "left out: the time was up" for name in names}
         for name in names:
             if expected[name] > SLOWEST:
@@ -112,11 +112,10 @@ def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iter
         for name in names:
             row = {"case": case, "pass": name_of_pass, "backend": name, "auto": "*" if name == chosen else ""}
             if notes[name]:
-                last[*family, name] = expected[name]
                 yield row | {"ms": None, "note": notes[name]}
                 continue
             timing = timings[name]
-            last[*family, name] = timing.median
+            a_pair[*family, name] = timing.median / case.seq**2
             yield row | {
                 "ms": 1e3 * timing.median,
                 "spread": timing.spread,
