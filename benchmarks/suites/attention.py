@@ -50,7 +50,7 @@ class Case:
         return [jnp.asarray(rng.standard_normal(shape, np.float32), self.dtype) for shape in self.shapes]
 
 
-def cases(lengths: Sequence[int] = LENGTHS) -> list[Case]:
+def cases(lengths: Sequence[int]) -> list[Case]:
     """The grid over these lengths, in the order in which it is measured: if time runs out, the longest are left out."""
     heads = 4 if jax.default_backend() == "cpu" else 32
     return [
@@ -69,7 +69,7 @@ def backends(case: Case) -> tuple[str, list[str]]:
     return explanation.chosen, [name for name in BACKENDS if name in names and name != "reference"]
 
 
-def measure(lengths: Sequence[int] = LENGTHS, *, seconds: float = 160.0) -> Iterator[dict[str, Any]]:
+def measure(lengths: Sequence[int], *, seconds: float) -> Iterator[dict[str, Any]]:
     """Rows of figures. The time is shared out over the grid: what is slow is measured in fewer rounds.
 
     Args:

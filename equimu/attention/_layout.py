@@ -1,8 +1,7 @@
-"""Heads first: parts of `(batch, seq, heads, ...)` as matrices, one for each key/value head of each sequence.
+"""Heads first: `(batch, seq, heads, ...)` as matrices, one for each key/value head of each sequence.
 
 The query heads that share a key/value head become rows of one matrix, position by position: grouped heads are never
-repeated, and a tile of scores is one matrix product. A part is copied where it is used, and nothing is laid out anew as
-a whole, which would take the forward pass on a CPU up to a fifth longer.
+repeated, and a tile of scores is one matrix product.
 """
 
 from typing import Any, TypeVar
