@@ -41,6 +41,11 @@ class Axes:
     - `beside`: of a bias, the field of the same module that holds the map whose output it is added to.
     - `norm_of`: of a gain on an array that is divided by its norm, the path of that array below the same module. A gain of
       1 then stands for the norm of a draw by the array's own rule.
+    - `strides`: of a transposed convolution, its stride along each `kernel` axis. An output then sees only every so many-th
+      position of the kernel, and the fan-in counts those.
+    - `as_model`: the array starts as the constructor makes it, at every size (frozen random features, time constants).
+    - `trained`: whether it has a learning rate and decay. None: yes, unless the constructor computes it (a table of
+      frequencies, which is neither drawn nor a constant) and it is not declared.
     - `split`: where the module can work on a part of the array, the devices along a mesh's `tensor` axis sharing it: which of
       its axes they share, as an index into `words`, and into how many equal parts that may be cut (heads, say).
     """
@@ -52,6 +57,9 @@ class Axes:
     beside: str | None = None
     norm_of: str | None = None
     split: tuple[int, int] | None = None
+    strides: tuple[int, ...] | None = None
+    as_model: bool = False
+    trained: bool | None = None
 
     def __post_init__(self):
         for word in (*self.words, *(self.tied or ())):
@@ -61,6 +69,8 @@ class Axes:
             raise EquimuError("a tied array needs both `tied` and `tied_multiplier`")
         if self.tied is not None and len(self.tied) != len(self.words):
             raise EquimuError(f"both uses of a tied array have its axes, got {self.words} and {self.tied}")
+        if self.strides is not None and len(self.strides) != self.words.count("kernel"):
+            raise EquimuError(f"strides {self.strides} are one for each kernel axis of {self.words}")
 
 
 Declaration: TypeAlias = tuple[str, ...] | Axes | Callable[[Any], tuple[str, ...] | Axes | None]
@@ -69,7 +79,7 @@ _REGISTRY: dict[type, dict[str, Declaration]] = {}
 _BRANCH_ENDS: dict[type, tuple[str, ...]] = {}
 _NORMALISED: dict[type, Callable[[Any], str]] = {}
 
-_PATH = r"\w+(\.\w+|\[-?\d+\])*"
+_PATH = r"\w+(\.\w+|\[-?\d+\]|\['[^']*'\])*"
 
 
 def axes(
@@ -80,9 +90,23 @@ def axes(
     beside: str | None = None,
     norm_of: str | None = None,
     split: tuple[int, int] | None = None,
+    strides: Iterable[int] | None = None,
+    as_model: bool = False,
+    trained: bool | None = None,
 ) -> Axes:
     """A declaration with more to say than the words of the axes; see `Axes` for the arguments."""
-    return Axes(words, constant, None if tied is None else tuple(tied), tied_multiplier, beside, norm_of, split)
+    return Axes(
+        words,
+        constant=constant,
+        tied=None if tied is None else tuple(tied),
+        tied_multiplier=tied_multiplier,
+        beside=beside,
+        norm_of=norm_of,
+        split=split,
+        strides=None if strides is None else tuple(strides),
+        as_model=as_model,
+        trained=trained,
+    )
 
 
 def register_axes(cls: type, **fields: Declaration) -> None:
@@ -117,7 +141,8 @@ def register_residual(cls: type, *parts: str) -> None:
 
     Args:
         cls: the module class that adds; its subclasses inherit the declaration.
-        *parts: paths below the module, e.g. `"mlp.down"` or `"mlp.layers[-1]"`.
+        *parts: paths below the module, e.g. `"mlp.down"`, `"mlp.layers[-1]"` or `"maps['down']"`; none for a module that adds
+            nothing to a stream, so that rules of depth leave it alone.
 
     Raises:
         EquimuError: a path that cannot be read.
@@ -137,13 +162,15 @@ def _check_path(cls: type, part: str) -> None:
 
 def find_branch_ends(owner: Any) -> list[str]:
     """The paths of the parts of a module that end a residual branch, with indices counted from the front."""
-    for cls in type(owner).__mro__:
-        if cls in _BRANCH_ENDS:
-            return [
-                _counted_from_the_front(owner, part, f"is declared to end a residual branch with {part!r}")
-                for part in _BRANCH_ENDS[cls]
-            ]
-    return []
+    return [
+        _counted_from_the_front(owner, part, f"is declared to end a residual branch with {part!r}")
+        for part in find_residual(owner) or ()
+    ]
+
+
+def find_residual(owner: Any) -> tuple[str, ...] | None:
+    """What is declared of a module's residual branches: the parts that end them, none if it has none; None if nothing is."""
+    return next((_BRANCH_ENDS[cls] for cls in type(owner).__mro__ if cls in _BRANCH_ENDS), None)
 
 
 def find_normalised(owner: Any) -> str | None:
@@ -153,14 +180,16 @@ def find_normalised(owner: Any) -> str | None:
 
 def _counted_from_the_front(owner: Any, part: str, declared: str) -> str:
     node, path = owner, ""
-    for name, index in re.findall(r"(\w+)|\[(-?\d+)\]", part):
+    for key, index, name in re.findall(r"\['([^']*)'\]|\[(-?\d+)\]|(\w+)", part):
         try:
             if name:
                 node, path = getattr(node, name), f"{path}.{name}" if path else name
-            else:
+            elif index:
                 at = int(index) % len(node) if int(index) < 0 else int(index)
                 node, path = node[at], f"{path}[{at}]"
-        except (AttributeError, IndexError, TypeError, ZeroDivisionError):
+            else:
+                node, path = node[key], f"{path}[{key!r}]"
+        except (AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError):
             raise EquimuError(f"{type(owner).__name__} {declared}, and has no such part") from None
     return path
 
@@ -205,6 +234,10 @@ def _conv_weight(conv: Any) -> tuple[str, ...]:
     return ("out", channels, *("kernel",) * conv.num_spatial_dims)
 
 
+def _transposed_conv_weight(conv: Any) -> Axes:
+    return axes(*_conv_weight(conv), strides=conv.stride if conv.groups == 1 else (1, *conv.stride))
+
+
 def _prelu_slope(prelu: Any) -> tuple[str, ...] | None:
     # One slope, one a feature (which need no declaration), or one a channel, with trailing ones that only broadcast.
     shape = prelu.negative_slope.shape
@@ -230,10 +263,10 @@ def _register_equinox() -> None:
         register_axes(norm, weight=lambda m: ("out",) * len(m.shape), bias=lambda m: ("out",) * len(m.shape))
     for norm in (eqx.nn.GroupNorm, eqx.nn.BatchNorm):
         register_axes(norm, weight=("out",), bias=("out",))
-    for conv in (eqx.nn.Conv, eqx.nn.ConvTranspose):
+    for conv, weight in ((eqx.nn.Conv, _conv_weight), (eqx.nn.ConvTranspose, _transposed_conv_weight)):
         register_axes(
             conv,
-            weight=_conv_weight,
+            weight=weight,
             # shape (out, 1, 1, ...): the trailing ones only broadcast
             bias=lambda m: axes("out", *("stack",) * m.num_spatial_dims, constant=0.0, beside="weight"),
         )
@@ -245,6 +278,9 @@ def _register_equinox() -> None:
     register_axes(eqx.nn.MultiheadAttention, **inside)
     register_axes(eqx.nn.PReLU, negative_slope=_prelu_slope)
     register_axes(eqx.nn.WeightNorm, g=_weight_norm_gain)
+    # Their parts follow one another: nothing is added to a stream.
+    for sequence in (eqx.nn.MLP, eqx.nn.Sequential):
+        register_residual(sequence)
     _NORMALISED[eqx.nn.SpectralNorm] = lambda wrapper: f"layer.{wrapper.weight_name}"
 
 

@@ -17,7 +17,7 @@ WRONG = {
     "mu.everett('mp')": ["parameterization 'mp'", "did you mean 'mup'"],
     "mu.everett('sp', 'some')": ["alignment 'some'", "full, none"],
     "mu.spectral('abs')": ["form 'abs'", "absolute, relative"],
-    "mu.mup(decay='coupled')": ["decay 'coupled'", "independent, scaled, standard"],
+    "mu.mup(decay='coupled')": ["decay 'coupled'", "independent, l2, scaled, standard"],
     "mu.Parameterization(name='mine', optimizer='adagrad')": ["optimizer 'adagrad'", "adafactor, adam"],
     "mu.register_residual(mu.nn.Block, 'mlp down')": ["'mlp down' is no path below a Block", "mlp.layers[-1]"],
     "mu.mup().replace('ouput', lr=1.0)": ["role 'ouput'", "did you mean 'output'"],
@@ -29,7 +29,7 @@ WRONG = {
     "make(d_model=8, norm_gain='vectors', key=key)": ["gain 'vectors'", "did you mean 'vector'"],
     "make(d_model=8, attention_backend='flesh', key=key)(tokens)": ["backend 'flesh'", "blockwise"],
     "make(d_model=8, remat='projection', key=key)": ["remat 'projection'", "did you mean 'projections'"],
-    "mu.adamw(tree, learning_rate=0.1, decay='coupled')": ["decay 'coupled'", "independent, scaled, standard"],
+    "mu.adamw(tree, learning_rate=0.1, decay='coupled')": ["decay 'coupled'", "independent, l2, scaled, standard"],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
     "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],
 }

@@ -16,6 +16,7 @@ import pytest
 from equimu import (
     EquimuError,
     adamw,
+    completep,
     from_json,
     initialize,
     mup,
@@ -133,19 +134,20 @@ def test_sizes_that_cannot_be_say_why(base, target, words):
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-def test_size_of_both_width_and_depth_is_an_error_that_names_both():
-    with pytest.raises(
-        EquimuError, match=r"n changes both the width of arrays \(.*\) and the number of blocks \(layers"
-    ):
-        parameterize(lambda n, key: Tower(n, n, key=key), mup(), base={"n": 2}, target={"n": 4})
+def test_size_of_both_width_and_depth_is_refused_by_rules_of_depth():
+    sizes = {"base": {"n": 2}, "target": {"n": 4}}
+    with pytest.raises(EquimuError, match=r"n changes both widths and the number of arrays like layers.*one size for each"):
+        parameterize(lambda n, key: Tower(n, n, key=key), completep(), **sizes)
 
 
-def test_size_that_adds_arrays_of_another_kind_is_an_error():
+@pytest.mark.parametrize(("base", "target"), [(2, 2), (2, 3), (1, 2)])
+def test_array_that_exists_at_one_size_only_is_an_error_that_says_so(base, target):
     def make(n, *, key):
-        return {str(i): eqx.nn.Linear(3, 3, key=key) for i in range(n)}
+        shortcut = eqx.nn.Linear(3, 5, key=key) if n == 2 else None
+        return {"map": eqx.nn.Linear(n, n, key=key), "shortcut": shortcut}
 
-    with pytest.raises(EquimuError, match="n adds arrays of another kind"):
-        parameterize(make, mup(), base={"n": 2}, target={"n": 2})
+    with pytest.raises(EquimuError, match=r"shortcut.*weight .* exists at n=2 and not at n=., .*leave n out"):
+        parameterize(make, mup(), base={"n": base}, target={"n": target})
 
 
 # --- declarations
@@ -260,7 +262,7 @@ def test_scaled_keeps_the_dtype(model):
     ("other", "words"),
     [
         (functools.partial(make, d_model=16), ["embedding.weight is [11, 24] there and [11, 16] here"]),
-        (functools.partial(make, d_model=24, use_bias=True), ["it has blocks.attention.key.weight where this has"]),
+        (functools.partial(make, d_model=24, use_bias=True), ["attention.key.bias is None there and an array here"]),
         (functools.partial(make, d_model=24, norm_eps=1e-6), ["other static fields"]),
     ],
 )
@@ -298,8 +300,8 @@ def test_json_keeps_what_the_model_makes_itself():
         ("{", ["no tree of rules in JSON", "to_json"]),
         ("[]", ["no tree of rules in JSON"]),
         ('{"format": 2}', ["no tree of rules in JSON"]),
-        ('{"format": 1, "rules": {}}', ["format 1"]),
-        ('{"format": 2, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
+        ('{"format": 2, "rules": {}}', ["format 2"]),
+        ('{"format": 3, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
     ],
 )
 def test_json_that_cannot_be_read_says_why(tree, text, words):

@@ -210,7 +210,7 @@ def test_leaf_has_the_rules_dtype():
 
 
 def test_tree_without_rules_is_an_error(model):
-    with pytest.raises(EquimuError, match="no rules; make it with parameterize"):
+    with pytest.raises(EquimuError, match="takes the tree of rules from parameterize.*no rules"):
         initialize(model, jax.random.key(0))
 
 

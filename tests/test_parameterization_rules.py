@@ -13,7 +13,7 @@ from math import sqrt
 import pytest
 
 from equimu import EquimuError, mup, nn, parameterize, sp, tpv
-from equimu.parameterization import Parameterization, Row, _sizes, _trace, _tree, fan_in, rules_of
+from equimu.parameterization import Parameterization, Row, _array_rules, _sizes, _starts, _trace, fan_in, rules_of
 
 BASE, N = 128, 192  # m = 1.5
 VOCAB, LAYERS, HEAD = 11, 2, 16
@@ -183,11 +183,11 @@ def traced_once():
     """Tracing a model does not depend on the parameterization: here, each model is traced once for all of them."""
     with pytest.MonkeyPatch.context() as patch:
         measure = functools.cache(lambda make, base, target: _sizes.measure(make, dict(base), dict(target)))
-        starts = functools.cache(lambda make, sizes: _trace.starts(_trace.Blueprint(make, dict(sizes))))
+        starts = functools.cache(lambda make, sizes: _starts.starts(_trace.Blueprint(make, dict(sizes))))
         plain = _trace.Blueprint.shapes
         shapes = functools.cache(lambda make, sizes: plain(_trace.Blueprint(make, dict(sizes))))
-        patch.setattr(_tree, "measure", lambda make, b, t: measure(make, (*b.items(),), (*t.items(),)))
-        patch.setattr(_tree, "starts", lambda blueprint: starts(blueprint.make, (*blueprint.sizes.items(),)))
+        patch.setattr(_array_rules, "measure", lambda make, b, t: measure(make, (*b.items(),), (*t.items(),)))
+        patch.setattr(_array_rules, "starts", lambda blueprint: starts(blueprint.make, (*blueprint.sizes.items(),)))
         patch.setattr(_trace.Blueprint, "shapes", lambda self: shapes(self.make, (*self.sizes.items(),)))
         yield
 
@@ -220,12 +220,17 @@ def test_five_numbers_equal_the_published_formulas(option, name, n):
             assert rule.shape == ((LAYERS, *shape) if path.startswith("blocks.") else shape)
             std, multiplier, adam, sgd = (1, 1, 1, 1) if role == "scalar" else FORMULAS[name][role](i, o, n, m)
             lr = sgd if optimizer == "sgd" else adam
+            fall = FALL[role] if role != "scalar" else 0
+            if path.endswith((".key.weight", ".value.weight")) and "n_kv_head" in OPTIONS[option]:
+                # A fixed number of outputs, each read by m times as many heads: their slopes, 1/m each, are independent at
+                # the start (m^-1/2 together) and add up later (1 together), which SGD's rate has to allow for.
+                fall, lr = -1 / 2, 1 / m if optimizer == "sgd" and name != "sp" else lr
             mean, std = (0, std) if constant is None else (constant / multiplier, 0)
             scale = 1.0
             if optimizer == "adam" and eps == "lr" and name != "sp":
                 scale = lr
             elif optimizer == "adam" and eps == "gradient" and role != "scalar" and name != "sp":
-                scale = m ** FALL[role] * multiplier
+                scale = m**fall * multiplier
             assert numbers(rule) == pytest.approx((mean, std, multiplier, lr, 1, scale), rel=1e-13, abs=0), path
         if slot is not None:
             # One table for two uses: what the readout sees is the output row's draw, times the output row's multiplier.

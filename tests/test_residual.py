@@ -130,6 +130,7 @@ def test_unit_scaled_branch_has_the_absolute_factor(block, stacked):
 
 
 @pytest.mark.parametrize(("block", "stacked"), FORMS)
+@pytest.mark.filterwarnings("ignore:initialize draws")
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_function_is_that_of_a_model_that_multiplies_its_branches(alpha, block, stacked):
     with jax.enable_x64(True):

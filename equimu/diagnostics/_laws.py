@@ -214,7 +214,7 @@ def leaf_theories(
             weight=exponent(weight(path)),
             update=update(path),
             contribution=contribution(path),
-            decay=exponent([_decay(rule) for rule in rules[path]]) if decays else -math.inf,
+            decay=exponent([_decay(rule) for rule in each]) if decays and _decays_apart(each[0]) else -math.inf,
             fan_in=fan_in(path),
             narrowing=narrowing(path),
             is_tied=tied[path] is not None,
@@ -227,9 +227,14 @@ def leaf_theories(
     }
 
 
+def _decays_apart(rule: Rule) -> bool:
+    """Whether decay is a share of the leaf; where it is part of a gradient that is normalised, it is in the update."""
+    return rule.decay != "l2" or rule.optimizer == "sgd"
+
+
 def _decay(rule: Rule) -> float:
     """The share by which decay shrinks a leaf in a step, in units that are the same at all sizes."""
-    return float(rule.weight_decay * (rule.lr if rule.decay == "standard" else 1.0))
+    return float(rule.weight_decay * (rule.lr if rule.decay in ("standard", "l2") else 1.0))
 
 
 def _weight(rule: Rule) -> float:

@@ -12,7 +12,7 @@ from equimu._types import PyTree
 from equimu.parameterization import Rule, rules_of
 
 # What tells two leaves apart without telling their rules apart.
-_OF_THE_LEAF = {"path", "shape", "dtype", "blueprint"}
+_OF_THE_LEAF = {"path", "shape", "dtype", "blueprint", "as_drawn", "own_mean", "own_std"}
 
 
 class MultiTransformState(NamedTuple):

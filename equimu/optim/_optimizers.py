@@ -35,7 +35,8 @@ def adamw(
             parameterization was made for another), and may be repeated here:
             `"standard"`: s · η · rule.lr · λ · rule.weight_decay · p, as AdamW does;
             `"scaled"`: s · η · λ · rule.weight_decay · p, the same on leaves of all learning rates (λ·m on hidden matrices);
-            `"independent"`: s · λ · rule.weight_decay · p, free of the learning rate.
+            `"independent"`: s · λ · rule.weight_decay · p, free of the learning rate;
+            `"l2"`: none of its own: λ · rule.weight_decay · p is added to the clipped gradient, before the optimizer's own rule.
         schedule: a factor on everything, as a function of the number of updates done; see `warmup_schedule`.
         clip_norm: clip the gradients to this global norm, taken over all leaves.
         mu_dtype: dtype of the first moment, e.g. `jnp.bfloat16`.

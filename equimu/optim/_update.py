@@ -47,6 +47,8 @@ def update_rule(
         step = [direction(rule), optax.scale(-rate)]
         if any(isinstance(factor, float | int) and factor == 0 for factor in (weight_decay, rule.weight_decay)):
             return optax.chain(*step)
+        if rule.decay == "l2":
+            return optax.chain(optax.add_decayed_weights(weight_decay * rule.weight_decay), *step)
         step.append(optax.add_decayed_weights(-decay_of(rule, base, weight_decay)))
         return optax.chain(*step)
 
@@ -59,7 +61,7 @@ def update_rule(
 
 
 def decay_of(rule: Rule, learning_rate: Scalar, weight_decay: Scalar) -> Scalar:
-    """The share by which the leaves of a rule shrink in a step, where the schedule is 1.
+    """The share by which the leaves of a rule shrink in a step, where the schedule is 1; not for decay in the gradient.
 
     Args:
         rule: of the leaves.

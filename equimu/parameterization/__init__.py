@@ -17,6 +17,7 @@ from equimu.parameterization._law import fan_out_ratio as fan_out_ratio
 from equimu.parameterization._law import length_ratio as length_ratio
 from equimu.parameterization._law import map_fan_in as map_fan_in
 from equimu.parameterization._law import narrowing as narrowing
+from equimu.parameterization._law import readers_ratio as readers_ratio
 from equimu.parameterization._law import width_ratio as width_ratio
 from equimu.parameterization._parameterization import BaseConstants as BaseConstants
 from equimu.parameterization._parameterization import Parameterization as Parameterization

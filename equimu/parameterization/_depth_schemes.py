@@ -10,7 +10,7 @@ from equimu._errors import EquimuError
 from equimu.parameterization._law import ONE, batch_ratio, depth, fan_in, fan_out, length_ratio, map_fan_in, width_ratio
 from equimu.parameterization._parameterization import EpsRule, Parameterization, Row
 from equimu.parameterization._rule import ROLES, DecayRule, Family
-from equimu.parameterization._schemes import tpv
+from equimu.parameterization._schemes import slope_law, tpv
 
 
 def completep(
@@ -89,7 +89,7 @@ def completed_p(
             lr=rate,
             eps=noise**-0.5,
             forgetting=noise,
-            weight_decay=noise / rate if decay == "standard" else noise,
+            weight_decay={"standard": noise / rate, "l2": noise**0.5 / rate}.get(decay, noise),
         )
         for role in ROLES
     }
@@ -123,13 +123,19 @@ def umup(
         decay=decay,
         branch=residual * ONE,
         input=falling.replace(init_std=fan_in**-0.5, lr=fan_out**-0.5),
-        hidden=falling.replace(init_std=fan_in**-0.5, lr=1 / fan_in),
+        hidden=Row(init_std=fan_in**-0.5, lr=1 / fan_in, eps=slope_law(1) if optimizer == "adam" else ONE),
         output=Row(init_std=1 / fan_in, lr=1 / fan_in),
         # A bias is multiplied with the product that it is added to: (Wx + b) · fan_in^-1/2.
         vector=falling.replace(lr=map_fan_in**-0.5),
     )
+    if decay == "l2":
+        # The same share of a step at all sizes: λ follows the gradient over the learning rate.
+        rows = {"input": table.input, "hidden": table.hidden, "output": table.output, "vector": table.vector}
+        falls = {"input": 1 / width_ratio, "hidden": slope_law(1), "output": ONE, "vector": 1 / width_ratio}
+        rows = {role: row.replace(weight_decay=falls[role] / row.lr) for role, row in rows.items()}
+        table = dataclasses.replace(table, **rows)
     shifted = table.shift("hidden", fan_in**-0.5).shift("output", 1 / fan_in).shift("vector", map_fan_in**-0.5)
-    return shifted.with_depth(0.5, depth=depth).with_eps(eps)
+    return shifted.with_plain_decay().with_depth(0.5, depth=depth).with_eps(eps)
 
 
 def _with_steady_decay(table: Parameterization) -> Parameterization:

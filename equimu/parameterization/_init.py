@@ -1,5 +1,6 @@
 """`initialize`: every array drawn as its rule says."""
 
+import warnings
 import zlib
 from typing import Any
 
@@ -7,15 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from equimu._errors import EquimuError
 from equimu._types import Key, PyTree
 from equimu.parameterization._leaves import is_array_or_shape
+from equimu.parameterization._own_draws import TOLERANCE, is_level
 from equimu.parameterization._rule import Rule, is_rule
-from equimu.parameterization._tree import rules_of
+from equimu.parameterization._table import spread
+from equimu.parameterization._tree import required_rules
 
 
 def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
-    """A model whose arrays are drawn as the tree's rules say: normal with mean `init_mean` and deviation `init_std`.
+    """A model whose arrays are drawn as the tree's rules say: normal with mean `init_mean` and standard deviation `init_std`.
+
+    A tree of a parameterization with `start="constructor"` keeps the draws of the model's own constructor, moved to these.
+    Constants, and what the constructor computes, are the constructor's in any case.
 
     A leaf's draw depends on the key and on its path alone, so adding a leaf changes no other. Works under `jax.jit`, with
     `out_shardings` for a model that no single device holds.
@@ -23,8 +28,8 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
     Args:
         tree: the tree of rules, from `parameterize`.
         key: a JAX random key.
-        rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's deviation:
-            each array is divided by its own root mean square, each member of a stack by its own, so that a stack of layers
+        rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's standard
+            deviation: each array is divided by its own root mean square, each member of a stack by its own, so that a stack of layers
             starts as a list of them does.
 
     Returns:
@@ -32,10 +37,13 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
 
     Raises:
         EquimuError: the tree has no rules.
+
+    Warns:
+        UserWarning: a draw is replaced that the constructor seems to have chosen: one around another mean than zero, or of over
+            four times or under a quarter of the rule's spread, which is not near 1/√fan_in either.
     """
-    rules = rules_of(tree)
-    if not rules:
-        raise EquimuError("this tree has no rules; make it with parameterize(...)")
+    rules = required_rules(tree, "initialize")
+    _warn_of_replaced_draws(rules)
     leaves, structure = jax.tree.flatten(tree)
     # Made only where a leaf asks for it; under jit, what no leaf uses of it is never computed.
     wanted = [_made_by_model(leaf) or (rescale and is_rule(leaf)) for leaf in leaves]
@@ -52,7 +60,9 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
         if not is_rule(leaf):
             return made if is_array_or_shape(leaf) else leaf
         if leaf.init_mean is None:
-            return made / jnp.asarray(leaf.multiplier, leaf.dtype)
+            return made if _is(leaf.multiplier, 1.0) else made / jnp.asarray(leaf.multiplier, leaf.dtype)
+        if leaf.as_drawn:
+            return _moved(leaf, made)
         if isinstance(leaf.init_std, float) and leaf.init_std == 0.0:
             return jnp.full(leaf.shape, leaf.init_mean, leaf.dtype)
         unit = _to_unit(leaf, made) if rescale else _normal(leaf, key)
@@ -62,8 +72,65 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
 
 
 def _made_by_model(leaf: Any) -> bool:
-    """Whether only the model's constructor can make this leaf: a table, a mask, an array of integers."""
-    return leaf.init_mean is None if is_rule(leaf) else is_array_or_shape(leaf)
+    """Whether the model's constructor makes this leaf: a table, a mask, an array of integers, a draw that is kept."""
+    return leaf.init_mean is None or leaf.as_drawn if is_rule(leaf) else is_array_or_shape(leaf)
+
+
+def _moved(rule: Rule, made: Any) -> Any:
+    """The constructor's draw with the rule's mean and standard deviation; untouched where it has them."""
+    mean, std = rule.own_mean, rule.own_std
+    if std is None:  # too large to be measured before
+        mean, std = jnp.real(jnp.mean(made)), jnp.std(made)
+        factor = rule.init_std / std
+        factor = jnp.where(jnp.abs(factor - 1) < TOLERANCE, 1.0, factor)
+    else:
+        factor = rule.init_std / std
+    if _is(factor, 1.0) and (_is(rule.init_mean, 0.0) or rule.init_mean == mean):
+        return made
+    level = _is(rule.init_mean, 0.0)
+    moved = made * factor if level else rule.init_mean + (made - mean) * factor
+    same = (factor == 1.0) if level else (factor == 1.0) & (jnp.asarray(rule.init_mean) == mean)
+    return jnp.where(same, made, moved.astype(rule.dtype))
+
+
+def _is(number: Any, value: float) -> bool:
+    """Whether a number is this one; a traced one is not known to be."""
+    return isinstance(number, float | int) and number == value
+
+
+def _warn_of_replaced_draws(rules: list[Rule]) -> None:
+    replaced = [rule for rule in rules if _is_chosen(rule)]
+    if not replaced:
+        return
+    shown = [
+        f"{rule.path}, which the constructor draws {spread(rule.own_mean, rule.own_std)}, "
+        f"{spread(0.0, rule.multiplier * rule.init_std)}"
+        for rule in replaced[:3]
+    ]
+    more = f" (and {len(replaced) - 3} more)" if len(replaced) > 3 else ""
+    warnings.warn(
+        f"initialize draws {'; '.join(shown)}{more}. To keep a constructor's draws, parameterize with "
+        'mup().with_start("constructor"), or declare the array with equimu.axes(..., as_model=True)',
+        stacklevel=3,
+    )
+
+
+def _is_chosen(rule: Rule) -> bool:
+    """Whether a rule replaces a draw that somebody seems to have chosen.
+
+    What lies near 1/√fan_in is what every library draws, and is there to be replaced.
+    """
+    forward = rule.multiplier * rule.init_std
+    if rule.as_drawn or rule.own_std is None or not isinstance(forward, float | int) or forward == 0:
+        return False
+    if not _is(rule.init_mean, 0.0):
+        return False
+    generic = _within(rule.own_std, rule.dimensions.fan_in**-0.5)
+    return is_level(rule.own_mean or 0.0, rule.own_std) or not (generic or _within(rule.own_std, forward))
+
+
+def _within(std: float, other: float) -> bool:
+    return 1 / 4 <= std / other <= 4
 
 
 def _to_unit(rule: Rule, made: Any) -> Any:

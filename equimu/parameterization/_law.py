@@ -16,6 +16,8 @@ class Dimensions:
     - `width_ratio`: the fan-in's ratio where the fan-in grows with the width, else the fan-out's.
     - `map_fan_in`: of a bias, the fan-in of the map whose output it is added to; of any other leaf its own.
     - `narrowing`: fan-out over fan-in where that is below 1, else 1.
+    - `readers_ratio`: of a hidden matrix whose fan-out stays though its fan-in grows (its output is declared `inner`), how much
+      more often each output is read than in the base model: fan_in_ratio over fan_out_ratio. 1 elsewhere.
     - `depth`, `depth_ratio`: of leaves of repeated blocks, how many blocks there are, and that relative to the base; 1
       elsewhere.
     - `batch_ratio`, `length_ratio`: of the run, its tokens a step and its training tokens relative to the base run's.
@@ -28,6 +30,7 @@ class Dimensions:
     width_ratio: Fraction = Fraction(1)
     map_fan_in: int = 1
     narrowing: Fraction = Fraction(1)
+    readers_ratio: Fraction = Fraction(1)
     depth: int = 1
     depth_ratio: Fraction = Fraction(1)
     batch_ratio: Fraction = Fraction(1)
@@ -109,6 +112,7 @@ fan_out_ratio = symbol("fan_out_ratio")
 width_ratio = symbol("width_ratio")
 map_fan_in = symbol("map_fan_in")
 narrowing = symbol("narrowing")
+readers_ratio = symbol("readers_ratio")
 depth = symbol("depth")
 depth_ratio = symbol("depth_ratio")
 batch_ratio = symbol("batch_ratio")

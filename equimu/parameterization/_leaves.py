@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path, treedef_is_leaf
 
-from equimu._axes import Axes, find_axes, find_branch_ends, find_inner_axes, find_normalised, find_tied_source
+from equimu._axes import (
+    Axes,
+    find_axes,
+    find_branch_ends,
+    find_inner_axes,
+    find_normalised,
+    find_residual,
+    find_tied_source,
+)
 from equimu._errors import EquimuError
 
 
@@ -20,6 +29,7 @@ class Leaf:
 
     - `path`: as one would write it behind the model's name: `blocks.mlp.up.weight`, `layers[0].bias`.
     - `owner`, `field`: the innermost module that holds it, and the field there (None outside any module).
+    - `inside`: its path below the owner: the field, or an entry of it, `weights['up']`.
     - `axes`: its declaration, None where there is none.
     - `tied_source`: the path of the tied array whose second multiplier this scalar carries, None for all other leaves.
     - `beside`: the path of the map that a bias is added to the output of, None for all other leaves.
@@ -27,6 +37,8 @@ class Leaf:
     - `ends_branch`: whether it belongs to the part that ends a residual branch.
     - `normalised`: whether it is divided by its norm before it is used, without a gain.
     - `state`: whether it is part of the model's state (running statistics), which no optimizer trains.
+    - `containers`: the lists, tuples and dictionaries around it, from the outermost, by path.
+    - `declared`: whether a class declares its axes, or whether they were inferred.
     """
 
     path: str
@@ -34,6 +46,7 @@ class Leaf:
     dtype: Any
     owner: Any
     field: str | None
+    inside: str
     axes: Axes | None
     tied_source: str | None
     beside: str | None
@@ -41,6 +54,8 @@ class Leaf:
     ends_branch: bool
     normalised: bool
     state: bool
+    containers: tuple[str, ...]
+    declared: bool
 
     @property
     def trainable(self) -> bool:
@@ -51,11 +66,6 @@ class Leaf:
     def stacks(self) -> int:
         """How many axes stand in front of the declared ones."""
         return 0 if self.axes is None else len(self.shape) - len(self.axes.words)
-
-    @property
-    def pattern(self) -> str:
-        """The path with its list indices left out: the same for the same array of each block in a list."""
-        return re.sub(r"\[\d+\]", "[]", self.path)
 
     def describe(self) -> str:
         """Path, type and shape, for messages."""
@@ -82,6 +92,76 @@ def branch_ends(model: Any) -> frozenset[str]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Children:
+    """What a list, tuple or dictionary holds: the class of each child, and its key with numbers left out, "" in a list.
+
+    - `alike`: whether the children are alike in structure and shapes, or in no need of keys to be told apart.
+    """
+
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    alike: bool
+
+    def kinds(self, by_key: bool) -> Counter[str]:
+        """How many children there are of each class, or of each key and class."""
+        keys = self.keys if by_key else ("",) * len(self.keys)
+        return Counter(f"{key} {cls}" for key, cls in zip(keys, self.classes, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Containers:
+    """What a model consists of beside its arrays.
+
+    - `children`: of each list, tuple and dictionary, by path.
+    - `residual`: the paths of the modules that are declared to have residual branches.
+    - `plain`: the paths of those that are declared to have none. Equinox's own sequences are plain if what they hold is
+      Equinox's as well.
+    """
+
+    children: Mapping[str, Children]
+    residual: tuple[str, ...]
+    plain: tuple[str, ...]
+
+
+def containers_of(model: Any) -> Containers:
+    """Walks a model for what holds its arrays."""
+    children: dict[str, Children] = {}
+    residual: list[str] = []
+    plain: list[str] = []
+    for node, place in _nodes(model, _Place()):
+        path = dotted(place.path)
+        if _is_container(node):
+            children[path] = _children(node)
+        declared = find_residual(node)
+        if declared:
+            residual.append(path)
+        elif declared is not None and (not _is_equinox(node) or all(_is_equinox(part) for part in _modules(node))):
+            plain.append(path)
+    return Containers(children, tuple(residual), tuple(plain))
+
+
+def _is_container(node: Any) -> bool:
+    return isinstance(node, list | tuple | dict) and not hasattr(node, "_fields")
+
+
+def _children(container: Any) -> Children:
+    is_dict = isinstance(container, dict)
+    children: list[Any] = list(container.values()) if is_dict else list(container)
+    keys = [re.sub("[0-9]+", "#", str(key)) for key in container] if is_dict else [""] * len(children)
+    structures = {str([jax.tree.structure(x), [getattr(y, "shape", 0) for y in jax.tree.leaves(x)]]) for x in children}
+    classes = tuple(type(child).__name__ for child in children)
+    return Children(classes, tuple(keys), alike=not is_dict or len(structures) <= 1)
+
+
+def _is_equinox(module: Any) -> bool:
+    return type(module).__module__.startswith("equinox.")
+
+
+def _modules(node: Any) -> list[Any]:
+    return [part for part, _ in _nodes(node, _Place()) if isinstance(part, eqx.Module)]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Place:
     """Where in a model a node stands: its path, the innermost module around it, and what modules around it declare."""
 
@@ -93,6 +173,7 @@ class _Place:
     branch_ends: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
     state: bool = False
+    containers: tuple[str, ...] = ()
 
     def below(self, end: str) -> str:
         """The path of a part of the node that stands here."""
@@ -111,6 +192,7 @@ def _nodes(node: Any, place: _Place) -> Iterator[tuple[Any, _Place]]:
         branch_ends=place.branch_ends | {place.below(end) for end in find_branch_ends(node)},
         normalised=place.normalised | ({place.below(normalised)} if normalised else set()),
         state=place.state or isinstance(node, eqx.nn.State),
+        containers=(*place.containers, dotted(place.path)) if _is_container(node) else place.containers,
     )
     children, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     for (key,), child in children:
@@ -136,6 +218,7 @@ def _leaf(node: Any, place: _Place) -> Leaf:
         dtype=node.dtype,
         owner=owner,
         field=field,
+        inside=dotted(place.path[len(place.owner_path) :]),
         axes=declared,
         tied_source=sibling(source),
         beside=sibling(None if declared is None else declared.beside),
@@ -143,6 +226,8 @@ def _leaf(node: Any, place: _Place) -> Leaf:
         ends_branch=any(is_within(path, end) for end in place.branch_ends),
         normalised=path in place.normalised,
         state=place.state,
+        containers=place.containers,
+        declared=declared is not None,
     )
     if leaf.stacks < 0:
         raise EquimuError(f"{leaf.describe()} has fewer axes than {type(owner).__name__}.{field} declares: {declared}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Scalar
@@ -10,6 +10,7 @@ from equimu.parameterization._law import ONE, Law, as_law, depth_ratio, fan_in
 from equimu.parameterization._rule import DECAY_RULES, FAMILIES, NUMBERS, ROLES, DecayRule, Family, Role
 
 EpsRule: TypeAlias = Literal["gradient", "lr", "constant"]
+StartRule: TypeAlias = Literal["law", "constructor"]
 
 # Multiplying a weight's use by θ and dividing the weight by θ changes nothing if its learning rate is divided by θ to this
 # power: the gradient grows by θ, which SGD follows, Adam's, Lion's and Muon's updates do not, and Adafactor's are relative.
@@ -27,8 +28,9 @@ def shift_of_numbers(factor: _Number, optimizer: Family, decay: DecayRule) -> di
         "multiplier": factor,
         "lr": factor**-power,
         "eps": factor ** int(optimizer in _HAVE_EPS),
-        # Only what passes through the leaf's learning rate has changed with it.
-        "weight_decay": factor ** (power if decay == "standard" else 0),
+        # Only what passes through the leaf's learning rate has changed with it. Decay in the gradient is added to a gradient
+        # that has grown by the factor, and is of a weight that has shrunk by it.
+        "weight_decay": factor ** {"standard": power, "l2": 2}.get(decay, 0),
     }
 
 
@@ -81,6 +83,8 @@ class Parameterization:
     - `decay`: the rule of weight decay that the laws of `weight_decay` are for; see `equimu.adamw`.
     - `branch`: the factor on each residual branch. It stands in the multiplier of the arrays that end a branch
       (`equimu.register_residual`).
+    - `start`: what drawn arrays start from: `"law"`, a normal draw with the law's standard deviation; or `"constructor"`, what
+      the model's own constructor draws, with the spread that it has at the base sizes and from there on grows as the law does.
     - `constants`: base constants, applied in order on top of the laws.
 
     Example: a parameterization of one's own.
@@ -97,11 +101,13 @@ class Parameterization:
     vector: Row = Row()
     scalar: Row = Row()
     branch: Law = ONE
+    start: StartRule = "law"
     constants: tuple[BaseConstants, ...] = ()
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, FAMILIES)
         check_choice("decay", self.decay, DECAY_RULES)
+        check_choice("start", self.start, get_args(StartRule))
 
     def row(self, role: Role) -> Row:
         """The laws of a role."""
@@ -143,8 +149,27 @@ class Parameterization:
         """
         power = 2 * alpha - 1 if self.optimizer == "sgd" else alpha - 1
         eps = depth**-alpha if self.optimizer in _HAVE_EPS else ONE
-        deep = self._each_row(set(ROLES), lr=depth**power, eps=eps)
+        # Decay in the gradient keeps its share of a step: λ times the rate over the gradient, or under SGD λ times the rate.
+        weight_decay = depth ** (1 - 2 * alpha) if self.decay == "l2" else ONE
+        deep = self._each_row(set(ROLES), lr=depth**power, eps=eps, weight_decay=weight_decay)
         return dataclasses.replace(deep, branch=self.branch * depth**-alpha)
+
+    def with_plain_decay(self) -> "Parameterization":
+        """The same table with factors of 1 on `"standard"` decay: each leaf shrinks by η · lr · λ, as published tables do.
+
+        `shift` and `tpv(3).shift(...)` keep a training with its decay instead, by other factors.
+        """
+        if self.decay != "standard":
+            return self
+        return dataclasses.replace(self, **{role: self.row(role).replace(weight_decay=ONE) for role in ROLES})
+
+    def with_start(self, start: StartRule) -> "Parameterization":
+        """The same table with drawn arrays as the law says (`"law"`) or as the model's constructor draws them (`"constructor"`).
+
+        From `"constructor"` a model starts at the base sizes as its author meant it to, to the bit where multipliers are 1
+        there. At other sizes its draws are multiplied by what the law's spread grows by and the constructor's does not.
+        """
+        return dataclasses.replace(self, start=start)
 
     def with_eps(self, eps: EpsRule) -> "Parameterization":
         """The same table with epsilon as it is (`"gradient"`), scaled like the learning rate (`"lr"`), or `"constant"`."""

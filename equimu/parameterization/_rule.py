@@ -10,7 +10,7 @@ from equimu.parameterization._law import Dimensions
 
 Role: TypeAlias = Literal["input", "hidden", "output", "vector", "scalar"]
 Family: TypeAlias = Literal["adam", "sign", "sgd", "adafactor", "muon"]
-DecayRule: TypeAlias = Literal["standard", "independent", "scaled"]
+DecayRule: TypeAlias = Literal["standard", "independent", "scaled", "l2"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -33,7 +33,9 @@ class Rule:
     running averages.
 
     `init_mean` is the value a constant array starts from (gains 1, biases 0); None where the model itself makes the array
-    (a table, a mask: neither constant nor drawn). `axes` says what each axis of the shape is, in the words of
+    (a table, a mask: neither constant nor drawn). With `as_drawn` the array is what the model's constructor draws, moved to
+    `init_mean` and `init_std`. `own_mean` and `own_std` are those of the constructor's own draw at these sizes; None where it
+    draws nothing, or nothing that could be measured. `axes` says what each axis of the shape is, in the words of
     `equimu.register_axes` (an `inner` axis, which makes a role, is an `out` here). `optimizer` is the family of update rules
     that `lr` and `eps` are right for, and `decay` the rule of weight decay that `weight_decay` is right for (see
     `equimu.adamw`).
@@ -46,6 +48,9 @@ class Rule:
     role: Role
     init_mean: Scalar | None
     init_std: Scalar
+    as_drawn: bool = False
+    own_mean: float | None = None
+    own_std: float | None = None
     multiplier: Scalar
     lr: Scalar
     weight_decay: Scalar

@@ -21,6 +21,7 @@ from equimu.parameterization._law import (
     fan_out,
     fan_out_ratio,
     narrowing,
+    readers_ratio,
     width_ratio,
 )
 from equimu.parameterization._parameterization import EpsRule, Parameterization, Row, check_choice
@@ -84,6 +85,10 @@ def tpv(
 ) -> Parameterization:
     """μP as in Tables 3, 8 and 9 of Tensor Programs V (arXiv 2203.03466), three forms of one training.
 
+    They are one training without weight decay, and with `"independent"` or `"l2"` decay. With `"standard"` decay each leaf
+    shrinks by η · lr · λ, as in the implementations of these tables, so that Tables 8 and 9 decay other leaves more than Table 3;
+    `tpv(3).shift(...)` keeps the training of Table 3 with its decay.
+
     Args:
         table: 3, 8 or 9. Table 8 is the form that allows tied input and output embeddings.
         form: `"relative"`: the width n of the published tables is replaced by n/n_base, so that at the base width the model
@@ -98,7 +103,7 @@ def tpv(
         made = made.shift("output", 1 / n_in)
     elif table == 9:
         made = made.shift("output", n_in**-0.5).shift("input", n_out**0.5).shift("vector", n_out**0.5)
-    return dataclasses.replace(made, name=f"tpv-{table}-{form}").with_eps(eps)
+    return dataclasses.replace(made.with_plain_decay(), name=f"tpv-{table}-{form}").with_eps(eps)
 
 
 def everett(
@@ -129,18 +134,23 @@ def everett(
     powers = _EVERETT[parameterization]
     # Without alignment an update's effect grows by √fan_in less.
     freed = Law() if alignment == "full" else fan_in_ratio**0.5
-    rates = powers.sgd if optimizer == "sgd" else powers.adam
 
     def row(index: int, n: Law, n_ratio: Law, free: Law) -> Row:
         std = n ** -powers.std[index] if index else fan_in**-0.5 * n ** -powers.std[index]
-        lr = n_ratio ** rates[index] * free
-        return Row(
-            init_std=std,
-            multiplier=n ** -powers.multiplier[index],
-            # Adafactor's steps are relative to the weight, whose deviation they follow by themselves.
-            lr=lr * n_ratio ** powers.std[index] if optimizer == "adafactor" else lr,
-            eps=_eps_law(width_ratio ** powers.gradient[index], optimizer),
-        )
+        adam, gradient = n_ratio ** powers.adam[index] * free, width_ratio ** powers.gradient[index]
+        lr = n_ratio ** powers.sgd[index] * free if optimizer == "sgd" else adam
+        if index == 1:
+            # The published powers are of one width n. A hidden gradient has two parts: the multiplier, which goes with the
+            # fan-in, and the slope of the loss with respect to an output, which goes with the fan-out.
+            slope = -powers.gradient[1] - powers.multiplier[1]
+            gradient = fan_in_ratio ** -powers.multiplier[1] * slope_law(slope)
+            if optimizer == "sgd":
+                # Of readers whose slopes agree once training has begun: with their number, and not its root.
+                lr = lr * (fan_out_ratio / fan_in_ratio) ** slope * readers_ratio ** (slope - 1)
+        # Adafactor's steps are relative to the weight, whose standard deviation they follow by themselves.
+        lr = lr * n_ratio ** powers.std[index] if optimizer == "adafactor" else lr
+        multiplier = n ** -powers.multiplier[index]
+        return _row(optimizer, decay, std=std, multiplier=multiplier, lr=lr, adam=adam, gradient=gradient)
 
     input_row = row(0, fan_out, fan_out_ratio, ONE)
     return Parameterization(
@@ -188,7 +198,7 @@ def spectral(
             "adafactor": 1 / n_in / (std if form == "absolute" else growth.get(role, ONE)),
             "muon": (n_out / n_in) ** 0.5 if role == "hidden" else 1 / n_in,
         }.get(optimizer, 1 / n_in)
-        return Row(init_std=std, lr=lr, eps=_eps_law(_TABLE_3_GRADIENT[role], optimizer))
+        return _row(optimizer, decay, std=std, lr=lr, adam=1 / n_in, gradient=_TABLE_3_GRADIENT[role])
 
     rows: dict[str, Any] = {role: row(role) for role in ("input", "hidden", "output", "vector")}
     return Parameterization(name=f"spectral-{form}", optimizer=optimizer, decay=decay, **rows).with_eps(eps)
@@ -203,7 +213,9 @@ def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterizatio
     n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)
     std = {role: fan_in**-0.5 for role in ("input", "hidden", "vector")} | {"output": fan_in**-0.5 * n_in**-0.5}
     adam = {"input": ONE, "vector": ONE, "hidden": 1 / n_in, "output": 1 / n_in}
-    sgd = {"input": n_out, "vector": n_out, "hidden": ONE, "output": 1 / n_in}
+    # An update of a hidden matrix moves its output by the rate, times the slope of the loss there, 1/n_out, times the square of
+    # its input's norm, n_in. The published 1 is for sides that grow alike.
+    sgd = {"input": n_out, "vector": n_out, "hidden": fan_out_ratio / fan_in_ratio, "output": 1 / n_in}
     # Adam's over the deviation, which its steps are relative to
     adafactor = adam | {"hidden": n_in**-0.5, "output": ONE}
 
@@ -215,18 +227,44 @@ def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterizatio
         return sgd[role] if optimizer == "sgd" else adam[role]
 
     rows: dict[str, Any] = {
-        role: Row(init_std=std[role], lr=rate(role), eps=_eps_law(_TABLE_3_GRADIENT[role], optimizer)) for role in std
+        role: _row(optimizer, decay, std=std[role], lr=rate(role), adam=adam[role], gradient=_TABLE_3_GRADIENT[role])
+        for role in std
     }
     return Parameterization(name="tpv-3", optimizer=optimizer, decay=decay, **rows)
 
 
-def _eps_law(gradient: Law, optimizer: Family) -> Law:
-    """The law of epsilon that follows a law of gradients; of optimizers that have none, 1."""
-    return ONE if optimizer in ("sign", "sgd") else gradient
+def _row(
+    optimizer: Family, decay: DecayRule, *, std: Law, multiplier: Law = ONE, lr: Law, adam: Law, gradient: Law
+) -> Row:
+    """A row whose epsilon, and whose decay where that is part of the gradient, follow the gradient's law.
+
+    Decay in the gradient shrinks a weight in a step by λ times the rate under SGD, and by λ times the rate over the gradient
+    where steps are normalised, as Adam's are. For the same share at all widths λ has to follow the inverse of that.
+
+    Args:
+        adam: the learning rate of steps that are normalised entry by entry, whichever the optimizer is.
+        gradient: of the stored weight, its root mean square.
+    """
+    return Row(
+        init_std=std,
+        multiplier=multiplier,
+        lr=lr,
+        eps=gradient if optimizer not in ("sign", "sgd") else ONE,
+        weight_decay=ONE if decay != "l2" else 1 / lr if optimizer == "sgd" else gradient / adam,
+    )
+
+
+def slope_law(power: float) -> Law:
+    """How the slope of the loss with respect to what a hidden matrix puts out falls: as its fan-out to a power.
+
+    Where the fan-out stays though the width grows (keys and values of a fixed number of heads), each output has so many more
+    readers, whose slopes are independent of each other at the start.
+    """
+    return fan_out_ratio**-power * readers_ratio ** (0.5 - power)
 
 
 # How the root mean square of a leaf's gradient falls with the width in Table 3.
-_TABLE_3_GRADIENT = {"input": 1 / width_ratio, "vector": 1 / width_ratio, "hidden": 1 / width_ratio, "output": ONE}
+_TABLE_3_GRADIENT = {"input": 1 / width_ratio, "vector": 1 / width_ratio, "hidden": slope_law(1), "output": ONE}
 
 
 @dataclasses.dataclass(frozen=True)

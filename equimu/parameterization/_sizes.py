@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections import Counter
+import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from equimu._axes import Axes
 from equimu._errors import EquimuError
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._leaves import Leaf, branch_ends, locate
+from equimu.parameterization._leaves import Leaf, branch_ends, containers_of, locate
+from equimu.parameterization._repeats import Counted, Model, compare, counted, pattern
 from equimu.parameterization._rule import Role
 from equimu.parameterization._trace import Blueprint
 
@@ -24,7 +25,9 @@ class Geometry:
 
     - `wide`: for each leaf's path, the axes that grow with some width, and by what ratio that width grows.
     - `at_base_width`: for each leaf's path, its shape with every width at the base and every depth at the target.
-    - `depth`, `depth_ratio`: for each leaf's path, how often its block is repeated, and that relative to the base.
+    - `depth`, `depth_ratio`: for each leaf's path, how many blocks there are in its stack, and that relative to the base; 1
+      outside stacks of blocks and in stacks of maps that are known to add nothing to a stream.
+    - `parts`: for each leaf that exists in a number that grows with a width, the name of that.
     - `branch_ends`: the paths of the parts that are declared to end a residual branch.
 
     Leaves without a declaration whose first axis changes with the number of blocks have been found to be stacks.
@@ -35,15 +38,14 @@ class Geometry:
     at_base_width: Mapping[str, tuple[int, ...]]
     depth: Mapping[str, int]
     depth_ratio: Mapping[str, Fraction]
+    parts: Mapping[str, str]
     branch_ends: frozenset[str]
 
     def fan_in(self, path: str) -> int:
         """The fan-in of a leaf whose axes are declared."""
         (leaf,) = (leaf for leaf in self.leaves if leaf.path == path)
         assert leaf.axes is not None
-        return math.prod(
-            size for size, word in zip(leaf.shape[leaf.stacks :], leaf.axes.words, strict=True) if word in _IN
-        )
+        return _fan(leaf, leaf.axes.words, leaf.shape, _IN)
 
 
 def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int]) -> Geometry:
@@ -51,109 +53,101 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
 
     Raises:
         EquimuError: base and target name different sizes, a size is no positive integer, larger at the base than at the
-            target, changes no array, or changes both widths and the number of blocks.
+            target, changes no array, or changes both widths and the number of residual blocks.
     """
-    _check_sizes(base, target)
+    base, target = checked_sizes(base, target)
     model = Blueprint(make, target).shapes()
-    leaves = locate(model)
-    wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in leaves}
-    depth = {leaf.path: 1 for leaf in leaves}
-    depth_ratio = {leaf.path: Fraction(1) for leaf in leaves}
+    mine = Model(locate(model), containers_of(model))
+    wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in mine.leaves}
+    found: dict[str, Counted] = {leaf.path: Counted() for leaf in mine.leaves}
+    parts: dict[str, str] = {}
     widths: list[str] = []
-    changed: list[Leaf] = leaves
+    changed = mine
     for name, size in target.items():
         # At equal sizes the change has to be made up: what a leaf's axes are does not depend on the ratio.
         other = base[name] if base[name] != size else 2 * size
-        changed = locate(Blueprint(make, {**target, name: other}).shapes())
-        grown, repeated, stacked = _compare(name, leaves, changed)
-        leaves = [_as_stack(leaf) if leaf.path in stacked else leaf for leaf in leaves]
-        if grown:
+        shapes = Blueprint(make, {**target, name: other}).shapes()
+        changed = Model(locate(shapes), containers_of(shapes))
+        difference = compare(name, (size, other), mine, changed)
+        mine = dataclasses.replace(mine, leaves=[_stack(leaf, difference.stacked) for leaf in mine.leaves])
+        if difference.grown:
             widths.append(name)
-        ratio = Fraction(size, base[name])
-        for path, axes in grown.items():
+        for path, axes in difference.grown.items():
             for axis in axes:
-                wide[path][axis] = wide[path].get(axis, 1) * ratio
-        for path in repeated:
-            depth[path] *= size
-            depth_ratio[path] *= ratio
+                wide[path][axis] = wide[path].get(axis, 1) * Fraction(size, base[name])
+        if difference.grown and difference.repeated:
+            parts |= dict.fromkeys(difference.repeated, name)
+            continue
+        for path, repeat in difference.repeated.items():
+            ratio = Fraction(1) if base[name] == size else repeat.ratio
+            found[path] = found[path].times(repeat, ratio)
     if all(base[name] == target[name] for name in widths):
-        reference = leaves
+        reference = mine.leaves
     elif len(widths) == 1 and list(target) == widths:
-        reference = changed
+        reference = changed.leaves
     else:
         reference = locate(Blueprint(make, {**target, **{name: base[name] for name in widths}}).shapes())
+    depths = counted(mine, {path: count for path, count in found.items() if count.root is not None})
+    # A part of which there are fewer at the base has the shape of those that are there.
+    at_base = {pattern(leaf.path): leaf.shape for leaf in reference} | {leaf.path: leaf.shape for leaf in reference}
     return Geometry(
-        leaves=leaves,
+        leaves=mine.leaves,
         wide=wide,
-        at_base_width={leaf.path: leaf.shape for leaf in reference},
-        depth=depth,
-        depth_ratio=depth_ratio,
+        at_base_width={leaf.path: at_base.get(leaf.path, at_base[pattern(leaf.path)]) for leaf in mine.leaves},
+        depth={path: depths.get(path, 1) for path in found},
+        depth_ratio={path: found[path].ratio if path in depths else Fraction(1) for path in found},
+        parts=parts,
         branch_ends=branch_ends(model),
     )
 
 
-def _check_sizes(base: Mapping[str, int], target: Mapping[str, int]) -> None:
+def checked_sizes(base: Mapping[str, int], target: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Base and target as plain integers.
+
+    Raises:
+        EquimuError: they name different sizes, a size is no positive integer, or larger at the base.
+    """
+    if not isinstance(base, Mapping) or not isinstance(target, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EquimuError(f"base and target are sizes by name, e.g. {{'width': 64}}: got {base!r} and {target!r}")
     if not base or set(base) != set(target):
         raise EquimuError(
             f"base and target must name the same sizes, at least one: got {sorted(base)} and {sorted(target)}"
         )
-    for name in base:
-        for sizes in (base, target):
-            size = sizes[name]
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    plain: list[dict[str, int]] = []
+    for sizes in (base, target):
+        plain.append({})
+        for name, size in sizes.items():
+            try:
+                plain[-1][name] = 0 if isinstance(size, bool) else operator.index(size)
+            except TypeError:
+                plain[-1][name] = 0
+            if plain[-1][name] < 1:
                 raise EquimuError(f"{name} must be a positive integer, got {size!r}")
+    for name in base:
         if base[name] > target[name]:
             raise EquimuError(
                 f"base {name} {base[name]} is larger than the target's {target[name]}; "
                 "the base is the small model: exchange them or lower the base"
             )
+    return plain[0], {name: plain[1][name] for name in target}
 
 
-def _compare(name: str, leaves: list[Leaf], changed: list[Leaf]) -> tuple[dict[str, set[int]], set[str], set[str]]:
-    """The axes that a size changes, by leaf; the leaves that it repeats; and those of them that were found to be stacks."""
-    theirs = {leaf.path: leaf for leaf in changed}
-    counts, their_counts = (Counter(leaf.pattern for leaf in found) for found in (leaves, changed))
-    grown: dict[str, set[int]] = {}
-    repeated: set[str] = set()
-    for leaf in leaves:
-        if counts[leaf.pattern] != their_counts[leaf.pattern]:
-            repeated.add(leaf.path)
-        other = theirs.get(leaf.path)
-        if other is None or other.shape == leaf.shape:
-            continue
-        if len(other.shape) != len(leaf.shape):
-            raise EquimuError(
-                f"{leaf.describe()} changes its number of axes with {name}, which no rule can follow: "
-                f"{list(leaf.shape)} and {list(other.shape)}"
-            )
-        for axis, (mine, its) in enumerate(zip(leaf.shape, other.shape, strict=True)):
-            if mine != its:
-                if axis < leaf.stacks:
-                    repeated.add(leaf.path)
-                else:
-                    grown.setdefault(leaf.path, set()).add(axis)
-    stacked = {leaf.path for leaf in leaves if leaf.axes is None and grown.get(leaf.path) == {0}}
-    if repeated and set(grown) == stacked:
-        # The blocks are stacked, and these are bare arrays of theirs.
-        grown, repeated = {}, repeated | stacked
-    else:
-        stacked = set()
-    if set(their_counts) - set(counts) or (not grown and not repeated):
-        what = "adds arrays of another kind to" if set(their_counts) - set(counts) else "changes no array of"
-        raise EquimuError(
-            f"{name} {what} the model, so it is neither a width nor a depth; leave it out of base and target"
-        )
-    if grown and repeated:
-        raise EquimuError(
-            f"{name} changes both the width of arrays ({min(grown)}) and the number of blocks ({min(repeated)}); "
-            "give `make` one size for each, or leave it out of base and target"
-        )
-    return grown, repeated, stacked
-
-
-def _as_stack(leaf: Leaf) -> Leaf:
+def _stack(leaf: Leaf, stacked: set[str]) -> Leaf:
     """A leaf without a declaration that stands in stacked blocks: what is left of a vector's axes has one reading."""
-    return dataclasses.replace(leaf, axes=Axes(("out",) * (len(leaf.shape) - 1))) if len(leaf.shape) < 3 else leaf
+    if leaf.path not in stacked or len(leaf.shape) > 2:
+        return leaf
+    return dataclasses.replace(leaf, axes=Axes(("out",) * (len(leaf.shape) - 1)))
+
+
+def _fan(leaf: Leaf, words: tuple[str, ...], shape: tuple[int, ...], kinds: set[str]) -> int:
+    """The product of the axes of some kinds; of a kernel with strides, the positions that one output sees."""
+    strides = iter(() if leaf.axes is None else leaf.axes.strides or ())
+    sizes: list[int] = []
+    for size, word in zip(shape[len(shape) - len(words) :], words, strict=True):
+        seen = -(-size // next(strides, 1)) if word == "kernel" else size
+        if word in kinds:
+            sizes.append(seen)
+    return math.prod(sizes)
 
 
 def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[Dimensions, bool, bool]:
@@ -167,7 +161,7 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
     def fan(kinds: set[str]) -> tuple[int, Fraction]:
         axes = [axis for axis, word in enumerate(words, start=first) if word in kinds]
         grown = (_growth(shape[axis], base_shape[axis], wide[axis]) for axis in axes if axis in wide)
-        return math.prod(shape[axis] for axis in axes), math.prod(grown, start=Fraction(1))
+        return _fan(leaf, words, shape, kinds), math.prod(grown, start=Fraction(1))
 
     grown = {words[axis - first] for axis in wide}
     wide_in = bool(grown & _IN)
@@ -182,11 +176,25 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
             width_ratio=in_ratio if wide_in else out_ratio,
             map_fan_in=fan_in if leaf.beside is None else geometry.fan_in(leaf.beside),
             narrowing=min(Fraction(fan_out, fan_in), Fraction(1)),
+            readers_ratio=in_ratio / out_ratio if wide_in and "inner" in words and not grown & _OUT else Fraction(1),
             depth=geometry.depth[leaf.path],
             depth_ratio=geometry.depth_ratio[leaf.path],
         ),
         wide_in,
         wide_out,
+    )
+
+
+def base_dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> Dimensions:
+    """The dimensions that a leaf has at the base sizes."""
+    shape = geometry.at_base_width[leaf.path]
+    fan_in, fan_out = _fan(leaf, words, shape, _IN), _fan(leaf, words, shape, _OUT)
+    return Dimensions(
+        fan_in=fan_in,
+        fan_out=fan_out,
+        map_fan_in=fan_in,
+        narrowing=min(Fraction(fan_out, fan_in), Fraction(1)),
+        depth=round(geometry.depth[leaf.path] / geometry.depth_ratio[leaf.path]),
     )
 
 

@@ -12,27 +12,31 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
-from equimu.parameterization._tree import rules_of
+from equimu.parameterization._tree import required_rules, rules_of
 
-_FORMAT = 2  # of the JSON; another number where an older reader would read it wrongly
+_FORMAT = 3  # of the JSON; another number where an older reader would read it wrongly
 _FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "blueprint")]
-_COLUMNS = ("path", "shape", "role", "init", "multiplier", "lr", "weight_decay", "eps")
+_NUMBERS = ("multiplier", "lr", "weight_decay", "eps")
+_COLUMNS = ("path", "shape", "role", "init", "constructor", *_NUMBERS)
 _OF_RUN = "forgetting"  # a column only where some rule has it: rules of batch and length
 
 
 def table(tree: PyTree, *, markdown: bool = False) -> str:
-    """One row a leaf: path, shape, role, the initial draw, and the factors.
+    """One row a leaf: path, shape, role, the initial draw, the constructor's own draw if there is one, and the factors.
+
+    The initial draw is that of the stored array; the forward pass sees it times the multiplier.
 
     Args:
         tree: the tree of rules.
         markdown: a Markdown table instead of aligned columns.
     """
-    rules = rules_of(tree)
+    rules = required_rules(tree, "table")
     columns = _COLUMNS if all(_number(rule.forgetting) == "1" for rule in rules) else (*_COLUMNS, _OF_RUN)
     rows: list[tuple[str, ...]] = [columns]
     for rule in rules:
-        numbers = tuple(_number(getattr(rule, name)) for name in columns[4:])
-        rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), *numbers))
+        numbers = tuple(_number(getattr(rule, name)) for name in columns[len(_COLUMNS) - len(_NUMBERS) :])
+        own = "" if rule.own_std is None else spread(rule.own_mean, rule.own_std)
+        rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), own, *numbers))
     widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
     edge, between = ("| ", " | ") if markdown else ("", "  ")
     lines = [
@@ -49,10 +53,18 @@ def _number(value: Any) -> str:
 
 def _draw(rule: Any) -> str:
     if rule.init_mean is None:
-        return "as the model"
+        trained = not (isinstance(rule.lr, float) and rule.lr == 0.0)
+        return "as the model" if trained else "as the model, not trained"
     if isinstance(rule.init_std, float) and rule.init_std == 0.0:
         return f"= {_number(rule.init_mean)}"
+    if rule.as_drawn:
+        return f"as drawn, {_number(rule.init_mean)} ± {_number(rule.init_std)}"
     return f"N(0, {_number(rule.init_std)}²)"
+
+
+def spread(mean: Any, std: Any) -> str:
+    """Mean and standard deviation of a draw."""
+    return f"{_number(mean or 0.0)} ± {float(std):.3g}" if isinstance(std, float | int) else "(traced)"
 
 
 def to_json(tree: PyTree) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from equimu._errors import EquimuError, nearest
+from equimu.parameterization import DecayRule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     """Of SGD (0 for none) and of Muon's matrices."""
     weight_decay: float = 0.0
-    weight_decay_rule: Literal["standard", "independent", "scaled"] = "independent"
+    weight_decay_rule: DecayRule = "independent"
     clip_norm: float | None = 1.0
     """Global norm to which gradients are clipped; None for no clipping."""
     warmup: float = 0.1
