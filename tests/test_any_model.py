@@ -8,7 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equimu import EquimuError, adamw, completep, initialize, mup, nn, parameterize, register_axes, scaled, sp, tpv, umup
+from equimu import (
+    EquimuError,
+    adamw,
+    completep,
+    initialize,
+    mup,
+    nn,
+    parameterize,
+    register_axes,
+    scaled,
+    sp,
+    tpv,
+    umup,
+)
 from equimu.parameterization import rules_of
 
 N, M = 24, 3  # the target width and its ratio to the base

@@ -136,7 +136,9 @@ def test_sizes_that_cannot_be_say_why(base, target, words):
 
 def test_size_of_both_width_and_depth_is_refused_by_rules_of_depth():
     sizes = {"base": {"n": 2}, "target": {"n": 4}}
-    with pytest.raises(EquimuError, match=r"n changes both widths and the number of arrays like layers.*one size for each"):
+    with pytest.raises(
+        EquimuError, match=r"n changes both widths and the number of arrays like layers.*one size for each"
+    ):
         parameterize(lambda n, key: Tower(n, n, key=key), completep(), **sizes)
 
 

@@ -3,15 +3,17 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree, Scalar
+from equimu.optim._numbers import check_counts, check_numbers
 from equimu.optim._optimizers import adam_direction
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, retained, update_rule
-from equimu.parameterization import DecayRule, Rule
+from equimu.parameterization import DecayRule, Rule, rules_of
 
 
 def adafactor(
@@ -50,6 +52,11 @@ def adafactor(
         EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
     check_family("adafactor", tree, "adafactor")
+    check_numbers(
+        decay_rate=decay_rate, eps=eps, min_scale=min_scale, clipping_threshold=clipping_threshold, momentum=momentum
+    )
+    check_counts(min_dim_size_to_factor=min_dim_size_to_factor)
+    _check_real("adafactor", rules_of(tree))
 
     def direction(rule: Rule) -> optax.GradientTransformation:
         parts = [
@@ -118,6 +125,9 @@ def muon(
             no matrix.
     """
     check_family("muon", tree, "muon")
+    check_numbers(adam_learning_rate=adam_learning_rate, beta=beta, b1=b1, b2=b2, eps=eps)
+    check_counts(ns_steps=ns_steps)
+    _check_real("muon", [rule for rule in rules_of(tree) if rule.role == "hidden"])
 
     def direction(rule: Rule) -> optax.GradientTransformation:
         if rule.role != "hidden":
@@ -165,6 +175,15 @@ def each_of_stack(transform: optax.GradientTransformation, rule: Rule) -> optax.
         return {path: new for path, (new, _) in made.items()}, {path: after for path, (_, after) in made.items()}
 
     return optax.GradientTransformation(init, update)
+
+
+def _check_real(name: str, rules: list[Rule]) -> None:
+    for rule in rules:
+        if jnp.issubdtype(rule.dtype, jnp.complexfloating):
+            raise EquimuError(
+                f"{name} has no rule for complex arrays, and {rule.path} is one; use adamw, lion or sgd, or hold its real and "
+                "imaginary parts in two arrays"
+            )
 
 
 def _matrix_axes(rule: Rule) -> MuonDimensionNumbers:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu.parameterization import Rule, rules_of
+from equimu.parameterization import Rule, dotted, required_rules, rules_of
 
 # What tells two leaves apart without telling their rules apart.
 _OF_THE_LEAF = {"path", "shape", "dtype", "blueprint", "as_drawn", "own_mean", "own_std"}
@@ -32,6 +33,9 @@ def multi_transform(
     Where `optax.partition` gives every group a copy of the whole model with holes, here each group has only its own arrays,
     by path: modules are taken apart once a step instead of once a group.
 
+    Arrays that are taken out of the model, by `eqx.partition` with a filter for frozen ones, are left alone. Gradients of
+    complex arrays are conjugated: `jax.grad` gives the conjugate of the direction of steepest ascent.
+
     Args:
         tree: the tree of rules.
         factory: from the rule of a group to its transformation, e.g. `lambda rule: optax.sgd(0.1 * rule.lr)`.
@@ -40,21 +44,24 @@ def multi_transform(
         A transformation of `eqx.filter(model, eqx.is_inexact_array)`. Its `init` and `update` raise an `EquimuError` for
         parameters of another model.
     """
-    rules = rules_of(tree)
+    rules = required_rules(tree, "multi_transform")
     groups = groups_of(tree)
     transforms = {name: optax.with_extra_args_support(factory(members[0])) for name, members in groups.items()}
 
-    def split(leaves: list[Any]) -> dict[str, dict[str, Any]]:
-        by_path = {rule.path: leaf for rule, leaf in zip(rules, leaves, strict=True)}
-        return {name: {rule.path: by_path[rule.path] for rule in members} for name, members in groups.items()}
+    def split(by_path: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {rule.path: by_path[rule.path] for rule in members if rule.path in by_path}
+            for name, members in groups.items()
+        }
 
     def init(params: PyTree) -> MultiTransformState:
-        given = split(_leaves(params, rules))
+        given = split(_by_path(params, rules))
         return MultiTransformState({name: transforms[name].init(given[name]) for name in given})
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> tuple[PyTree, MultiTransformState]:
-        given = split(_leaves(updates, rules))
-        current = None if params is None else split(_leaves(params, rules))
+        leaves = _by_path(updates, rules)
+        given = split({path: jnp.conj(x) if jnp.iscomplexobj(x) else x for path, x in leaves.items()})
+        current = None if params is None else split(_by_path(params, rules))
         states: dict[str, Any] = {}
         made: dict[str, Any] = {}
         for name, transform in transforms.items():
@@ -63,7 +70,7 @@ def multi_transform(
             new, states[name] = transform.update(given[name], state.groups[name], mine, **extra)
             made |= new
         structure = jax.tree.structure(updates)
-        return jax.tree.unflatten(structure, [made[rule.path] for rule in rules]), MultiTransformState(states)
+        return jax.tree.unflatten(structure, [made[path] for path in leaves]), MultiTransformState(states)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -76,16 +83,24 @@ def groups_of(tree: PyTree) -> dict[str, list[Rule]]:
     return {f"{members[0].role} {index}": members for index, members in enumerate(groups.values())}
 
 
-def _leaves(params: PyTree, rules: list[Rule]) -> list[Any]:
-    """The arrays of a model's trained part, one for each rule."""
-    leaves = jax.tree.leaves(params)
-    shapes = [tuple(leaf.shape) for leaf in leaves]
-    if shapes != [rule.shape for rule in rules]:
-        raise EquimuError(
-            f"these {len(leaves)} arrays are not those of the {len(rules)} rules of the tree; "
-            "give eqx.filter(model, eqx.is_inexact_array) of the model that the tree is of"
-        )
-    return leaves
+def _by_path(params: PyTree, rules: list[Rule]) -> dict[str, Any]:
+    """The arrays of a model's trained part, by the path of the rule that each has; in the order of the model's leaves."""
+    found = jax.tree_util.tree_flatten_with_path(params)[0]
+    shapes = [tuple(leaf.shape) if hasattr(leaf, "shape") else None for _, leaf in found]
+    if shapes == [rule.shape for rule in rules]:
+        # As they stand, whatever the paths are called: the model may be wrapped.
+        return {rule.path: leaf for rule, (_, leaf) in zip(rules, found, strict=True)}
+    by_path = {rule.path: rule for rule in rules}
+    for (key, leaf), shape in zip(found, shapes, strict=True):
+        path = dotted(key)
+        if path not in by_path or by_path[path].shape != shape:
+            what = f"{list(by_path[path].shape)} in the tree" if path in by_path else "not in the tree"
+            here = f"{type(leaf).__name__}" if shape is None else f"an array {list(shape)}"
+            raise EquimuError(
+                f"these {len(found)} leaves are not the arrays of the {len(rules)} rules of the tree: {path or 'the first'} is "
+                f"{here} here and {what}; give eqx.filter(model, eqx.is_inexact_array) of the model that the tree is of"
+            )
+    return {dotted(key): leaf for key, leaf in found}
 
 
 def _group(rule: Rule) -> Hashable:

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from equimu._types import PyTree, Scalar
+from equimu.optim._numbers import check_numbers
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, retained, update_rule
 from equimu.parameterization import DecayRule, Rule
@@ -36,7 +37,7 @@ def adamw(
             `"standard"`: s · η · rule.lr · λ · rule.weight_decay · p, as AdamW does;
             `"scaled"`: s · η · λ · rule.weight_decay · p, the same on leaves of all learning rates (λ·m on hidden matrices);
             `"independent"`: s · λ · rule.weight_decay · p, free of the learning rate;
-            `"l2"`: none of its own: λ · rule.weight_decay · p is added to the clipped gradient, before the optimizer's own rule.
+            `"l2"`: none of its own: λ · rule.weight_decay · p is added to the clipped gradient, before the optimizer's rule.
         schedule: a factor on everything, as a function of the number of updates done; see `warmup_schedule`.
         clip_norm: clip the gradients to this global norm, taken over all leaves.
         mu_dtype: dtype of the first moment, e.g. `jnp.bfloat16`.
@@ -48,6 +49,7 @@ def adamw(
         EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
     check_family("adamw", tree, "adam")
+    check_numbers(b1=b1, b2=b2, eps=eps)
     return update_rule(
         tree,
         lambda rule: adam_direction(rule, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
@@ -85,6 +87,7 @@ def lion(
         EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
     check_family("lion", tree, "sign", "adam")
+    check_numbers(b1=b1, b2=b2)
     return update_rule(
         tree,
         lambda rule: optax.scale_by_lion(b1=retained(b1, rule), b2=retained(b2, rule), mu_dtype=mu_dtype),
@@ -123,6 +126,7 @@ def sgd(
         EquimuError: the tree is for another family of optimizers or rule of decay, or a number makes no sense.
     """
     check_family("sgd", tree, "sgd")
+    check_numbers(momentum=momentum)
 
     def direction(rule: Rule) -> optax.GradientTransformation:
         if momentum is None:

@@ -10,9 +10,11 @@ import optax
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree, Scalar
+from equimu.optim._float16 import with_float16_in_float32
 from equimu.optim._multi_transform import multi_transform
+from equimu.optim._numbers import check_numbers
 from equimu.optim._schedule import Schedule
-from equimu.parameterization import DECAY_RULES, DecayRule, Family, Rule, rules_of
+from equimu.parameterization import DECAY_RULES, DecayRule, Family, Rule, required_rules, rules_of
 
 
 def update_rule(
@@ -37,7 +39,11 @@ def update_rule(
     Raises:
         EquimuError: a number makes no sense, or the decay is another than the tree's.
     """
-    _check_numbers(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+    check_numbers(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
+    if schedule is not None and not callable(schedule):
+        raise EquimuError(
+            f"schedule is a function from the number of updates done to a factor, got {schedule!r}; see warmup_schedule"
+        )
     _check_decay(tree, decay)
 
     def update(rule: Rule) -> optax.GradientTransformation:
@@ -53,6 +59,8 @@ def update_rule(
         return optax.chain(*step)
 
     parts = [multi_transform(tree, update)]
+    if any(rule.dtype == "float16" for rule in rules_of(tree)):
+        parts = [with_float16_in_float32(parts[0])]
     if clip_norm is not None:
         parts.insert(0, optax.with_extra_args_support(optax.clip_by_global_norm(clip_norm)))
     if schedule is not None:
@@ -90,7 +98,7 @@ def retained(beta: Scalar, rule: Rule) -> Scalar:
 
 def check_family(name: str, tree: PyTree, *families: Family) -> None:
     """Raises an `EquimuError` unless the tree's learning rates are for one of these families of optimizers."""
-    for rule in rules_of(tree):
+    for rule in required_rules(tree, name):
         if rule.optimizer not in families:
             raise EquimuError(
                 f"{name} was given a tree whose learning rates are for optimizer={rule.optimizer!r}; "
@@ -109,9 +117,3 @@ def _check_decay(tree: PyTree, decay: DecayRule | None) -> None:
                 f"decay {decay!r} was given for a tree whose decay is {rule.decay!r}; make the tree with decay={decay!r}, "
                 f"e.g. parameterize(make, mup(decay={decay!r}), ...)"
             )
-
-
-def _check_numbers(**numbers: Scalar | None) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, float | int) and not 0 <= value < float("inf"):
-            raise EquimuError(f"{name} must be finite and not negative, got {value}")

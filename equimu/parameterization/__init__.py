@@ -21,9 +21,11 @@ from equimu.parameterization._law import map_fan_in as map_fan_in
 from equimu.parameterization._law import narrowing as narrowing
 from equimu.parameterization._law import readers_ratio as readers_ratio
 from equimu.parameterization._law import width_ratio as width_ratio
+from equimu.parameterization._leaves import dotted as dotted
 from equimu.parameterization._parameterization import BaseConstants as BaseConstants
 from equimu.parameterization._parameterization import Parameterization as Parameterization
 from equimu.parameterization._parameterization import Row as Row
+from equimu.parameterization._parameterization import StartRule as StartRule
 from equimu.parameterization._parameterization import shift_of_numbers as shift_of_numbers
 from equimu.parameterization._rule import DECAY_RULES as DECAY_RULES
 from equimu.parameterization._rule import NUMBERS as NUMBERS
@@ -47,6 +49,7 @@ from equimu.parameterization._tree import check_same_structure as check_same_str
 from equimu.parameterization._tree import fold as fold
 from equimu.parameterization._tree import numbers_of as numbers_of
 from equimu.parameterization._tree import parameterize as parameterize
+from equimu.parameterization._tree import required_rules as required_rules
 from equimu.parameterization._tree import rules_of as rules_of
 from equimu.parameterization._tree import scaled as scaled
 from equimu.parameterization._tree import with_numbers as with_numbers

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -30,6 +31,7 @@ def rules_by_path(
     geometry = measure(make, base, target)
     _check_depth(parameterization, geometry)
     started = starts(Blueprint(make, target))
+    _warn_of_own_seeds(started)
     from_constructor = parameterization.start == "constructor"
     own = own_draws(make, base, target, started, at_base=from_constructor)
     words: dict[str, tuple[str, ...]] = {}
@@ -130,8 +132,8 @@ def _rule(
         )
     if leaf.path in geometry.parts and role in ("input", "output"):
         raise EquimuError(
-            f"{leaf.describe()} is one of several parts, of which there are more as {geometry.parts[leaf.path]} grows, and one of "
-            "its sides does not grow: whether the parts are read side by side or added up is not known; hold them in one array "
+            f"{leaf.describe()} is one of several parts, of which there are more as {geometry.parts[leaf.path]} grows, and one "
+            "of its sides does not grow: whether the parts are read side by side or added up is not known; hold them in one array "
             "whose axis of parts is declared as 'in' (added up) or 'out' (side by side)"
         )
     row = parameterization.row(role)
@@ -177,6 +179,17 @@ def _rule(
         dimensions=sizes,
         blueprint=blueprint,
     )
+
+
+def _warn_of_own_seeds(started: Mapping[str, Start]) -> None:
+    seeded = [path for path, start in started.items() if start.own_seed and start.inexact]
+    if seeded:
+        more = f" and {len(seeded) - 1} more" if len(seeded) > 1 else ""
+        warnings.warn(
+            f"the constructor draws {seeded[0]}{more} from a random key of its own, so it draws the same numbers whatever key "
+            "it is given; pass the key on",
+            stacklevel=4,
+        )
 
 
 def _constant(leaf: Leaf, start: Start) -> float | None:

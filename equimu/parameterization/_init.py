@@ -29,8 +29,8 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
         tree: the tree of rules, from `parameterize`.
         key: a JAX random key.
         rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's standard
-            deviation: each array is divided by its own root mean square, each member of a stack by its own, so that a stack of layers
-            starts as a list of them does.
+            deviation: each array is divided by its own root mean square, each member of a stack by its own, so that a stack of
+            layers starts as a list of them does.
 
     Returns:
         The model.

@@ -29,7 +29,7 @@ class OwnDraw:
     exact: bool = True
 
     def carried(self, growth: float) -> tuple[float, float]:
-        """Mean and standard deviation that follow a law from the base on; exactly the constructor's where that follows it too."""
+        """Mean and standard deviation that follow a law from the base on; exactly the constructor's where it follows that."""
         std = self.base_std * growth
         if self.std is not None and math.isclose(std, self.std, rel_tol=_ROUNDING if self.exact else TOLERANCE):
             std = self.std
@@ -44,7 +44,12 @@ def is_level(mean: float, std: float) -> bool:
 
 
 def own_draws(
-    make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int], started: Mapping[str, Start], *, at_base: bool
+    make: Callable[..., Any],
+    base: Mapping[str, int],
+    target: Mapping[str, int],
+    started: Mapping[str, Start],
+    *,
+    at_base: bool,
 ) -> dict[str, OwnDraw]:
     """By path, of all arrays that the constructor draws.
 

@@ -164,7 +164,7 @@ class Parameterization:
         return dataclasses.replace(self, **{role: self.row(role).replace(weight_decay=ONE) for role in ROLES})
 
     def with_start(self, start: StartRule) -> "Parameterization":
-        """The same table with drawn arrays as the law says (`"law"`) or as the model's constructor draws them (`"constructor"`).
+        """The same table with drawn arrays as the law says (`"law"`) or as the model's constructor draws (`"constructor"`).
 
         From `"constructor"` a model starts at the base sizes as its author meant it to, to the bit where multipliers are 1
         there. At other sizes its draws are multiplied by what the law's spread grows by and the constructor's does not.

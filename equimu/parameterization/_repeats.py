@@ -33,7 +33,11 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """How one size repeats a leaf: `root` is the path of what holds the copies, `count` their number, `ratio` that to another's."""
+    """How one size repeats a leaf.
+
+    - `root`: the path of what holds the copies.
+    - `count`, `ratio`: their number, and that relative to the other model's.
+    """
 
     root: str
     count: int

@@ -85,9 +85,9 @@ def tpv(
 ) -> Parameterization:
     """μP as in Tables 3, 8 and 9 of Tensor Programs V (arXiv 2203.03466), three forms of one training.
 
-    They are one training without weight decay, and with `"independent"` or `"l2"` decay. With `"standard"` decay each leaf
-    shrinks by η · lr · λ, as in the implementations of these tables, so that Tables 8 and 9 decay other leaves more than Table 3;
-    `tpv(3).shift(...)` keeps the training of Table 3 with its decay.
+    They are one training without weight decay, and with `"independent"`, `"scaled"` or `"l2"` decay. With `"standard"` decay
+    each leaf shrinks by η · lr · λ, as in the implementations of these tables, so that Tables 8 and 9 decay other leaves more
+    than Table 3; `tpv(3).shift(...)` keeps the training of Table 3 with its decay.
 
     Args:
         table: 3, 8 or 9. Table 8 is the form that allows tied input and output embeddings.

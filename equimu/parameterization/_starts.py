@@ -182,7 +182,8 @@ class _Interpreter:
 
     def _elementwise(self, eqn: Any, inputs: list[_Known], draws: list[_Draw]) -> _Known:
         shape = (_SAMPLES,) if draws else ()
-        values = [jnp.broadcast_to(k.samples if isinstance(k, _Draw) else k, shape) for k in inputs]
+        known: list[Any] = [each.samples if isinstance(each, _Draw) else each for each in inputs]
+        values = [jnp.broadcast_to(each, shape) for each in known]
         result = eqn.primitive.bind(*values, **eqn.params)
         if draws and result.shape == shape:
             first = result[0]

@@ -74,7 +74,7 @@ def to_json(tree: PyTree) -> str:
         EquimuError: a number of a rule is traced.
     """
     rules: dict[str, Any] = {}
-    for rule in rules_of(tree):
+    for rule in required_rules(tree, "to_json"):
         for name in ("init_mean", *NUMBERS):
             if not isinstance(getattr(rule, name), float | int | None):
                 raise EquimuError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 
 from equimu._errors import EquimuError
 
@@ -34,7 +35,7 @@ class Blueprint:
         """
         model = eqx.filter_eval_shape(self, jax.random.key(0))
         for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
-            if callable(leaf) and any(isinstance(value, jax.core.Tracer) for value in _closed_over(leaf)):
+            if callable(leaf) and any(isinstance(value, Tracer) for value in _closed_over(leaf)):
                 raise EquimuError(
                     f"the function at {jax.tree_util.keystr(path).removeprefix('.')} closes over an array that the constructor "
                     "makes, which no rule and no optimizer can reach; make the array a field of an eqx.Module that is called "

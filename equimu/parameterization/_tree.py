@@ -1,6 +1,7 @@
 """`parameterize`: from a constructor and a table of laws to a tree of rules; `scaled`: the tree's multipliers, applied."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu.parameterization._array_rules import run_ratios, rules_by_path
+from equimu.parameterization._array_rules import rules_by_path, run_ratios
 from equimu.parameterization._leaves import dotted, is_array_or_shape, locate
 from equimu.parameterization._parameterization import Parameterization
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
@@ -50,7 +51,7 @@ def parameterize(
             for a model without residual branches, ratios of batch or length without rules for them.
     """
     if not isinstance(parameterization, Parameterization):  # pyright: ignore[reportUnnecessaryIsInstance]
-        called = " (without the call: write mup(), with parentheses)" if callable(parameterization) else ""
+        called = " (without the call: write mup(), with parentheses)" if inspect.isfunction(parameterization) else ""
         raise EquimuError(
             f"parameterize takes a Parameterization, e.g. mup(), as its second argument, got "
             f"{getattr(parameterization, '__name__', type(parameterization).__name__)}{called}"
@@ -118,6 +119,7 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     # Where the model has None, the tree has a rule or None itself.
     rules, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     leaves, other = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_none)
+    rule: Any
     for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
         if path != their_path:
             raise EquimuError(

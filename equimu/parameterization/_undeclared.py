@@ -34,6 +34,11 @@ def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry) -> EquimuError:
     homeless: list[Leaf] = []
     first, *others = leaves
     for leaf in (first, *others):
+        if type(leaf.owner).__name__ == "_JitWrapper":
+            return EquimuError(
+                f"{leaf.describe()} is inside a module that is wrapped in eqx.filter_jit, which hides what its arrays are; "
+                "wrap the function that calls the model instead"
+            )
         if leaf.owner is None or leaf.field is None:
             homeless.append(leaf)
             continue
@@ -78,7 +83,7 @@ def suggested_words(leaf: Leaf, geometry: Geometry) -> tuple[str, ...]:
 
 
 def _matrix(leaf: Leaf, wide: set[int]) -> tuple[str, ...]:
-    """A matrix is (out, in) if its owner says so by a bias or a size of that name, and for a field called weight; else (in, out)."""
+    """A matrix is (out, in) if its owner says so by a bias or a size of that name, or its field is weight; else (in, out)."""
     rows, columns = leaf.shape
     for field, value in ({} if leaf.owner is None else vars(leaf.owner)).items():
         size = value if isinstance(value, int) and not isinstance(value, bool) else _length(value, field)
@@ -88,7 +93,11 @@ def _matrix(leaf: Leaf, wide: set[int]) -> tuple[str, ...]:
         return ("out", "in") if (size == rows) == ends[1] else ("in", "out")
     if not wide or leaf.field == "weight" or (leaf.field or "").startswith("weight_"):
         return ("out", "in")
-    return ("in", "out") if len(wide) == 2 or _is_layer(leaf) else tuple("out" if axis in wide else "table" for axis in (0, 1))
+    return (
+        ("in", "out")
+        if len(wide) == 2 or _is_layer(leaf)
+        else tuple("out" if axis in wide else "table" for axis in (0, 1))
+    )
 
 
 def _length(value: Any, field: str) -> int | None:
@@ -111,4 +120,6 @@ def _is_layer(leaf: Leaf) -> bool:
 
 
 def _is_table(leaf: Leaf) -> bool:
-    return any(word in (type(leaf.owner).__name__ + (leaf.field or "")).lower() for word in ("embed", "pos", "table", "token"))
+    return any(
+        word in (type(leaf.owner).__name__ + (leaf.field or "")).lower() for word in ("embed", "pos", "table", "token")
+    )
