@@ -133,21 +133,22 @@ def _rule(
     if leaf.path in geometry.parts and role in ("input", "output"):
         raise EquimuError(
             f"{leaf.describe()} is one of several parts, of which there are more as {geometry.parts[leaf.path]} grows, and one "
-            "of its sides does not grow: whether the parts are read side by side or added up is not known; hold them in one array "
-            "whose axis of parts is declared as 'in' (added up) or 'out' (side by side)"
+            "of its sides does not grow: whether the parts are read side by side or added up is not known; hold them in one "
+            "array whose axis of parts is declared as 'in' (added up) or 'out' (side by side)"
         )
     row = parameterization.row(role)
     multiplier = row.multiplier(sizes)
     init_mean, init_std, as_drawn = 0.0, row.init_std(sizes), False
-    constant = _constant(leaf, start)
+    from_constructor = parameterization.start == "constructor"
+    constant = _constant(leaf, start, keep_draws=from_constructor)
     if leaf.axes is not None and leaf.axes.as_model:
         init_mean, init_std = None, 0.0
     elif constant is not None:
         # What the forward pass sees is the constant itself, whatever the multiplier.
         init_mean, init_std = constant / multiplier, 0.0
-    elif not start.drawn or _is_chosen_bias(leaf, start):
+    elif not start.drawn or (_is_chosen_bias(leaf, start) and not from_constructor):
         init_mean, init_std = None, 0.0
-    elif parameterization.start == "constructor":
+    elif from_constructor:
         assert own is not None
         # In the forward pass, the spread at the base and from there on the law.
         at_base = base_dimensions(leaf, words, geometry)
@@ -192,12 +193,13 @@ def _warn_of_own_seeds(started: Mapping[str, Start]) -> None:
         )
 
 
-def _constant(leaf: Leaf, start: Start) -> float | None:
+def _constant(leaf: Leaf, start: Start, *, keep_draws: bool) -> float | None:
     """The constant that a leaf starts from: what the constructor sets, or what its class declares in place of a plain draw."""
     if start.fill is not None:
         return start.fill
-    declared = None if leaf.axes is None else leaf.axes.constant
-    return declared if start.drawn and not _is_chosen_bias(leaf, start) else None
+    if leaf.axes is None or not start.drawn or keep_draws or _is_chosen_bias(leaf, start):
+        return None
+    return leaf.axes.constant
 
 
 def _is_chosen_bias(leaf: Leaf, start: Start) -> bool:

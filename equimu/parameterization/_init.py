@@ -54,7 +54,11 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
             made = jax.tree.leaves(rules[0].blueprint(key))
             return [x if want else None for x, want in zip(made, wanted, strict=True)]
 
-        own = eqx.filter_jit(made_by_model)(key)
+        # A draw that is kept is the constructor's to the bit, so it is made as the constructor alone would make it.
+        kept = any(
+            is_rule(leaf) and leaf.own_std is not None for leaf, want in zip(leaves, wanted, strict=True) if want
+        )
+        own = (made_by_model if kept and not rescale else eqx.filter_jit(made_by_model))(key)
 
     def draw(leaf: Any, made: Any) -> Any:
         if not is_rule(leaf):

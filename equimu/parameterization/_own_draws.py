@@ -77,7 +77,7 @@ def _statistics(blueprint: Blueprint, started: Mapping[str, Start], largest: int
     drawn = {path: start for path, start in started.items() if start.drawn and start.inexact}
     mixed = [path for path, start in drawn.items() if start.std is None]
     sizes = {path: math.prod(started[path].shape) for path in mixed}
-    measurements = measured(blueprint, [path for path in mixed if largest is None or sizes[path] <= largest])
+    measurements = measured(blueprint, started, [path for path in mixed if largest is None or sizes[path] <= largest])
     found = {path: OwnDraw(start.mean, start.std) for path, start in drawn.items()}
     for path in mixed:
         found[path] = OwnDraw(*measurements.get(path, (None, None)), exact=False)

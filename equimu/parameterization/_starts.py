@@ -7,7 +7,8 @@ differ in a factor exactly.
 """
 
 import dataclasses
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -51,7 +52,9 @@ def starts(blueprint: Blueprint) -> dict[str, Start]:
     return {path: _start(each, made[path]) for path, each in zip(made, known, strict=True)}
 
 
-def measured(blueprint: Blueprint, paths: Collection[str]) -> dict[str, tuple[float, float]]:
+def measured(
+    blueprint: Blueprint, started: Mapping[str, Start], paths: Collection[str]
+) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of some arrays of a model, by path; they are made to be measured."""
     if not paths:
         return {}
@@ -62,7 +65,15 @@ def measured(blueprint: Blueprint, paths: Collection[str]) -> dict[str, tuple[fl
 
     with jax.ensure_compile_time_eval():
         found = jax.jit(statistics)(jax.random.key(0))
-    return {path: (float(mean), float(std)) for path, (mean, std) in found.items()}
+    sizes = {path: math.prod(started[path].shape) for path in paths}
+    return {
+        path: (_significant(float(mean), float(std), sizes[path]), float(std)) for path, (mean, std) in found.items()
+    }
+
+
+def _significant(mean: float, std: float, size: int) -> float:
+    """A mean of so many entries, zero where it is so by chance."""
+    return mean if abs(mean) > 5 * std / size**0.5 else 0.0
 
 
 class _Ordered(dict[str, Any]):

@@ -119,8 +119,9 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     # Where the model has None, the tree has a rule or None itself.
     rules, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     leaves, other = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_none)
-    rule: Any
-    for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
+    for (path, mine), (their_path, theirs) in zip(rules, leaves, strict=False):
+        rule: Any = mine
+        leaf: Any = theirs
         if path != their_path:
             raise EquimuError(
                 f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}"
