@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from equimu import EquimuError, axes, mup, parameterize, register_axes
@@ -142,3 +143,24 @@ def test_array_with_fewer_axes_than_declared_is_an_error_with_its_path():
 
     with pytest.raises(EquimuError, match=r"inside\.weight \(float32\[24\]\) has fewer axes than Layer\.weight"):
         rules(Flat)
+
+
+def test_entries_of_a_dictionary_are_declared_by_their_keys_and_sizes_may_be_numpy_integers():
+    class Weights(eqx.Module):
+        maps: dict
+
+        def __init__(self, n, *, key):
+            self.maps = {"up": jax.random.normal(key, (n, n)), "read": jax.random.normal(key, (n, 3))}
+
+    def make(n, *, key):
+        return Weights(n, key=key)
+
+    sizes = {"base": {"n": np.int32(8)}, "target": {"n": np.int64(16)}}
+    with pytest.raises(EquimuError) as caught:
+        parameterize(make, mup(), **sizes)
+    message = str(caught.value)
+    line = message[message.index("equimu.register_axes(") :]
+    assert line.count("maps['") == 2
+    exec(line.removeprefix("equimu."), {"register_axes": register_axes, "Weights": Weights})
+    found = {rule.path: rule.role for rule in rules_of(parameterize(make, mup(), **sizes))}
+    assert found == {"maps['up']": "hidden", "maps['read']": "output"}

@@ -384,3 +384,19 @@ def moves(make, inputs, scheme, n):
 def test_step_moves_the_output_equally_at_every_width(layer, scheme):
     # From 16 to 256, a hidden layer at one rate would move 16 times as far, and a vector at a hidden layer's rate 1/16 as far.
     assert 0.6 < moves(*MOVED[layer], scheme, 256) / moves(*MOVED[layer], scheme, 16) < 1.6
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_transposed_convolution_puts_out_what_it_takes_in_whatever_its_stride(stride):
+    """Each output sees every stride-th position of the kernel: in · ⌈8/stride⌉ numbers."""
+    tree = parameterize(
+        lambda n, key: eqx.nn.ConvTranspose1d(n, n, 8, stride=stride, use_bias=False, key=key),
+        mup().replace("hidden", multiplier=1.0),
+        base={"n": 32},
+        target={"n": 64},
+    )
+    assert tree.weight.dimensions.fan_in == 64 * -(-8 // stride)
+    normal = jax.random.normal(jax.random.key(0), tree.weight.shape) * tree.weight.init_std
+    model = eqx.tree_at(lambda t: t.weight, tree, normal)
+    out = model(jax.random.normal(jax.random.key(1), (64, 50)))[:, 8:-8]
+    assert float(jnp.sqrt(jnp.mean(out**2))) == pytest.approx(1, abs=0.05)

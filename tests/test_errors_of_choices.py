@@ -30,14 +30,34 @@ WRONG = {
     "make(d_model=8, attention_backend='flesh', key=key)(tokens)": ["backend 'flesh'", "blockwise"],
     "make(d_model=8, remat='projection', key=key)": ["remat 'projection'", "did you mean 'projections'"],
     "mu.adamw(tree, learning_rate=0.1, decay='coupled')": ["decay 'coupled'", "independent, l2, scaled, standard"],
+    "mu.adamw(tree, learning_rate=mu.warmup_schedule(total=9, warmup=1))": ["learning_rate is a number", "schedule="],
+    "mu.adamw(tree, learning_rate='0.1')": ["learning_rate must be finite and not negative, got '0.1'"],
+    "mu.adamw(tree, learning_rate=float('nan'))": ["learning_rate must be finite and not negative, got nan"],
+    "mu.adamw(tree, learning_rate=0.1, b1=1.5)": ["b1 must be at least 0 and below 1, got 1.5"],
+    "mu.adamw(tree, learning_rate=0.1, eps=-1)": ["eps must be finite and not negative, got -1"],
+    "mu.adamw(tree, learning_rate=0.1, clip_norm=0)": ["clip_norm must be finite and positive, got 0"],
+    "mu.adamw(tree, learning_rate=0.1, schedule=0.5)": ["schedule is a function", "got 0.5"],
+    "mu.adamw(model, learning_rate=0.1)": ["adamw takes the tree of rules", "got Transformer"],
+    "mu.scaled(model, tree)": ["the tree of rules is the first argument and the model the second"],
+    "mu.fold(model, tree)": ["the tree of rules is the first argument and the model the second"],
+    "mu.table(model)": ["table takes the tree of rules", "got Transformer"],
+    "mu.to_json(model)": ["to_json takes the tree of rules", "got Transformer"],
+    "mu.initialize(model, key)": ["initialize takes the tree of rules", "got Transformer"],
+    "mu.parameterize(make, mu.mup, base=dict(d_model=8), target=dict(d_model=8))": ["got mup", "write mup()"],
+    "mu.parameterize(make, mu.mup(), base=8, target=8)": ["sizes by name", "got 8 and 8"],
+    "mu.adamw(tree, learning_rate=0.1).init(wider)": [
+        "embedding.weight is an array [11, 16] here and [11, 8] in the tree"
+    ],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
     "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],
 }
 PROGRAM = """
-import functools, json, jax, jax.numpy as jnp, equimu as mu
+import equinox as eqx, functools, json, jax, jax.numpy as jnp, equimu as mu
 from equimu.train import loss_and_gradient, make_mesh
 make = functools.partial(mu.nn.Transformer, vocab_size=11, n_layer=1, head_dim=8)
 tree = mu.parameterize(make, mu.mup(), base=dict(d_model=8), target=dict(d_model=8))
+model = make(d_model=8, key=jax.random.key(0))
+wider = eqx.filter(make(d_model=16, key=jax.random.key(0)), eqx.is_inexact_array)
 key, tokens = jax.random.key(0), jnp.arange(4)
 def message(expression):
     try:
