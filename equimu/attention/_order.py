@@ -50,7 +50,7 @@ ROWS = (
         capability=(9, 0),
         calls=_every,
         order=("flash", "cudnn", "tokamax"),
-        measured="H100, 2026-11-26, the same: 519, 427, 416 TFLOP/s at 4096, 614, 529, 494 at 16384; at head_dim 64: 440, 352, -",
+        measured="H100, 2026-11-26, the same: 519, 427, 416 TFLOP/s at 4096, 614, 529, 494 at 16384; head_dim 64: 440, 352",
     ),
     Row(
         capability=(8, 0),
