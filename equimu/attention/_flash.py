@@ -113,8 +113,9 @@ def documents(ids: Int[Array, "batch seq"]) -> tuple[Int[Array, " ends"], Bool[A
     batch, seq = ids.shape
     total, room = batch * seq, batch * (1 + math.ceil(seq / SHORTEST))
     begins = jnp.concatenate([jnp.ones((batch, 1), bool), ids[:, 1:] != ids[:, :-1]], axis=1).reshape(-1)
-    (starts,) = jnp.nonzero(begins, size=room, fill_value=total)
-    starts = starts.astype(jnp.int32)
+    # By a scatter: `jnp.nonzero` is a primitive of a kind that `foreign` cannot hold.
+    place = jnp.where(begins, jnp.cumsum(begins) - 1, room)
+    starts = jnp.full(room, total, jnp.int32).at[place].set(jnp.arange(total, dtype=jnp.int32), mode="drop")
     at = jnp.minimum(starts, total - 1)
     row, name, there = at // seq, ids.reshape(-1)[at], starts < total
     alike = (row[:, None] == row) & (name[:, None] == name) & there[:, None] & there

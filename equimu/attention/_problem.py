@@ -62,11 +62,11 @@ def check(
     k: Aval,
     v: Aval,
     *,
-    scale: float | jax.Array,
+    scale: Any,
     causal: bool,
-    window: int | None,
+    window: Any,
     segment_ids: Segments,
-    q_offset: int | jax.Array,
+    q_offset: Any,
 ) -> Problem:
     """The problem that the arguments pose, or an error that names the argument that cannot be.
 
