@@ -360,7 +360,7 @@ def test_the_platform_that_is_compiled_for_decides(tpu_backend):
 def test_explain_gives_the_choice_and_the_reasons(tpu_backend):
     here = explain(*shaped(), scale=0.1)
     assert (here.platform, here.chosen) == ("cpu", "blockwise")
-    assert set(here.others) == {"reference", "jax", "cudnn", "tokamax", "splash", "pallas_tpu", "fake"}
+    assert set(here.others) == {"reference", "jax", "cudnn", "tokamax", "flash", "splash", "pallas_tpu", "fake"}
     assert "cuda" in here.others["cudnn"] and "tpu" in here.others["fake"]
     assert str(here).startswith("on cpu: blockwise\n")
     assert explain(*shaped(), scale=0.1, platform="tpu").chosen == "fake"
@@ -435,6 +435,13 @@ def unchecked():
         (dict(q=jnp.int32), "q has dtype int32.*cast"),
         (dict(window=0), "window is 0.*at least 1"),
         (dict(scale=jnp.ones(2)), r"scale has shape \(2,\)"),
+        (dict(scale=None), "scale is None: give a number"),
+        (dict(scale=None, backend="jax"), "scale is None: give a number"),
+        (dict(scale="auto"), "scale is 'auto': give a number"),
+        (dict(scale=True), "scale has dtype bool"),
+        (dict(q_offset=1.5), "q_offset has dtype float"),
+        (dict(window=2.5), "window is 2.5: .*whole number"),
+        (dict(segment_ids=jnp.zeros((2, 5))), "segment_ids of the queries have dtype float32"),
         (dict(q_offset=jnp.zeros(2, int)), r"q_offset has shape \(2,\)"),
         (dict(segment_ids=jnp.zeros((2, 4), int)), r"segment_ids of the queries have shape \(2, 4\).*\(2, 5\)"),
         (dict(backend="block_wise"), "backend 'block_wise' is unknown; did you mean 'blockwise'"),

@@ -60,6 +60,13 @@ def dot_product_attention(
         return jnp.zeros_like(q)
     # Inside `jax.shard_map`, keys that are the same on all devices may meet queries that are not, say.
     q_segments, k_segments = split_segments(segment_ids)
+    if problem.q_offset is not None:  # keys that no query sees are left out, whatever they hold
+        begin, end = problem.reached
+        if begin == end:
+            return jnp.zeros_like(q)
+        k, v = k[..., begin:end, :, :], v[..., begin:end, :, :]
+        k_segments = None if k_segments is None else k_segments[..., begin:end]
+        problem, q_offset = problem.trimmed(), problem.q_offset - begin
     arrays = vary_alike((q, k, v, scale, q_offset, q_segments, k_segments))
     q, k, v, scale, q_offset, q_segments, k_segments = arrays
     rest = {
@@ -95,8 +102,9 @@ def decode_attention(
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
     """Causal attention of the newest queries against a key/value cache that is filled up to `length`.
 
-    What lies in the cache beyond `length` is never seen. The same call serves a prompt (`seq_q` = its length)
-    and the tokens after it (`seq_q` = 1). With a window, only the part of the cache that it reaches is read.
+    What lies in the cache beyond `length` is left out, whatever it is: NaN there does no harm. The same call serves a
+    prompt (`seq_q` = its length) and the tokens after it (`seq_q` = 1). With a window, only the part of the cache that it
+    reaches is read.
 
     Args:
         q: the queries of the last `seq_q` of the `length` positions.
@@ -112,8 +120,13 @@ def decode_attention(
         The attention output, with the shape and the dtype of `q`.
 
     Raises:
-        EquimuError: as in `dot_product_attention`.
+        EquimuError: as in `dot_product_attention`, or a `length` that the queries or the cache do not have room for.
     """
+    if isinstance(length, int) and not q.shape[-3] <= length <= k_cache.shape[-3]:
+        raise EquimuError(
+            f"length is {length}: with {q.shape[-3]} queries and a cache of {k_cache.shape[-3]} positions it must be "
+            f"{q.shape[-3]} to {k_cache.shape[-3]}"
+        )
     q_offset = length - q.shape[-3]
     if window is not None and window >= 1 and window + q.shape[-3] - 1 < k_cache.shape[-3]:
         reach = window + q.shape[-3] - 1
@@ -169,6 +182,7 @@ def explain(
         EquimuError: arguments that do not fit together.
     """
     problem = check(q, k, v, scale=scale, causal=causal, window=window, segment_ids=segment_ids, q_offset=q_offset)
+    problem = problem.trimmed()
     if platform is None:
         platform = problem.platform or default_platform()
     chosen = choose(problem, platform)

@@ -1,14 +1,19 @@
 """The table of backends: what each can serve, and which ones a platform prefers."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from equimu._errors import EquimuError, nearest
 from equimu.attention._blockwise import blockwise
+from equimu.attention._flash import flash, flash_why_not
+from equimu.attention._foreign import refused
 from equimu.attention._jax_nn import cudnn, cudnn_why_not, jax_nn, xla_why_not
+from equimu.attention._order import kernels
 from equimu.attention._pallas_tpu import pallas_tpu
 from equimu.attention._pallas_tpu import why_not as pallas_tpu_why_not
 from equimu.attention._problem import Problem
@@ -30,6 +35,7 @@ class Backend:
     run: Callable[..., Array]
     why_not: Callable[[Problem], str | None]
     platforms: tuple[str, ...] | None = None  # None: every platform
+    refuses: bool = False  # its library has checks of its own, which are asked about the very shapes
 
 
 def _nothing(problem: Problem) -> str | None:
@@ -38,12 +44,13 @@ def _nothing(problem: Problem) -> str | None:
 
 _TABLE = (
     Backend(name="blockwise", run=blockwise, why_not=_nothing),
-    Backend(name="cudnn", run=cudnn, why_not=cudnn_why_not, platforms=("cuda",)),
+    Backend(name="cudnn", run=cudnn, why_not=cudnn_why_not, platforms=("cuda",), refuses=True),
+    Backend(name="flash", run=flash, why_not=flash_why_not, platforms=("cuda",), refuses=True),
     Backend(name="jax", run=jax_nn, why_not=xla_why_not),
     Backend(name="pallas_tpu", run=pallas_tpu, why_not=pallas_tpu_why_not, platforms=("tpu",)),
     Backend(name="reference", run=reference, why_not=_nothing),
     Backend(name="splash", run=splash, why_not=splash_why_not, platforms=("tpu",)),
-    Backend(name="tokamax", run=tokamax, why_not=tokamax_why_not, platforms=("cuda",)),
+    Backend(name="tokamax", run=tokamax, why_not=tokamax_why_not, platforms=("cuda",), refuses=True),
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _TABLE}
 
@@ -54,8 +61,7 @@ PLATFORMS = ("cpu", "cuda", "tpu", "default")
 def order(platform: str, problem: Problem) -> tuple[str, ...]:
     """The backends that `auto` tries where it compiles for a platform; the last one serves everything."""
     if platform == "cuda":
-        # Published figures on an H100 (bfloat16, head_dim 128, causal) have cuDNN first, forward and backward.
-        return "cudnn", "tokamax", "blockwise"
+        return (*kernels(problem), "blockwise")
     if platform == "tpu":
         # By the compiler's schedule ours takes 0.61 to 0.94 of splash's cycles there (`benchmarks.tpu_schedule`); elsewhere
         # they were not compared.
@@ -88,7 +94,29 @@ def refusal(backend: Backend, problem: Problem, platform: str) -> str | None:
     """Why the backend cannot serve the problem on the platform, or None."""
     if backend.platforms is not None and platform not in backend.platforms:
         return f"it runs on {', '.join(backend.platforms)}, not on {platform}"
-    return backend.why_not(problem)
+    return backend.why_not(problem) or (_refused(backend, problem) if backend.refuses else None)
+
+
+@functools.cache
+def _refused(backend: Backend, problem: Problem) -> str | None:
+    """What the backend's library says where it refuses the shapes of the problem, or None."""
+    q, kv = (problem.seq_q, problem.heads), (problem.seq_k, problem.kv_heads)
+    shapes = [jax.ShapeDtypeStruct((1, *shape, problem.head_dim), problem.dtype) for shape in (q, kv, kv)]
+
+    def attend(q: Array, k: Array, v: Array) -> Array:
+        ids = jnp.zeros(k.shape[:-2], jnp.int32) if problem.segments else None
+        return backend.run(
+            q,
+            k,
+            v,
+            scale=1.0,
+            q_offset=problem.q_offset,
+            q_segments=ids,
+            k_segments=ids,
+            visibility=problem.visibility,
+        )
+
+    return refused(attend, *shapes)
 
 
 def find(name: str) -> Backend:

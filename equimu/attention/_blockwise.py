@@ -51,7 +51,8 @@ def blockwise(
     if isinstance(q_offset, int) and short:
         plan = Strips.of(seq_q=seq_q, seq_k=seq_k, q_offset=q_offset, visibility=visibility)
     else:
-        plan = Tiling.of(seq_q=seq_q, seq_k=seq_k, heads=q.shape[-2], visibility=visibility)
+        traced = not isinstance(q_offset, int)
+        plan = Tiling.of(seq_q=seq_q, seq_k=seq_k, heads=q.shape[-2], visibility=visibility, offset_traced=traced)
     return _attend(plan, q, k, v, scale, jnp.asarray(q_offset, jnp.int32), q_segments, k_segments)
 
 

@@ -4,6 +4,8 @@ The mesh of a `jax.shard_map`, of `jax.set_mesh` or of `jax.sharding.use_abstrac
 is not in this machine and the program is only compiled for it. Without a mesh only the lowering knows the platform.
 """
 
+import re
+
 import jax
 
 
@@ -24,6 +26,29 @@ def default_platform() -> str:
     client = jax.devices()[0].client
     named = (name for name in ("cuda", "rocm") if name in client.platform_version)
     return next(named, client.platform)
+
+
+# By what JAX calls the card, for a program that is compiled for one that is not in this machine.
+_CAPABILITIES = {
+    "H100": (9, 0),
+    "H200": (9, 0),
+    "GH200": (9, 0),
+    "A100": (8, 0),
+    "A10": (8, 6),
+    "A10G": (8, 6),
+    "L4": (8, 9),
+    "B200": (10, 0),
+    "RTX PRO 6000": (12, 0),
+}
+
+
+def capability() -> tuple[int, int] | None:
+    """The compute capability of the mesh's devices, or else of the default device: (9, 0) for an H100; None if unknown."""
+    kind, device = chip(), jax.devices()[0]
+    if kind == device.device_kind:
+        major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    return next((found for name, found in _CAPABILITIES.items() if re.search(rf"\b{name}\b", kind)), None)
 
 
 def chip() -> str:

@@ -26,8 +26,9 @@ def jax_nn(
     k_segments: None,
     visibility: Visibility,
     implementation: Literal["xla", "cudnn"] = "xla",
+    keys: int | None = None,
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
-    """`jax.nn.dot_product_attention` with our arguments; the offset is known to be 0."""
+    """`jax.nn.dot_product_attention` with our arguments; the offset is known to be 0, and `keys` of k are no padding."""
     reach = None if visibility.window is None else visibility.window - 1
     batch = math.prod(q.shape[:-3])
     out = jax.nn.dot_product_attention(
@@ -35,6 +36,7 @@ def jax_nn(
         scale=cast(float, scale),  # annotated as a float, but XLA's takes a traced scalar as well
         is_causal=visibility.causal,
         local_window_size=None if reach is None else (reach, 0 if visibility.causal else reach),
+        key_value_seq_lengths=None if keys is None else jnp.full(batch, keys, jnp.int32),
         implementation=implementation,
     )
     return out.reshape(q.shape)
@@ -55,16 +57,32 @@ def cudnn(
     """cuDNN's kernel, whose scale is constant; a traced one goes into the queries. (The tests put XLA in its place.)"""
     if isinstance(scale, Array):
         q, scale = scaled(q, scale), 1.0
-    attend = functools.partial(
-        jax_nn,
+    batch = math.prod(q.shape[:-3])
+    arrays = (x.reshape(batch, *x.shape[-3:]) for x in (q, k, v))
+    attend = functools.partial(_cudnn_even, scale, visibility, implementation)
+    return foreign(attend, *arrays, folds=True).reshape(q.shape)
+
+
+def _cudnn_even(
+    scale: float, visibility: Visibility, implementation: Literal["xla", "cudnn"], q: Array, k: Array, v: Array
+) -> Array:
+    """JAX refuses odd lengths where there is a gradient: one position more, which no query sees, makes them even."""
+    seq_q, seq_k = q.shape[-3], k.shape[-3]
+    hidden = seq_k % 2 == 0 or (visibility.causal and seq_q <= seq_k)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[-3] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    out = jax_nn(
+        q,
+        k,
+        v,
         scale=scale,
-        q_offset=q_offset,
-        q_segments=q_segments,
-        k_segments=k_segments,
+        q_offset=0,
+        q_segments=None,
+        k_segments=None,
         visibility=visibility,
         implementation=implementation,
+        keys=None if hidden else seq_k,
     )
-    return foreign(attend, q, k, v)
+    return out[:, :seq_q]
 
 
 def xla_why_not(problem: Problem) -> str | None:
@@ -84,8 +102,9 @@ def cudnn_why_not(problem: Problem) -> str | None:
     """What cuDNN cannot do, or why it does not run on this machine."""
     if problem.dtype not in (jnp.float16, jnp.bfloat16):
         return f"it takes float16 and bfloat16, not {problem.dtype}"
-    if problem.head_dim % 8 or problem.head_dim > 256:
-        return f"head_dim {problem.head_dim} is not a multiple of 8 up to 256"
+    largest = 128 if problem.capability is not None and problem.capability < (9, 0) else 256
+    if problem.head_dim % 8 or problem.head_dim > largest:
+        return f"head_dim {problem.head_dim} is not a multiple of 8 up to {largest}"
     if problem.visibility.window is not None and not problem.visibility.causal:
         return "it has a window only where attention is causal"
     return xla_why_not(problem) or _cudnn_missing()

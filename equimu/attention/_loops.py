@@ -34,6 +34,7 @@ def forward(
 
         def masked(j: Array, sums: Sums) -> Sums:
             k_j, v_j, k_ids = block(keys, j, tiling.block_k, kv_heads)
+            v_j = tiling.reached_only(v_j, j, q_offset)
             return meet(sums, scale, q_i, k_j, v_j, _seen(tiling, q_offset, group, i, j, q_ids, k_ids))[0]
 
         def clear(j: Array, sums: Sums) -> Sums:
@@ -82,6 +83,7 @@ def backward(
     def block_of_keys(j: Array, results: Any) -> Any:
         dq, d_keys = results
         k_j, v_j, k_ids = block(keys, j, tiling.block_k, kv_heads)
+        k_j, v_j = tiling.reached_only((k_j, v_j), j, q_offset)
         transposed_k_j = transposed(k_j)
 
         def visit(i: Array, carry: Any) -> Any:

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from equimu._errors import EquimuError
-from equimu.attention._device import chip, known_platform
+from equimu.attention._device import capability, chip, known_platform
 from equimu.attention._visible import Visibility
 
 Aval = jax.Array | jax.ShapeDtypeStruct
@@ -30,6 +31,25 @@ class Problem:
     q_offset: int | None  # None where it is traced
     platform: str | None  # None where only the compiler will know it
     chip: str  # as JAX names the kind of device
+    capability: tuple[int, int] | None  # of an NVIDIA GPU, where it is known
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """The keys that any query sees by its position, from the first up to before another; all where q_offset is traced."""
+        if self.q_offset is None:
+            return 0, self.seq_k
+        left, right = self.visibility.keys(self.q_offset, self.q_offset + self.seq_q - 1)
+        begin = 0 if left is None else min(max(left, 0), self.seq_k)
+        end = self.seq_k if right is None else min(max(right + 1, 0), self.seq_k)
+        return begin, max(begin, end)
+
+    def trimmed(self) -> "Problem":
+        """The same problem without the keys that no query sees; as it is where that would be all of them."""
+        begin, end = self.reached
+        if self.q_offset is None or end - begin in (0, self.seq_k):
+            return self
+        offset = self.q_offset - begin
+        return dataclasses.replace(self, seq_k=end - begin, q_offset=offset, segments_differ=self.segments)
 
 
 def split_segments(segment_ids: Segments) -> tuple[Any, Any]:
@@ -42,17 +62,17 @@ def check(
     k: Aval,
     v: Aval,
     *,
-    scale: float | jax.Array,
+    scale: Any,
     causal: bool,
-    window: int | None,
+    window: Any,
     segment_ids: Segments,
-    q_offset: int | jax.Array,
+    q_offset: Any,
 ) -> Problem:
     """The problem that the arguments pose, or an error that names the argument that cannot be.
 
     Raises:
         EquimuError: ranks, shapes, dtypes or head counts that do not fit together, a window that is not
-            positive, a scale or an offset that is not a scalar.
+            positive, a scale, an offset or a window that is not a number, segment ids that are not integers.
     """
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 3:
@@ -79,14 +99,26 @@ def check(
             f"q has {heads} heads, which are not divisible by the {kv_heads} heads of k and v: "
             "each key/value head must serve equally many query heads"
         )
+    if window is not None and not isinstance(window, int | np.integer):
+        raise EquimuError(f"window is {window!r}: give the number of visible positions as a whole number, or None")
     if window is not None and window < 1:
         raise EquimuError(f"window is {window}: give the number of visible positions, at least 1, or None")
-    for name, value in (("scale", scale), ("q_offset", q_offset)):
+    for name, value, kinds, needed in (
+        ("scale", scale, (jnp.floating, jnp.integer), "a number, for example head_dim**-0.5"),
+        ("q_offset", q_offset, (jnp.integer,), "a whole number"),
+    ):
+        if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+            raise EquimuError(f"{name} is {value!r}: give {needed}")
         if jnp.ndim(value) != 0:
             raise EquimuError(f"{name} has shape {jnp.shape(value)}: give a scalar (vmap where it varies)")
+        dtype = jnp.result_type(value)
+        if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+            raise EquimuError(f"{name} has dtype {dtype}: give {needed}")
 
     q_segments, k_segments = split_segments(segment_ids)
     for name, ids, seq in (("queries", q_segments, seq_q), ("keys", k_segments, seq_k)):
+        if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise EquimuError(f"segment_ids of the {name} have dtype {ids.dtype}: give integers")
         if ids is not None and ids.shape != (*batch, seq):
             raise EquimuError(
                 f"segment_ids of the {name} have shape {ids.shape} where {(*batch, seq)} is needed: "
@@ -100,10 +132,11 @@ def check(
         kv_heads=kv_heads,
         head_dim=head_dim,
         dtype=jnp.dtype(q.dtype),
-        visibility=Visibility(causal=causal, window=window),
+        visibility=Visibility(causal=causal, window=None if window is None else int(window)),
         segments=segment_ids is not None,
         segments_differ=isinstance(segment_ids, tuple) and q_segments is not k_segments,
-        q_offset=q_offset if isinstance(q_offset, int) else None,
+        q_offset=int(q_offset) if isinstance(q_offset, int | np.integer) else None,
         platform=known_platform(),
         chip=chip(),
+        capability=capability(),
     )

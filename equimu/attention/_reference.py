@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
-from equimu.attention._visible import Visibility
+from equimu.attention._visible import Visibility, reached_only
 
 
 def reference(
@@ -24,6 +24,7 @@ def reference(
     Computes in float32, in float64 if the inputs are float64, and returns the dtype of `q`.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
+    k, v = reached_only((k, v), visibility=visibility, q_offset=q_offset, seq_q=q.shape[-3])
     *batch, seq_q, heads, head_dim = q.shape
     seq_k, kv_heads = k.shape[-3:-1]
     grouped = q.reshape(*batch, seq_q, kv_heads, heads // kv_heads, head_dim).astype(dtype)

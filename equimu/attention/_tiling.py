@@ -3,13 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from equimu.attention._visible import Visibility
+from equimu.attention._visible import Visibility, reached_only
+
+Tree = TypeVar("Tree")
 
 # Measured on two CPU cores with float32 and head_dim 128: few large kernels beat many small ones, but a block on
 # the diagonal is half wasted, and a tile should stay in the cache.
@@ -72,14 +74,20 @@ class Tiling:
     seq_k: int
     block_q: int  # positions in a block of queries
     block_k: int
+    offset_traced: bool = False
 
     @classmethod
-    def of(cls, *, seq_q: int, seq_k: int, heads: int, visibility: Visibility) -> "Tiling":
+    def of(cls, *, seq_q: int, seq_k: int, heads: int, visibility: Visibility, offset_traced: bool = False) -> "Tiling":
         """Blocks near the size that measured best."""
         size = min(LARGEST, max(seq_q, seq_k) / 4, math.sqrt(SCORES / heads), visibility.window or LARGEST)
         size = max(SMALLEST, 2 ** round(math.log2(size)))
         return cls(
-            visibility=visibility, seq_q=seq_q, seq_k=seq_k, block_q=_even(seq_q, size), block_k=_even(seq_k, size)
+            visibility=visibility,
+            seq_q=seq_q,
+            seq_k=seq_k,
+            block_q=_even(seq_q, size),
+            block_k=_even(seq_k, size),
+            offset_traced=offset_traced,
         )
 
     @property
@@ -119,6 +127,12 @@ class Tiling:
         left, right = self.visibility.queries(first, first + self.block_k - 1)
         begin, end = _within(left, right, self.seq_q)
         return begin // self.block_q, -(-end // self.block_q)
+
+    def reached_only(self, tree: Tree, j: Any, q_offset: Any) -> Tree:
+        """Block `j` of the keys, heads first, with zeros where no query sees it by position, whatever is there."""
+        offset = q_offset if self.offset_traced else 0
+        first = j * self.block_k
+        return reached_only(tree, visibility=self.visibility, q_offset=offset, seq_q=self.seq_q, first=first, axis=-2)
 
     def mask(self, i: Any, j: Any, q_offset: Any, group: int) -> Bool[Array, "queries keys"]:
         """Which keys of block `j` the queries of block `i` may see, for each query head of a group."""

@@ -41,7 +41,7 @@ class ModelConfig:
     remat: bool | Literal["projections"] = False
     """Recompute each block in the backward pass, to save memory: all of it, or all but the outputs of its matrices."""
     unroll: int = 1
-    """Blocks per iteration of the scan over them; on a CPU a small model runs faster unrolled."""
+    """Blocks per iteration of the scan over them; 1 leaves it to the platform: no scan on a GPU, up to 24 blocks."""
     attention_backend: str = "auto"
 
 
