@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equimu import EquimuError, adafactor, adamw, initialize, lion, mup, muon, parameterize, scaled, sgd, sp
+from equimu import EquimuError, adafactor, adamw, initialize, lion, muon, mup, parameterize, scaled, sgd, sp
 from equimu.parameterization import Parameterization
 
 KEY = jax.random.key(0)
@@ -142,9 +142,8 @@ def test_decay_in_the_gradient_shrinks_weights_by_the_same_share_at_all_widths(f
         params = eqx.filter(model, eqx.is_inexact_array)
         # An input's gradient falls as 1/n as well, a readout's (drawn by 1/n here) does not.
         noise = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
-        gradient = eqx.tree_at(
-            lambda m: m.layers[-1].weight, jax.tree.map(lambda x: x / width, noise), noise.layers[-1].weight
-        )
+        falling = jax.tree.map(lambda x, n=width: x / n, noise)
+        gradient = eqx.tree_at(lambda m: m.layers[-1].weight, falling, noise.layers[-1].weight)
         steps = []
         for decay in (0.0, 1e-4):
             make = sgd if family == "sgd" else adamw

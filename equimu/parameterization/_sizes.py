@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, SupportsIndex
 
 from equimu._axes import Axes
 from equimu._errors import EquimuError
@@ -101,7 +101,9 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
     )
 
 
-def checked_sizes(base: Mapping[str, int], target: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+def checked_sizes(
+    base: Mapping[str, SupportsIndex], target: Mapping[str, SupportsIndex]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Base and target as plain integers.
 
     Raises:

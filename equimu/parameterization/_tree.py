@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -24,8 +24,8 @@ def parameterize(
     make: Callable[..., Any],
     parameterization: Parameterization,
     *,
-    base: Mapping[str, int],
-    target: Mapping[str, int],
+    base: Mapping[str, SupportsIndex],
+    target: Mapping[str, SupportsIndex],
     batch_ratio: float | Fraction = 1,
     length_ratio: float | Fraction = 1,
 ) -> PyTree:
@@ -56,10 +56,10 @@ def parameterize(
             f"parameterize takes a Parameterization, e.g. mup(), as its second argument, got "
             f"{getattr(parameterization, '__name__', type(parameterization).__name__)}{called}"
         )
-    base, target = checked_sizes(base, target)
-    blueprint = Blueprint(make, target)
+    small, large = checked_sizes(base, target)
+    blueprint = Blueprint(make, large)
     run = run_ratios(parameterization, batch_ratio, length_ratio)
-    rules = rules_by_path(with_second_uses(make), parameterization, base, target, blueprint, run)
+    rules = rules_by_path(with_second_uses(make), parameterization, small, large, blueprint, run)
     model = blueprint.shapes()
     check_second_uses(model, rules, parameterization)
     remaining = iter(locate(model))
