@@ -4,10 +4,10 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Generator
-from pathlib import Path
+from collections.abc import Callable, Generator
 
-from equimu._storage import is_url
+from equimu._folder import open_inside
+from equimu._storage import local_path
 
 _LOCK = "writing"
 
@@ -18,10 +18,11 @@ def being_written(place: str, folder: str) -> Generator[None]:
 
     Below a URL there are no locks: what is left there stays.
     """
-    if is_url(place):
+    root = local_path(place)
+    if root is None:
         yield
         return
-    path = Path(place).expanduser() / folder
+    path = root / folder
     path.mkdir(parents=True, exist_ok=True)
     # Locked before it has its name, so that nobody finds it without the lock.
     descriptor = os.open(path / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT, 0o644)
@@ -38,15 +39,25 @@ def being_written(place: str, folder: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def remove_orphans(place: str) -> None:
-    """Removes the folders whose writers died."""
-    if is_url(place):
+def remove_orphans(place: str, committed: Callable[[], str | None]) -> None:
+    """Removes the folders whose writers died before they committed them.
+
+    Args:
+        place: folder or URL.
+        committed: tells which folder the store there has now, if there is a store.
+    """
+    root = local_path(place)
+    if root is None:
         return
-    for lock in Path(place).expanduser().glob(f"data-*/{_LOCK}"):
-        with contextlib.suppress(OSError):  # another writer holds it, or has just removed it
-            descriptor = os.open(lock, os.O_RDWR)
+    for folder in root.glob("data-*"):
+        with contextlib.suppress(OSError):  # another writer holds it or has just removed it, or it is no writer's
+            descriptor = open_inside(root, f"{folder.name}/{_LOCK}", os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent)
+                # Asked for with its lock in hand: from now on, nobody commits it.
+                if committed() == folder.name:
+                    (folder / _LOCK).unlink()
+                else:
+                    shutil.rmtree(folder)
             finally:
                 os.close(descriptor)

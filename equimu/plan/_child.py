@@ -10,11 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import equimu
 from equimu._errors import EquimuError
 from equimu.plan._compile import Facts, compile_step
 from equimu.plan._count import Counts, Traffic
 from equimu.plan._topology import Topology, check_compiler, environment_for, parse_topology
 from equimu.train import RunConfig, config_from_dict, config_to_dict
+
+# Without the current folder, whose files may be named as modules are (`-P`); where this package is, comes last.
+_CODE = "import sys; sys.path.append(sys.argv[1]); from equimu.plan._child import main; main(*sys.argv[2:])"
 
 
 def compile_elsewhere(
@@ -46,7 +50,7 @@ def compile_elsewhere(
         asked, told = Path(folder) / "request.json", Path(folder) / "facts.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
-        command = [sys.executable, "-m", "equimu.plan._child", str(asked), str(told)]
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(equimu.__file__).parent.parent), str(asked), str(told)]
         try:
             done = subprocess.run(
                 command,
@@ -88,7 +92,3 @@ def main(asked: str, told: str) -> None:
     except EquimuError as error:
         answer = {"error": str(error)}
     Path(told).write_text(json.dumps(answer), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
