@@ -177,15 +177,23 @@ def _is_sound(info: StoreInfo) -> bool:
         return all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
 
     mappings: tuple[Any, ...] = (info.documents, info.tokens, info.ends)
+    ends: Any = info.ends
     if not all(isinstance(each, dict) for each in mappings):
         return False
-    texts = (info.recipe, info.corpus, info.tokenizer, info.tokenizer_fingerprint, info.fingerprint, info.folder)
+    texts: tuple[Any, ...] = (
+        info.recipe,
+        info.corpus,
+        info.tokenizer,
+        info.tokenizer_fingerprint,
+        info.fingerprint,
+        info.folder,
+    )
     return (
         all(isinstance(text, str) for text in texts)
         and re.fullmatch(r"data-[0-9a-f]+", info.folder) is not None
         and set(info.documents) == set(info.tokens) == set(SPLITS)
         and set(info.ends) == {name for split in SPLITS for name in (split, f"{split}-offsets")}
-        and all(isinstance(end, str) for ends in info.ends.values() for end in ends)
+        and all(isinstance(end, str) for array in ends.values() for end in array)
         and counts(*info.documents.values(), *info.tokens.values(), info.vocab_size, info.bos, info.eod)
         and max(info.bos, info.eod) < info.vocab_size <= 2**32
         and info.dtype in DTYPES

@@ -25,6 +25,14 @@ def png(check: CoordinateCheck) -> bytes:
     Returns:
         The figure as a PNG file.
     """
+    from matplotlib import rc_context
+
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
+    with rc_context({"text.usetex": False}):
+        return _drawn(check)
+
+
+def _drawn(check: CoordinateCheck) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import equimu
 from equimu._errors import EquimuError
 from equimu.plan._compile import Facts, compile_step
 from equimu.plan._count import Counts, Traffic
@@ -50,7 +49,7 @@ def compile_elsewhere(
         asked, told = Path(folder) / "request.json", Path(folder) / "facts.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
-        command = [sys.executable, "-P", "-c", _CODE, str(Path(equimu.__file__).parent.parent), str(asked), str(told)]
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(told)]
         try:
             done = subprocess.run(
                 command,

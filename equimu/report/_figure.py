@@ -23,6 +23,14 @@ def png(report: Report) -> bytes:
     Returns:
         The figure as a PNG file.
     """
+    from matplotlib import rc_context
+
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
+    with rc_context({"text.usetex": False}):
+        return _drawn(report)
+
+
+def _drawn(report: Report) -> bytes:
     # The object-oriented interface: no backend is chosen and no figure stays behind in pyplot.
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
