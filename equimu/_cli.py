@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, nearest, printable
+from equimu._folder import local_folder
 from equimu._json import loads
 from equimu._progress import progress
 from equimu._storage import local_path
@@ -134,7 +135,9 @@ class Report:
 
     def __call__(self) -> None:
         """Writes and prints the report."""
-        _report(read_cells(self.runs), self.runs if self.out is None else self.out)
+        out = self.runs if self.out is None else self.out
+        local_folder(out, "--out")
+        _report(read_cells(self.runs), out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,6 +256,7 @@ class CoordCheck:
             raise EquimuError(
                 "a coordinate check is over widths or over depths; with --depths, the width is --model.width"
             )
+        local_folder(self.out, "--out")
         sizes = self.depths or self.widths
         with progress("checking", len(sizes)) as bar:
             check = check_run(

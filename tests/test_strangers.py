@@ -1,4 +1,4 @@
-"""Folders, stores, tokenizers and locks from strangers: nothing outside of them is read or written, nothing is run, all in time."""
+"""Folders, stores, tokenizers and locks from strangers: nothing outside is read or written, nothing is run, all in time."""
 
 import contextlib
 import dataclasses
@@ -543,9 +543,9 @@ def test_plan_runs_no_code_of_the_current_folder(tmp_path):
     (tmp_path / "run").touch()
     for name in ("jax", "numpy", "equinox", "json", "dataclasses", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
-    code = f"import sys; sys.path.append({str(ROOT)!r}); from equimu._cli import main; main()"
+    code = "from equimu._cli import main; main()"
     tiny = ("--model.width", "16", "--model.head-dim", "8", "--parameterization.base-width", "16", "--data.seq", "16")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, "plan", "cpu:2", *tiny],
         cwd=tmp_path,
@@ -573,11 +573,11 @@ def mapped():
 def test_programs_are_freed_when_others_take_their_place(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(program_module, "_MOST_PROGRAMS", 1)
     counts = []
-    for width in (16, 24, 32, 40):
+    for width in (16, 24):
         config = small_run(corpus, width=width, steps=2)
         model = dataclasses.replace(config.model, width=width, n_layer=1)
         rules = dataclasses.replace(config.parameterization, base_width=8)
         train(dataclasses.replace(config, model=model, parameterization=rules), out=tmp_path)
         counts.append(mapped())
         assert len(program_module._PROGRAMS) == 1
-    assert counts[-1] - counts[0] < 900  # a program is some 900 pieces; these would be three more
+    assert counts[1] - counts[0] < 450  # one is some 900 pieces

@@ -143,11 +143,6 @@ def is_key(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
-def key_impl(leaf: Any) -> str | None:
-    """The kind of random keys that a leaf holds; None if it holds none."""
-    return str(jax.random.key_impl(leaf)) if is_key(leaf.dtype) else None
-
-
 def plain_dtype(dtype: Any) -> str:
     """The dtype under which elements of a dtype are stored."""
     return np.dtype(dtype).name if np.dtype(dtype).name in _PLAIN else "uint8"
@@ -182,7 +177,7 @@ def _leaf(index: int, path: str, leaf: Any, data: Any, pieces: list[Piece]) -> L
         folder=f"{index:04d}-{name}".rstrip("-"),
         shape=leaf.shape,
         dtype=str(leaf.dtype),
-        key_impl=key_impl(leaf),
+        key_impl=str(jax.random.key_impl(leaf)) if is_key(leaf.dtype) else None,
         stored_shape=shape,
         stored_dtype=plain_dtype(data.dtype),
         chunk=_chunk(shard, data.dtype.itemsize),

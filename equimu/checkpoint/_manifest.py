@@ -17,7 +17,7 @@ from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu._types import PyTree
 from equimu.checkpoint._faults import Damaged
-from equimu.checkpoint._leaves import key_impl, named_leaves, plain_dtype
+from equimu.checkpoint._leaves import is_key, named_leaves, plain_dtype
 
 FORMAT = 1
 _PACKAGES = ("equimu", "jax", "jaxlib", "numpy", "tensorstore")
@@ -126,14 +126,24 @@ def refuse_other_arrays(found: Mapping[str, Any], like: PyTree, where: str, *, c
         array = saved[path]
         if tuple(array["shape"]) != leaf.shape:
             different.append(f"{path} has shape {tuple(array['shape'])}, not {leaf.shape}")
-        elif array["key_impl"] != key_impl(leaf):
-            different.append(f"{path} has keys of {array['key_impl']}, not of {key_impl(leaf)}")
+        elif not _are_such_keys(array["key_impl"], leaf):
+            different.append(f"{path} has keys of {array['key_impl']}, not {leaf.dtype}")
         elif array["dtype"] != str(leaf.dtype) and not (cast and _are_floats(array, leaf)):
             different.append(f"{path} is {array['dtype']}, not {leaf.dtype}")
     if different:
         raise EquimuError(
             f"{where} holds other arrays: {_told(different)}; restore it into the model it was saved from"
         )
+
+
+def _are_such_keys(impl: Any, leaf: Any) -> bool:
+    """Whether a leaf holds keys of that kind; or none, where it is None."""
+    if impl is None or not is_key(leaf.dtype):
+        return impl is None and not is_key(leaf.dtype)
+    try:
+        return jax.random.key(0, impl=impl).dtype == leaf.dtype
+    except (TypeError, ValueError):  # there are no such keys
+        return False
 
 
 def _is_array(array: Mapping[str, Any]) -> bool:
