@@ -263,3 +263,10 @@ def test_rows_without_checks_that_are_lost_are_told(damage, whole, cut):
     damage(cut / "metrics.jsonl")
     with pytest.raises(EquimuError, match="are lost"):
         train(whole.config, out=cut.parent, runtime=OFTEN)
+
+
+def test_runs_that_have_not_ended_are_told(done, cut_once, capsys):
+    (done / "done").unlink()
+    assert list(read_runs(done.parent)) == []
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "1 of the runs in" in err and "not ended" in err

@@ -266,7 +266,7 @@ def read_run(folder: Path) -> Run | None:
 
 
 def read_runs(root: Path) -> Iterator[Run]:
-    """The finished runs in the folders below a root, in the order of their names.
+    """The finished runs in the folders below a root, in the order of their names. How many others there are is told on stderr.
 
     Raises:
         EquimuError: as `read_run`; a folder is a link, or the root cannot be read.
@@ -276,6 +276,7 @@ def read_runs(root: Path) -> Iterator[Run]:
             folders = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir())
     except OSError as error:
         raise EquimuError(f"cannot read {root}: {error.strerror}") from None
+    unfinished = 0
     for name, is_link in folders:
         if is_link and os.path.lexists(root / name / _DONE):
             raise EquimuError(
@@ -284,6 +285,10 @@ def read_runs(root: Path) -> Iterator[Run]:
         run = None if is_link else read_run(root / name)
         if run is not None:
             yield run
+        unfinished += run is None and os.path.lexists(root / name / CONFIG)
+    if unfinished:
+        told = f"{unfinished} of the runs in {root} have not ended, and are left out"
+        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
 
 
 def _loss(status: Any, rows: list[dict[str, Any]]) -> float:
