@@ -471,6 +471,32 @@ def test_writer_that_died_behind_its_commit_loses_nothing(text, store, monkeypat
     assert not list(store.glob("data-*/writing"))
 
 
+def test_what_killed_writers_left_goes_away(text, store):
+    """An empty folder, one with its lock alone, and the mark of the writer that committed."""
+    told = store_module.read_info(str(store))
+    (store / "data-000000000001").mkdir()
+    (store / "data-000000000002").mkdir()
+    for folder in ("data-000000000002", told.folder):
+        (store / folder / "writing").touch()
+    write_store(store, text, ByteTokenizer())
+    assert {path.name for path in store.iterdir()} == {told.folder, "equimu-tokens.json"}
+    assert not list(store.glob("data-*/writing"))
+
+
+def test_writers_that_begin_together_have_a_folder_each(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from equimu.data._orphans import being_written
+
+    def write(number):
+        with being_written(str(tmp_path), f"data-{number:012x}"):
+            remove_orphans(str(tmp_path), lambda: None)
+            return (tmp_path / f"data-{number:012x}" / "writing").exists()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(write, range(300)))
+
+
 def test_orphans_are_not_looked_for_through_links(store):
     outside = store.parent / "outside"
     outside.mkdir()

@@ -1,4 +1,4 @@
-"""Folders, stores, configs, tokenizers, locks from strangers: nothing outside is read or written, nothing is run, all in time."""
+"""Folders, stores, configs, tokenizers, locks from strangers: nothing outside is read or written, nothing run, all in time."""
 
 import contextlib
 import hashlib

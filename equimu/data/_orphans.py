@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 from equimu._folder import open_inside
 from equimu._storage import local_path
@@ -23,19 +24,29 @@ def being_written(place: str, folder: str) -> Generator[None]:
         yield
         return
     path = root / folder
-    path.mkdir(parents=True, exist_ok=True)
-    # Locked before it has its name, so that nobody finds it without the lock.
-    descriptor = os.open(path / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _locked(path)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: nobody can take it, so nobody removes the folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(path / f"{_LOCK}.new", path / _LOCK)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
             (path / _LOCK).unlink()
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the lock in a folder, both made; in between, another writer may take them for a dead one's and away."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody can take it, so nobody removes the folder
+            return descriptor
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
         os.close(descriptor)
 
 
@@ -50,6 +61,8 @@ def remove_orphans(place: str, committed: Callable[[], str | None]) -> None:
     if root is None:
         return
     for folder in root.glob("data-*"):
+        with contextlib.suppress(OSError):  # it is no empty folder
+            folder.rmdir()
         with contextlib.suppress(OSError):  # another writer holds it or has just removed it, or it is no writer's
             descriptor = open_inside(root, f"{folder.name}/{_LOCK}", os.O_RDWR)
             try:

@@ -63,6 +63,7 @@ def write_store(
     recipe = _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
     store = _made_before(place, recipe)
     if store is not None:
+        remove_orphans(place, lambda: store.info.folder)
         return store
     threshold = _threshold(corpus, validation, split_seed)
     folder = f"data-{uuid.uuid4().hex[:12]}"
