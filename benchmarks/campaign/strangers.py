@@ -25,6 +25,10 @@ _SECRET = "what nobody may read"
 _TERMINAL = "\x1b[2J\x1b]0;owned\x07"
 # Time and again a file that a reader of the folder opens by its name.
 _OF_A_RUN = ("metrics.jsonl", "config.json", "rules.json", "done", "lock", "checkpoints")
+# Of a plan, so that it is quick.
+_TINY = (
+    "--model.width 16 --model.head-dim 8 --model.n-layer 1 --parameterization.base-width 16 --data.seq 16 --data.rows 4"
+)
 _GZIP = {"name": "gzip", "configuration": {"level": 9}}
 
 # What it is, the arguments of `equimu`, and what is done to the place of that name first.
@@ -107,7 +111,7 @@ class _Strangers:
             )
         for what, content, ahead in self._locks():
             yield f"a lock {what}", train, _at("runs/*/lock", _lock_of(content, ahead))
-        for command in (["plan", "cpu:2", "--model.n-layer", "1"], ["show", "--stepz", "1"], report):
+        for command in (["plan", "cpu:2", *_TINY.split()], ["show", "--stepz", "1"], report):
             yield f"code beside `{command[0]}`", command, self._code
 
     def tried(

@@ -35,12 +35,14 @@ def bounded(work: Callable[[], _T], seconds: float) -> _T:
         except BaseException as error:
             raised.append(error)
 
-    with _STDERR, _quiet(raised):
+    with _STDERR, _quiet() as quiet:
         thread = threading.Thread(target=call, name="equimu-bounded", daemon=True)
         thread.start()
         thread.join(seconds)
-        if thread.is_alive():
-            raise TimeoutError(f"it takes longer than {seconds:.0f} s")
+        quiet.on_failure = bool(raised)
+        quiet.for_good = thread.is_alive()
+    if not result and not raised:
+        raise TimeoutError(f"it takes longer than {seconds:.0f} s")
     for error in raised:
         if isinstance(error, Exception) or type(error).__name__ == _PANIC:
             raise ValueError(" ".join(str(error).split())[:300]) from None
@@ -48,24 +50,33 @@ def bounded(work: Callable[[], _T], seconds: float) -> _T:
     return result[0]
 
 
+class _Quiet:
+    """What becomes of what was written: dropped after a failure; or for good, as long as what did not end may go on writing."""
+
+    on_failure = for_good = False
+
+
 @contextlib.contextmanager
-def _quiet(raised: list[BaseException]) -> Generator[None]:
-    """Holds back what is written to stderr, until it is known whether something was raised; then it is dropped."""
+def _quiet() -> Generator[_Quiet]:
+    """Holds back what is written to stderr's descriptor."""
+    quiet = _Quiet()
     sys.stderr.flush()
     try:
         kept = os.dup(2)
     except OSError:  # there is no stderr
-        yield
+        yield quiet
         return
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
         try:
-            yield
+            yield quiet
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            if not raised:
+            if quiet.for_good and sys.stderr is sys.__stderr__:
+                sys.stderr = open(kept, "w", buffering=1)  # Python's own words still come through
+            else:
+                os.dup2(kept, 2)
+                os.close(kept)
                 written.seek(0)
-                rest: Any = written.read()
+                rest: Any = b"" if quiet.on_failure or quiet.for_good else written.read()
                 if rest:
                     os.write(2, rest)

@@ -214,6 +214,8 @@ def config_from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> A
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and abs(value) >= 2**64:  # Python does not even print the largest
+        raise EquimuError(f"{where} is an integer of more than 64 bits")
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise EquimuError(f"{where} must be an object with keys, got {value!r}")
