@@ -36,6 +36,7 @@ def test_damage_is_found_or_harmless(tmp_path):
     assert counts(campaign(tmp_path, "corrupt", 24, 5)) == [12, 12]
 
 
+@pytest.mark.slow
 def test_damage_to_the_folder_of_a_run_is_never_silent(tmp_path):
     assert counts(campaign(tmp_path, "rows", 24, 9)) == [12, 12]
 

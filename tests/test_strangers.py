@@ -253,6 +253,7 @@ def mapped():
     return len(Path("/proc/self/maps").read_text().splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of mapped memory")
 def test_programs_are_freed_when_others_take_their_place(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(program_module, "_MOST_PROGRAMS", 1)
