@@ -18,11 +18,14 @@ import tyro
 
 from benchmarks.campaign._page import Record, kept, page, table
 
-Part = Literal["kill", "corrupt", "mesh", "stop", "disk", "malformed", "cost", "soak"]
+Part = Literal["kill", "start", "corrupt", "rows", "strangers", "mesh", "stop", "disk", "malformed", "cost", "soak"]
 # How often each is tried unless told otherwise; of the cost it is rounds, of the soak minutes.
 COUNTS: dict[str, int] = {
     "kill": 200,
+    "start": 120,
     "corrupt": 300,
+    "rows": 320,
+    "strangers": 100,
     "mesh": 12,
     "stop": 10,
     "disk": 5,

@@ -27,8 +27,8 @@ import jax
 from benchmarks.throughput import machine, table
 from equimu._errors import EquimuError
 
-# What is measured, and the seconds after the start at which a part begins nothing more.
-PARTS = {"correct": 110, "attention": 220, "step": 310, "sweep": 355}
+# What is measured, and the share of the time after which a part begins nothing more.
+PARTS = {"correct": 0.3, "attention": 0.3, "step": 0.25, "sweep": 0.15}
 PACKAGES = ("tokamax", "torch", "dew-flash-attn-cu13", "dew-flash-attn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results", help="folder of the page"
     )
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="leave the others out")
+    parser.add_argument("--minutes", type=float, default=6.0, help="for the parts that are measured, together")
     options = parser.parse_args(arguments)
     if not options.quick and jax.default_backend() != "gpu":
         raise EquimuError("this machine has no GPU that JAX knows; --quick runs on any machine")
@@ -49,12 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     card = re.sub(r"[^a-z0-9]+", "-", jax.devices()[0].device_kind.lower()).strip("-")
     page = options.out / f"{datetime.date.today()}-{card}.md"
-    start, texts, ends = time.monotonic(), [head], list[dict[str, Any]]()
+    texts, ends = [head], list[dict[str, Any]]()
+    end, second = time.monotonic(), options.minutes * 60 / sum(PARTS[part] for part in options.parts)
     for part in options.parts:
+        end += PARTS[part] * second
         rows, failed, begin = list[dict[str, Any]](), "", time.monotonic()
         try:
             measure: Callable[..., Any] = importlib.import_module(f"benchmarks.card._{part}").measure
-            for row in measure(quick=options.quick, end=start + PARTS[part]):
+            for row in measure(quick=options.quick, end=end):
                 rows.append(row)
                 print(part, {key: value for key, value in row.items() if value != ""}, flush=True)
         except Exception as error:  # the other parts are measured all the same

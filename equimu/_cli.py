@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import re
 import sys
@@ -14,8 +13,11 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from equimu._errors import EquimuError, ExitCode, nearest
+from equimu._errors import EquimuError, ExitCode, nearest, printable
+from equimu._folder import local_folder
+from equimu._json import loads
 from equimu._progress import progress
+from equimu._storage import local_path
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import OffError, check_run, print_check, write_check
 from equimu.parameterization import table, to_json
@@ -33,6 +35,7 @@ from equimu.plan import (
 from equimu.report import Cell, cells_of, print_table, read_cells, report, write_report
 from equimu.sweep import SweepConfig, cores, parameterization_name, sweep
 from equimu.train import (
+    DataConfig,
     Interrupted,
     Run,
     RunConfig,
@@ -76,7 +79,7 @@ class Train:
     """Train one model. A run that was interrupted goes on; one that was done before is not done again."""
 
     config: Annotated[RunConfig, _Flat] = RunConfig()
-    out: Path = Path("runs")
+    out: str = "runs"
     """Root of the run folders."""
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -99,7 +102,7 @@ class Sweep:
     """Sweep learning rates over widths and parameterizations, and report. Interrupted, it goes on where it was."""
 
     config: Annotated[SweepConfig, _Flat] = SweepConfig()
-    out: Path = Path("runs/sweep")
+    out: str = "runs/sweep"
     """Root of the run folders; the report is written there too."""
     workers: int | None = None
     """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
@@ -125,14 +128,16 @@ class Sweep:
 class Report:
     """Report on the finished runs below a folder: table, figure and verdict."""
 
-    runs: tyro.conf.Positional[Path]
+    runs: tyro.conf.Positional[str]
     """Root of the run folders."""
-    out: Path | None = None
+    out: str | None = None
     """Folder for the report; the root itself by default."""
 
     def __call__(self) -> None:
         """Writes and prints the report."""
-        _report(read_cells(self.runs), self.out or self.runs)
+        out = self.runs if self.out is None else self.out
+        local_folder(out, "--out")
+        _report(read_cells(self.runs), out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +247,7 @@ class CoordCheck:
     """Updates."""
     seeds: int = 6
     """How many initial weights; the intervals come from their spread."""
-    out: Path = Path("runs/coord-check")
+    out: str = "runs/coord-check"
     """Folder for the table, the figure and the data."""
 
     def __call__(self) -> None:
@@ -251,6 +256,7 @@ class CoordCheck:
             raise EquimuError(
                 "a coordinate check is over widths or over depths; with --depths, the width is --model.width"
             )
+        local_folder(self.out, "--out")
         sizes = self.depths or self.widths
         with progress("checking", len(sizes)) as bar:
             check = check_run(
@@ -295,12 +301,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _parse(list(sys.argv[1:] if argv is None else argv))()
         sys.stdout.flush()
     except EquimuError as error:
-        print(f"equimu: {error}", file=sys.stderr)
+        print(f"equimu: {printable(error)}", file=sys.stderr)
         leave(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as stop:
         if is_first():
-            print(f"equimu: {stop}", file=sys.stderr)
+            print(f"equimu: {printable(stop)}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("equimu: interrupted; what was finished is kept", file=sys.stderr)
@@ -325,7 +331,9 @@ def _parse(arguments: list[str]) -> Any:
     if path is not None:
         if name not in _CONFIGS:
             raise EquimuError(f"{name} takes no --config; {', '.join(_CONFIGS)} do")
-        default = command(config=config_from_dict(_CONFIGS[name], _read_config_file(path)))
+        config = config_from_dict(_CONFIGS[name], _read_config_file(path))
+        _refuse_address(config.run.data if isinstance(config, SweepConfig) else config.data, path, flags)
+        default = command(config=config)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -373,16 +381,26 @@ def _take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
 def _read_config_file(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
     except OSError as error:
         raise EquimuError(f"cannot read the config {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
         raise EquimuError(f"the config {path} is no {kind}: {error}") from None
     if not isinstance(values, dict):
         raise EquimuError(f"the config {path} must be an object of keys and values")
     # The config.json of a run folder holds more than the config.
     return values["config"] if {"config", "data"} <= set(values) and isinstance(values["data"], str) else values
+
+
+def _refuse_address(data: DataConfig, path: Path, flags: Sequence[str]) -> None:
+    """A config file may be anyone's: what it names is on this machine, or the user names it too."""
+    store = data.store
+    if store is None or local_path(store) is not None or any("data.store" in flag for flag in flags):
+        return
+    raise EquimuError(
+        f"the config {path} has data.store={store!r}, which is not on this machine; give --data.store, too"
+    )
 
 
 def _one_line(message: str) -> str:
@@ -415,7 +433,7 @@ def _cell(run: Run) -> str:
     return f"{name} {size} learning rate {rate:.3g} seed {config.seed}: {_loss(run)}"
 
 
-def _report(cells: list[Cell], folder: Path) -> None:
+def _report(cells: list[Cell], folder: str) -> None:
     made = report(cells)
     print_table(made)
     for path in write_report(made, folder):

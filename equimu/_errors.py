@@ -1,4 +1,4 @@
-"""The exception class of the library, the exit codes of its command line, and the shared wording of "did you mean"."""
+"""The exception class of the library, the exit codes of its command line, and the shared wording of its messages."""
 
 import difflib
 import enum
@@ -48,3 +48,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, names, n=1)
     guess = f"did you mean {matches[0]!r}? " if matches else ""
     return f"{guess}(valid: {', '.join(names)})"
+
+
+def printable(text: object) -> str:
+    """A text as one line that a terminal only shows: what would be obeyed, such as colours and newlines, becomes an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

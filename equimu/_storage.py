@@ -1,6 +1,7 @@
 """Places by tensorstore: local folders, and URLs (`gs://`, `s3://`, `file://`, `memory://`); its errors in one line."""
 
 import re
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ def is_url(place: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", place) is not None
 
 
+def local_path(place: str) -> Path | None:
+    """The path of a local folder or of a `file://` URL; None of what is elsewhere."""
+    if place.startswith("file://"):
+        return Path(urllib.parse.unquote(urllib.parse.urlsplit(place).path))
+    return None if is_url(place) else Path(place).expanduser().absolute()
+
+
 def kvstore_spec(place: str) -> Any:
     """What tensorstore opens as the key-value store of a folder or URL."""
-    if is_url(place):
+    path = local_path(place)
+    if path is None:
         return place.rstrip("/") + "/"
     # Not as a URL: a local name may hold '%', '#' or '?'.
-    return {"driver": "file", "path": f"{Path(place).expanduser().absolute()}/"}
+    return {"driver": "file", "path": f"{path}/"}
 
 
 def one_line(error: BaseException) -> str:

@@ -299,7 +299,9 @@ def test_a_chunk_of_zeros_is_no_lost_chunk(tmp_path):
     writer.append(values)
     digest, ends = writer.finish()
     assert digest == hashlib.sha256(values.tobytes()).hexdigest()
-    np.testing.assert_array_equal(arrays.open_array(str(tmp_path), "zeros", ends).read().result(), values)
+    np.testing.assert_array_equal(
+        arrays.open_array(str(tmp_path), "zeros", values.dtype, 5000, ends).read().result(), values
+    )
 
 
 def test_a_store_of_another_format_is_refused(tmp_path, corpus, monkeypatch):

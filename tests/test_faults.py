@@ -37,6 +37,21 @@ def test_damage_is_found_or_harmless(tmp_path):
 
 
 @pytest.mark.slow
+def test_damage_to_the_folder_of_a_run_is_never_silent(tmp_path):
+    assert counts(campaign(tmp_path, "rows", 24, 9)) == [12, 12]
+
+
+@pytest.mark.slow
+def test_strangers_are_told_in_one_line(tmp_path):
+    assert counts(campaign(tmp_path, "strangers", 20, 10)) == [20]
+
+
+@pytest.mark.slow
+def test_killed_starts_start_again(tmp_path):
+    assert counts(campaign(tmp_path, "start", 8, 11)) == [2, 2, 2, 2]
+
+
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bits(tmp_path):
     *kills, runs = counts(campaign(tmp_path, "kill", 8, 1))
     assert kills == [2, 2, 4] and runs >= 1

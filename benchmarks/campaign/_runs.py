@@ -43,9 +43,9 @@ def left_over(out: Path) -> list[str]:
     return sorted(str(path.relative_to(out)) for pattern in patterns for path in out.rglob(pattern))
 
 
-def content(out: Path, step: int) -> dict[str, bytes]:
-    """The bytes of all arrays of a checkpoint."""
-    folder = next(iter(out.glob(f"*/checkpoints/step-{step}")))
+def content(out: Path, step: int, run: str = "*") -> dict[str, bytes]:
+    """The bytes of all arrays of a checkpoint of the one run below `out`, or of one of them."""
+    folder = next(iter(out.glob(f"{run}/checkpoints/step-{step}")))
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/c*"))}
 
 

@@ -18,7 +18,9 @@ _STAYS = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
+    errno.EINVAL,
     errno.EISDIR,
+    errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOENT,
     errno.ENOSPC,
@@ -30,7 +32,7 @@ _STAYS = {
 _STAYS_STATUS = {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 # What reading says of content that is lost or not what was written. EIO: sectors of a disk that cannot be read.
 _DAMAGE_STATUS = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE"}
-_DAMAGE_ERRNO = {errno.EIO, errno.EISDIR, errno.ENOENT, errno.ENOTDIR}
+_DAMAGE_ERRNO = {errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR}
 
 
 class Damaged(Exception):

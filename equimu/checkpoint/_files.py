@@ -35,8 +35,11 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder and everything in it."""
-    shutil.rmtree(path)
+    """Removes a folder and everything in it; of a link only itself."""
+    if path.is_symlink() or not path.is_dir():  # put there by someone else
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _forget(descriptor: int) -> None:

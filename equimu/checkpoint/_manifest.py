@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._json import loads
 from equimu._types import PyTree
 from equimu.checkpoint._faults import Damaged
-from equimu.checkpoint._leaves import named_leaves
+from equimu.checkpoint._leaves import is_key, named_leaves, plain_dtype
 
 FORMAT = 1
 _PACKAGES = ("equimu", "jax", "jaxlib", "numpy", "tensorstore")
+_KEY_WORDS = 16  # of a typed random key, at most
 _TOLD = 3  # differences that a message names
 _LOST = object()
 
@@ -43,10 +47,14 @@ def decode(content: bytes, step: int) -> dict[str, Any]:
         EquimuError: another version of the library wrote it.
     """
     try:
-        found = json.loads(content)
+        found = loads(content)
         checksum = found.pop("checksum")
         if checksum != _checksum(found):
             raise Damaged("the manifest does not match its checksum")
+        if found["format"] == FORMAT and not (
+            isinstance(found["manifest"], dict) and all(map(_is_array, found["arrays"]))
+        ):
+            raise Damaged("the manifest describes what no checkpoint holds")
     except (ValueError, AttributeError, KeyError, TypeError):
         raise Damaged("the manifest is no manifest") from None
     if found["format"] != FORMAT:
@@ -118,12 +126,41 @@ def refuse_other_arrays(found: Mapping[str, Any], like: PyTree, where: str, *, c
         array = saved[path]
         if tuple(array["shape"]) != leaf.shape:
             different.append(f"{path} has shape {tuple(array['shape'])}, not {leaf.shape}")
+        elif not _are_such_keys(array["key_impl"], leaf):
+            different.append(f"{path} has keys of {array['key_impl']}, not {leaf.dtype}")
         elif array["dtype"] != str(leaf.dtype) and not (cast and _are_floats(array, leaf)):
             different.append(f"{path} is {array['dtype']}, not {leaf.dtype}")
     if different:
         raise EquimuError(
             f"{where} holds other arrays: {_told(different)}; restore it into the model it was saved from"
         )
+
+
+def _are_such_keys(impl: Any, leaf: Any) -> bool:
+    """Whether a leaf holds keys of that kind; or none, where it is None."""
+    if impl is None or not is_key(leaf.dtype):
+        return impl is None and not is_key(leaf.dtype)
+    try:
+        return jax.random.key(0, impl=impl).dtype == leaf.dtype
+    except (TypeError, ValueError):  # there are no such keys
+        return False
+
+
+def _is_array(array: Mapping[str, Any]) -> bool:
+    """Whether a description is one that this library writes: files inside of its folder, and no larger than the array."""
+    shape, stored, chunk = (array[key] for key in ("shape", "stored_shape", "chunk"))
+    key = array["key_impl"] is not None
+    names = [array["folder"], *array["files"]]
+    return (
+        all(isinstance(size, int) and 0 <= size < 2**48 for sizes in (shape, stored, chunk) for size in sizes)
+        and stored[: len(shape)] == shape
+        and math.prod(stored[len(shape) :]) <= (_KEY_WORDS if key else 1)
+        and len(stored) == len(chunk)
+        and all(0 < part <= max(1, size) for part, size in zip(chunk, stored, strict=True))
+        and array["stored_dtype"] == ("uint32" if key else plain_dtype(jnp.dtype(array["dtype"])))
+        and all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) for name in names)
+        and isinstance(array["path"], str)
+    )
 
 
 def _are_floats(array: Mapping[str, Any], leaf: Any) -> bool:

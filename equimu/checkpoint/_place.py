@@ -4,17 +4,19 @@ import abc
 import functools
 import os
 import re
-import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._storage import is_url, kvstore_spec, tensorstore
+from equimu._folder import check_inside
+from equimu._storage import kvstore_spec, local_path, one_line, tensorstore
 from equimu.checkpoint import _files
+from equimu.checkpoint._faults import Damaged
 
 MANIFEST = "manifest.json"
 _UNFINISHED = "unfinished"
+_MOST_MANIFEST_BYTES = 2**28
 _NAME = re.compile(r"step-(0|[1-9]\d*)(\.tmp|\.broken(?:-\d+)?)?")
 
 
@@ -39,7 +41,11 @@ class Place(abc.ABC):
 
     @abc.abstractmethod
     def stored(self, step: int) -> Any:
-        """The key-value store in which a committed checkpoint is read."""
+        """The key-value store in which a committed checkpoint is read.
+
+        Raises:
+            Damaged: it holds a link, or what is no file.
+        """
 
     @abc.abstractmethod
     def sync(self, step: int, folder: str, names: Sequence[str]) -> None:
@@ -68,12 +74,8 @@ def open_place(root: str | Path) -> Place:
     Raises:
         EquimuError: no such kind of URL.
     """
-    url = str(root)
-    if not is_url(url):
-        return LocalPlace(Path(root).expanduser().absolute())
-    if url.startswith("file://"):
-        return LocalPlace(Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)))
-    return RemotePlace(url)
+    path = local_path(str(root))
+    return RemotePlace(str(root)) if path is None else LocalPlace(path)
 
 
 @functools.cache
@@ -103,6 +105,11 @@ class LocalPlace(Place):
         return _kvstore(str(self._path(step, ".tmp")))
 
     def stored(self, step: int) -> Any:
+        try:
+            check_inside(self._root, f"step-{step}")
+            check_inside(self._root, f"step-{step}/{MANIFEST}", _MOST_MANIFEST_BYTES)
+        except OSError as error:
+            raise Damaged(one_line(error)) from None
         return _kvstore(str(self._path(step)))
 
     def sync(self, step: int, folder: str, names: Sequence[str]) -> None:

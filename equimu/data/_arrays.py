@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from equimu._errors import EquimuError
-from equimu._storage import kvstore_spec, one_line, tensorstore
+from equimu._folder import check_inside
+from equimu._json import loads
+from equimu._storage import kvstore_spec, local_path, one_line, tensorstore
 
 # A shard is one file or object, the unit of writing; a chunk carries a checksum and is the unit of reading.
 _SHARD = 2**24
@@ -20,6 +22,8 @@ _CHUNK = 2**16
 _CRC_BYTES, _ENTRY_BYTES = 4, 16
 # Cached chunks of arrays that are too large for memory.
 _CACHE_BYTES = 2**28
+_MOST_FILE_BYTES = 2**30
+_LARGEST = 2**28  # elements of a shard or chunk that is read; what was written by other versions, too
 
 
 @contextlib.contextmanager
@@ -119,12 +123,16 @@ class ArrayWriter:
         self._digest.update(values[:count].astype(self._dtype.newbyteorder("<")).tobytes())
 
 
-def open_array(place: str, path: str, ends: Sequence[str]) -> Any:
+def open_array(place: str, path: str, dtype: np.dtype[Any], size: int, ends: Sequence[str]) -> Any:
     """Opens an array for reading; a lost chunk is an error, not zeros.
+
+    Nothing of it is read before it is known to be no more than what its files hold: no array of other codecs is opened.
 
     Args:
         place: folder or URL.
         path: of the array, below the place.
+        dtype: of its elements.
+        size: their number.
         ends: what `ArrayWriter.finish` said of the files; they must still end so. That the rest is as it was written shows when
             it is read.
     """
@@ -136,11 +144,51 @@ def open_array(place: str, path: str, ends: Sequence[str]) -> Any:
         "recheck_cached_data": False,
         "recheck_cached_metadata": "open",
     }
+    check_files(place, path)
+    _check_metadata(open_place(place).read(f"{path}/zarr.json").result(), path, dtype, size)
     array = ts.open(spec, read=True, context=_context()).result()
+    local = local_path(place)
+    if local is not None:
+        files = (local / path / "c").glob("*") if size else ()
+        held = sum(file.stat().st_size for file in files)
+        if held < size * dtype.itemsize:
+            raise ValueError(f"{path} is to hold {size * dtype.itemsize} bytes, and its files hold {held}")
     for number, (found, written) in enumerate(zip(_ends(place, path, array, len(ends)), ends, strict=True)):
         if found != written:
             raise ValueError(f"file {number} of {path} is not the one that was written")
     return array
+
+
+def check_files(place: str, name: str, most: int = _MOST_FILE_BYTES) -> None:
+    """Raises an OSError if a file or folder at a local place is or holds a link or what is no file, or the file is larger."""
+    path = local_path(place)
+    if path is not None and path.is_dir():
+        check_inside(path, name, most)
+
+
+def _check_metadata(read: Any, path: str, dtype: np.dtype[Any], size: int) -> None:
+    """Raises a ValueError if the description of an array is not one that an `ArrayWriter` writes."""
+    if read.state != "value":
+        raise ValueError(f"{path}/zarr.json is missing")
+    try:
+        found = loads(read.value)
+        (shard,) = found["chunk_grid"]["configuration"]["chunk_shape"]
+        (sharded,) = found["codecs"]
+        (chunk,) = sharded["configuration"]["chunk_shape"]
+        chain = [[codec["name"] for codec in sharded["configuration"][name]] for name in ("codecs", "index_codecs")]
+        known = (
+            sharded["name"] == "sharding_indexed"
+            and chain == [["bytes", "crc32c"]] * 2
+            and not found.get("storage_transformers")
+            and all(isinstance(each, int) and 0 < each <= _LARGEST for each in (shard, chunk))
+        )
+        shape, kind = found["shape"], found["data_type"]
+    except (KeyError, TypeError, ValueError):
+        known, shape, kind = False, None, None
+    if not known:
+        raise ValueError(f"{path}/zarr.json describes codecs or chunks that no token store has")
+    if shape != [size] or kind != dtype.name:
+        raise ValueError(f"{path} is {kind}{shape}, not {dtype.name}[{size}]")
 
 
 def _ends(place: str, path: str, array: Any, files: int) -> list[str]:

@@ -4,10 +4,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
-from equimu._storage import is_url
+from equimu._folder import open_inside
+from equimu._storage import local_path
 
 _LOCK = "writing"
 
@@ -18,19 +19,13 @@ def being_written(place: str, folder: str) -> Generator[None]:
 
     Below a URL there are no locks: what is left there stays.
     """
-    if is_url(place):
+    root = local_path(place)
+    if root is None:
         yield
         return
-    path = Path(place).expanduser() / folder
-    path.mkdir(parents=True, exist_ok=True)
-    # Locked before it has its name, so that nobody finds it without the lock.
-    descriptor = os.open(path / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT, 0o644)
+    path = root / folder
+    descriptor = _locked(path)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks: nobody can take it, so nobody removes the folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(path / f"{_LOCK}.new", path / _LOCK)
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -38,15 +33,44 @@ def being_written(place: str, folder: str) -> Generator[None]:
         os.close(descriptor)
 
 
-def remove_orphans(place: str) -> None:
-    """Removes the folders whose writers died."""
-    if is_url(place):
+def _locked(path: Path) -> int:
+    """A descriptor of the lock in a folder, both made; in between, another writer may take them for a dead one's and away."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody can take it, so nobody removes the folder
+            return descriptor
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
+
+
+def remove_orphans(place: str, committed: Callable[[], str | None]) -> None:
+    """Removes the folders whose writers died before they committed them.
+
+    Args:
+        place: folder or URL.
+        committed: tells which folder the store there has now, if there is a store.
+    """
+    root = local_path(place)
+    if root is None:
         return
-    for lock in Path(place).expanduser().glob(f"data-*/{_LOCK}"):
-        with contextlib.suppress(OSError):  # another writer holds it, or has just removed it
-            descriptor = os.open(lock, os.O_RDWR)
+    for folder in root.glob("data-*"):
+        with contextlib.suppress(OSError):  # it is no empty folder
+            folder.rmdir()
+        with contextlib.suppress(OSError):  # another writer holds it or has just removed it, or it is no writer's
+            descriptor = open_inside(root, f"{folder.name}/{_LOCK}", os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent)
+                # Asked for with its lock in hand: from now on, nobody commits it.
+                if committed() == folder.name:
+                    (folder / _LOCK).unlink()
+                else:
+                    shutil.rmtree(folder)
             finally:
                 os.close(descriptor)

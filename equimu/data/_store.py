@@ -9,6 +9,7 @@ a store reads that file first: what an interrupted or slower writer leaves behin
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,11 +19,15 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from equimu._errors import EquimuError, nearest
-from equimu.data._arrays import open_array, open_place, told_as
+from equimu._json import loads
+from equimu.data._arrays import check_files, open_array, open_place, told_as
 from equimu.data._tokenizer import Tokenizer
 
 FORMAT = 2
+SPLITS = ("train", "validation")
+DTYPES = ("uint8", "uint16", "uint32")
 _INFO = "equimu-tokens.json"
+_MOST_INFO_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,10 +100,7 @@ class TokenStore:
         size = self.info.documents[split] + 1 if offsets else self.info.tokens[split]
         dtype = "int64" if offsets else self.info.dtype
         with self.reading():
-            array = open_array(self.place, f"{self.info.folder}/{name}", self.info.ends[name])
-            if array.shape != (size,) or array.dtype.name != dtype:
-                raise ValueError(f"{name} is {array.dtype.name}{array.shape}, not {dtype}({size},)")
-            return array
+            return open_array(self.place, f"{self.info.folder}/{name}", np.dtype(dtype), size, self.info.ends[name])
 
     def reading(self) -> AbstractContextManager[None]:
         """Context in which a failed read is told in one line."""
@@ -132,29 +134,70 @@ def open_store(place: str | Path, tokenizer: Tokenizer | None = None) -> TokenSt
     info = read_info(place)
     if info is None:
         raise EquimuError(f"there is no token store at {place!r}; make one with `equimu data` or `write_store`")
-    if tokenizer is not None and tokenizer.fingerprint != info.tokenizer_fingerprint:
+    if tokenizer is not None:
+        _refuse_other_tokenizer(place, info, tokenizer)
+    return TokenStore(place, info)
+
+
+def _refuse_other_tokenizer(place: str, info: StoreInfo, tokenizer: Tokenizer) -> None:
+    if tokenizer.fingerprint != info.tokenizer_fingerprint:
         raise EquimuError(
             f"token store {place!r} was written with tokenizer {info.tokenizer!r} "
             f"({info.tokenizer_fingerprint}), not with {tokenizer.name!r} ({tokenizer.fingerprint}); "
             "use that tokenizer or make another store"
         )
-    return TokenStore(place, info)
+    if (info.vocab_size, info.bos, info.eod) != (tokenizer.vocab_size, tokenizer.bos, tokenizer.eod):
+        raise EquimuError(f"token store {place!r} says another vocabulary than its tokenizer has; make it again")
 
 
 def read_info(place: str) -> StoreInfo | None:
     """What the store at a place says of itself; None where there is no store."""
     kvstore = open_place(place)
     with told_as(f"cannot read token store {place!r}"):
+        check_files(place, _INFO, _MOST_INFO_BYTES)
         read = kvstore.read(_INFO).result()
     if read.state == "missing":
         return None
     with _reading(place):
-        fields = json.loads(read.value)
+        fields = loads(read.value)
         if fields.pop("checksum") != _checksum(fields):
             raise ValueError(f"{_INFO} does not match its checksum")
         if fields["format"] != FORMAT:
             raise EquimuError(f"token store {place!r} has format {fields['format']}, not {FORMAT}; make it again")
-        return StoreInfo(**fields)
+        info = StoreInfo(**fields)
+        if not _is_sound(info):
+            raise ValueError(f"{_INFO} says what no store holds")
+        return info
+
+
+def _is_sound(info: StoreInfo) -> bool:
+    """Whether the fields are of their types and ranges, and the arrays inside of the store."""
+
+    def counts(*values: Any) -> bool:
+        return all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
+
+    mappings: tuple[Any, ...] = (info.documents, info.tokens, info.ends)
+    ends: Any = info.ends
+    if not all(isinstance(each, dict) for each in mappings):
+        return False
+    texts: tuple[Any, ...] = (
+        info.recipe,
+        info.corpus,
+        info.tokenizer,
+        info.tokenizer_fingerprint,
+        info.fingerprint,
+        info.folder,
+    )
+    return (
+        all(isinstance(text, str) for text in texts)
+        and re.fullmatch(r"data-[0-9a-f]+", info.folder) is not None
+        and set(info.documents) == set(info.tokens) == set(SPLITS)
+        and set(info.ends) == {name for split in SPLITS for name in (split, f"{split}-offsets")}
+        and all(isinstance(end, str) for array in ends.values() for end in array)
+        and counts(*info.documents.values(), *info.tokens.values(), info.vocab_size, info.bos, info.eod)
+        and max(info.bos, info.eod) < info.vocab_size <= 2**32
+        and info.dtype in DTYPES
+    )
 
 
 def commit_info(place: str, info: StoreInfo) -> bool:

@@ -1,18 +1,25 @@
 """Text to token ids and back: raw bytes, or any tokenizer file of Hugging Face's `tokenizers`."""
 
 import dataclasses
+import errno
 import hashlib
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu.data._bounded import bounded
 
 # What published tokenizers call the two special tokens; used only where exactly one of a list is there.
 _BOS_NAMES = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]")
 _EOD_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+_MOST_BYTES = 2**29
+# Encoding takes about a second for each 2^20 characters. A pattern that tries everything takes years.
+_PART_CHARACTERS = 2**18
+_SECONDS, _SECONDS_PER_CHARACTER = 4.0, 10 / 2**20
 
 
 @runtime_checkable
@@ -101,22 +108,27 @@ class HuggingFaceTokenizer:
                 f"tokenizer file {path} needs the package 'tokenizers': pip install 'equimu[hf]'"
             ) from None
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+                raise OSError(errno.EINVAL, "not a regular file")
+            if path.stat().st_size > _MOST_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES} bytes")
             content = path.read_bytes()
         except OSError as error:
             raise EquimuError(
                 f"cannot read tokenizer file {path}: {error.strerror}; write 'bytes' or the path of a tokenizer.json"
             ) from None
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the Rust side raises bare `Exception`
-            reason = str(error).splitlines()[0]
-            raise EquimuError(f"{path} is not a tokenizer file of Hugging Face's `tokenizers`: {reason}") from None
+            self._tokenizer = bounded(lambda: tokenizers.Tokenizer.from_buffer(content), _SECONDS)
+        except (ValueError, TimeoutError) as error:
+            raise EquimuError(f"{path} is not a tokenizer file of Hugging Face's `tokenizers`: {error}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self.name = str(path)
         # Ids may have holes (T5's sentinels, reserved tokens), so the count of tokens would be too small.
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if self.vocab_size == 0:
+            raise EquimuError(f"{path} has an empty vocabulary")
         self.eod = self._special(eod, _EOD_NAMES, "eod")
         self.bos = self._special(bos, _BOS_NAMES, "bos", default=self.eod)
         ids = f"{self.bos},{self.eod}".encode()
@@ -138,14 +150,41 @@ class HuggingFaceTokenizer:
         return found.popitem()[1]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text (in parallel threads), without special tokens: one uint32 array per text."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        """Token ids of each text (in parallel threads), without special tokens: one uint32 array per text.
+
+        Raises:
+            EquimuError: the file's patterns find no end on some text, or the package gives up.
+        """
+        return [ids for part in _parts(texts) for ids in self._encode(part)]
+
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+        seconds = _SECONDS + _SECONDS_PER_CHARACTER * sum(map(len, texts))
+        try:
+            encodings = bounded(lambda: self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), seconds)
+        except (ValueError, TimeoutError) as error:
+            raise EquimuError(
+                f"tokenizer file {self.name} cannot encode this text: {error}; use another tokenizer"
+            ) from None
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special tokens are left out."""
         special = {self.bos, self.eod}
         return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts, a few at a time: what finds no end is found out early."""
+    part: list[str] = []
+    characters = 0
+    for text in texts:
+        part.append(text)
+        characters += len(text)
+        if characters >= _PART_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = None) -> Tokenizer:

@@ -16,11 +16,9 @@ from equimu._errors import EquimuError, nearest
 from equimu.data._arrays import ArrayWriter, delete_below, told_as
 from equimu.data._corpus import Corpus, read_corpus
 from equimu.data._orphans import being_written, remove_orphans
-from equimu.data._store import FORMAT, StoreInfo, TokenStore, commit_info, read_info
+from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, commit_info, read_info
 from equimu.data._tokenizer import Tokenizer
 
-_SPLITS = ("train", "validation")
-_DTYPES = ("uint8", "uint16", "uint32")
 _ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this size
 
 
@@ -57,19 +55,22 @@ def write_store(
             dtype, another store at this place, or a place that cannot be written.
     """
     place = str(place)
+    if not place:
+        raise EquimuError("the place of the token store is empty; write a folder or URL, or . for the current folder")
     if not 0 < validation < 1:
         raise EquimuError(f"validation={validation} must lie between 0 and 1, such as 0.05")
     token_dtype = _token_dtype(tokenizer, dtype)
     recipe = _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
     store = _made_before(place, recipe)
     if store is not None:
+        remove_orphans(place, lambda: store.info.folder)
         return store
     threshold = _threshold(corpus, validation, split_seed)
     folder = f"data-{uuid.uuid4().hex[:12]}"
     committed = False
     try:
         with told_as(f"cannot write to {place!r}"), being_written(place, folder):
-            remove_orphans(place)
+            remove_orphans(place, lambda: _committed(place))
             content = _write_arrays(
                 place, folder, corpus, tokenizer, token_dtype, lambda text: _hash(text, split_seed) < threshold
             )
@@ -92,7 +93,8 @@ def write_store(
             with contextlib.suppress(EquimuError):  # what went wrong before is what to tell
                 delete_below(place, folder)
     store = _made_before(place, recipe)
-    assert store is not None, "a store was committed here, by this writer or by a faster one"
+    if store is None:
+        raise EquimuError(f"the store that was just written at {place!r} is gone")
     _tell_of_no_text(store.info)
     return store
 
@@ -139,13 +141,24 @@ def _made_before(place: str, recipe: str) -> TokenStore | None:
             f"{place!r} holds a token store made from other text, tokenizer or settings "
             f"(corpus {info.corpus!r}, tokenizer {info.tokenizer!r}); write to another place or delete it"
         )
-    return None if info is None else TokenStore(place, info)
+    if info is None:
+        return None
+    store = TokenStore(place, info)
+    for split in info.tokens:
+        for name in (split, f"{split}-offsets"):
+            store.array(name)  # lost or damaged ones are told
+    return store
+
+
+def _committed(place: str) -> str | None:
+    info = read_info(place)
+    return None if info is None else info.folder
 
 
 def _token_dtype(tokenizer: Tokenizer, name: str | None) -> np.dtype[Any]:
-    if name is not None and name not in _DTYPES:
-        raise EquimuError(f"dtype={name!r} cannot hold tokens; {nearest(name, _DTYPES)}")
-    smallest = next(d for d in _DTYPES if tokenizer.vocab_size <= np.iinfo(d).max + 1)
+    if name is not None and name not in DTYPES:
+        raise EquimuError(f"dtype={name!r} cannot hold tokens; {nearest(name, DTYPES)}")
+    smallest = next(d for d in DTYPES if tokenizer.vocab_size <= np.iinfo(d).max + 1)
     if name is not None and np.dtype(name).itemsize < np.dtype(smallest).itemsize:
         raise EquimuError(
             f"dtype={name!r} cannot hold a vocabulary of {tokenizer.vocab_size} tokens; "
@@ -203,16 +216,16 @@ def _write_arrays(
     held_out: Callable[[str], bool],
 ) -> dict[str, Any]:
     """Writes all arrays; returns what `StoreInfo` says of them."""
-    tokens = {split: ArrayWriter(place, f"{folder}/{split}", dtype) for split in _SPLITS}
-    offsets = {split: ArrayWriter(place, f"{folder}/{split}-offsets", np.dtype("int64")) for split in _SPLITS}
-    for split in _SPLITS:
+    tokens = {split: ArrayWriter(place, f"{folder}/{split}", dtype) for split in SPLITS}
+    offsets = {split: ArrayWriter(place, f"{folder}/{split}-offsets", np.dtype("int64")) for split in SPLITS}
+    for split in SPLITS:
         offsets[split].append(np.array([0]))
     replaced = documents_replaced = 0
     left_out: list[Path] = []
     for texts in _batches(corpus.documents(left_out.append)):
         sides = ["validation" if held_out(text) else "train" for text in texts]
         encoded = tokenizer.encode_batch(texts)
-        for split in _SPLITS:
+        for split in SPLITS:
             closed = [np.append(i, tokenizer.eod) for i, side in zip(encoded, sides, strict=True) if side == split]
             if closed:
                 offsets[split].append(tokens[split].size + np.cumsum([len(ids) for ids in closed]))
@@ -221,12 +234,12 @@ def _write_arrays(
         replaced += sum(counts)
         documents_replaced += sum(count > 0 for count in counts)
     writers = {
-        name: w for split in _SPLITS for name, w in ((split, tokens[split]), (f"{split}-offsets", offsets[split]))
+        name: w for split in SPLITS for name, w in ((split, tokens[split]), (f"{split}-offsets", offsets[split]))
     }
     finished = {name: writer.finish() for name, writer in writers.items()}
     return {
-        "documents": {split: offsets[split].size - 1 for split in _SPLITS},
-        "tokens": {split: tokens[split].size for split in _SPLITS},
+        "documents": {split: offsets[split].size - 1 for split in SPLITS},
+        "tokens": {split: tokens[split].size for split in SPLITS},
         "replaced": replaced,
         "documents_replaced": documents_replaced,
         "documents_left_out": len(left_out),

@@ -1,7 +1,7 @@
 """The figure of a coordinate check: a small panel a site, and below them how far each leaf is from its law."""
 
+import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,23 @@ _NAME_WIDTH = 26  # characters of a panel's title
 _MOST = 1.5  # octaves an octave that the axis of leaves shows
 
 
-def save_figure(check: CoordinateCheck, path: str | Path) -> None:
-    """Draws the check and writes it as PNG.
+def png(check: CoordinateCheck) -> bytes:
+    """Draws the check.
 
     Args:
         check: what `coord_check` returned.
-        path: the file to write.
+
+    Returns:
+        The figure as a PNG file.
     """
+    from matplotlib import rc_context
+
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
+    with rc_context({"text.usetex": False}):
+        return _drawn(check)
+
+
+def _drawn(check: CoordinateCheck) -> bytes:
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -45,7 +55,9 @@ def save_figure(check: CoordinateCheck, path: str | Path) -> None:
     above.supylabel("root mean square", fontsize=9)
     above.legend(handles=_legend(check, colours), loc="outside upper center", ncols=6, fontsize=8, frameon=False)
     _leaves(below.subplots(), leaves)
-    figure.savefig(path, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _by_name(check: CoordinateCheck, kind: str) -> dict[str, list[Row]]:

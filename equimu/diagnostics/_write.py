@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from equimu.diagnostics._figure import save_figure
+from equimu._folder import local_folder, write_files
+from equimu.diagnostics._figure import png
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._table import markdown, to_json
 
@@ -16,13 +17,12 @@ def write_check(check: CoordinateCheck, folder: str | Path) -> tuple[Path, Path,
 
     Returns:
         The paths of `coord-check.md`, `coord-check.png` and `coord-check.json`.
+
+    Raises:
+        EquimuError: they cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    page, figure, data = (folder / f"coord-check.{suffix}" for suffix in ("md", "png", "json"))
-    save_figure(check, figure)
-    page.write_text(
-        f"# Coordinate check\n\n![Activations over the size](coord-check.png)\n\n{markdown(check)}", encoding="utf-8"
-    )
-    data.write_text(to_json(check) + "\n", encoding="utf-8")
-    return page, figure, data
+    page = f"# Coordinate check\n\n![Activations over the size](coord-check.png)\n\n{markdown(check)}"
+    data = to_json(check) + "\n"
+    contents = {"coord-check.md": page.encode(), "coord-check.png": png(check), "coord-check.json": data.encode()}
+    page_path, figure_path, data_path = write_files(local_folder(folder, "the folder of the check"), contents)
+    return page_path, figure_path, data_path

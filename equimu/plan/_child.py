@@ -16,6 +16,9 @@ from equimu.plan._count import Counts, Traffic
 from equimu.plan._topology import Topology, check_compiler, environment_for, parse_topology
 from equimu.train import RunConfig, config_from_dict, config_to_dict
 
+# Without the current folder, whose files may be named as modules are (`-P`); where this package is, comes last.
+_CODE = "import sys; sys.path.append(sys.argv[1]); from equimu.plan._child import main; main(*sys.argv[2:])"
+
 
 def compile_elsewhere(
     config: RunConfig,
@@ -46,7 +49,7 @@ def compile_elsewhere(
         asked, told = Path(folder) / "request.json", Path(folder) / "facts.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
-        command = [sys.executable, "-m", "equimu.plan._child", str(asked), str(told)]
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(told)]
         try:
             done = subprocess.run(
                 command,
@@ -88,7 +91,3 @@ def main(asked: str, told: str) -> None:
     except EquimuError as error:
         answer = {"error": str(error)}
     Path(told).write_text(json.dumps(answer), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """The figure of a report: loss against learning rate, a line per size, a panel per parameterization."""
 
+import io
 import math
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,23 @@ _TITLE_WIDTH = 56
 _MOST_TICKS = 12
 
 
-def save_figure(report: Report, path: Path) -> None:
-    """Draws the report and writes it as PNG.
+def png(report: Report) -> bytes:
+    """Draws the report.
 
     Args:
         report: what `report` returned.
-        path: the file to write.
+
+    Returns:
+        The figure as a PNG file.
     """
+    from matplotlib import rc_context
+
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
+    with rc_context({"text.usetex": False}):
+        return _drawn(report)
+
+
+def _drawn(report: Report) -> bytes:
     # The object-oriented interface: no backend is chosen and no figure stays behind in pyplot.
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,7 +61,9 @@ def save_figure(report: Report, path: Path) -> None:
     handles = _legend(report, colours)
     per_row = max(1, int(figure.get_figwidth() / 1.45))
     figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)
-    figure.savefig(path, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _panel(panel: Panel, ax: Any, colours: dict[int, Any]) -> None:

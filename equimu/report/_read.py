@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu._folder import local_folder
 from equimu.report._cells import Cell
 from equimu.sweep import parameterization_name
 from equimu.train import Run, RunConfig, read_runs
@@ -17,7 +18,7 @@ def read_cells(root: str | Path) -> list[Cell]:
     Raises:
         EquimuError: no such folder, no finished run in it, or runs that differ in more than a sweep varies.
     """
-    root = Path(root)
+    root = local_folder(root, "the folder of runs")
     if not root.is_dir():
         raise EquimuError(f"there is no folder {root}; name the one that `equimu sweep --out` wrote")
     return cells_of(read_runs(root))
@@ -51,7 +52,7 @@ def cells_of(runs: Iterable[Run]) -> list[Cell]:
             learning_rate=run.config.optimizer.learning_rate,
             seed=run.config.seed,
             loss=run.validation_loss,
-            initial_loss=run.rows[0]["loss"] if run.rows else None,  # of the batch before the first update
+            initial_loss=run.rows[0].get("loss") if run.rows else None,  # of the batch before the first update
             leaves=_leaves(run),
             steps=run.config.steps,
         )

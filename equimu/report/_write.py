@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from equimu._folder import local_folder, write_files
 from equimu.report._cells import Curve
-from equimu.report._figure import save_figure
+from equimu.report._figure import png
 from equimu.report._report import Panel, Report
 from equimu.report._table import markdown
 
@@ -23,17 +24,15 @@ def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
 
     Returns:
         The paths of `report.md`, `report.png` and `report.json`.
+
+    Raises:
+        EquimuError: they cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    page, figure, data = (folder / f"report.{suffix}" for suffix in ("md", "png", "json"))
-    save_figure(report, figure)
-    page.write_text(
-        f"# Learning rate over {report.along}\n\n![Loss against learning rate](report.png)\n\n" + markdown(report),
-        encoding="utf-8",
-    )
-    data.write_text(json.dumps(to_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return page, figure, data
+    page = f"# Learning rate over {report.along}\n\n![Loss against learning rate](report.png)\n\n{markdown(report)}"
+    data = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
+    contents = {"report.md": page.encode(), "report.png": png(report), "report.json": data.encode()}
+    page_path, figure_path, data_path = write_files(local_folder(folder, "the folder of the report"), contents)
+    return page_path, figure_path, data_path
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from equimu._errors import EquimuError
+from equimu._folder import local_folder
 from equimu.sweep._grid import SweepConfig, cells
 from equimu.train import Run, RunConfig, RuntimeConfig, build_tree, launcher, listening, open_data, train
 
@@ -50,6 +51,7 @@ def sweep(
         Interrupted: a signal came.
     """
     runtime = runtime or RuntimeConfig()
+    local_folder(out, "--out")
     started_by = launcher(runtime)
     if started_by is not None:
         raise EquimuError(

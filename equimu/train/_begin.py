@@ -1,15 +1,18 @@
 """The checkpoint of another run, by name, as the beginning of a run."""
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from equimu._errors import EquimuError
+from equimu._folder import read_inside, refuse_special
+from equimu._json import loads
 from equimu.checkpoint import Checkpoints
 from equimu.train._config import digest
 
 CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
 
 
 class Source(NamedTuple):
@@ -17,17 +20,17 @@ class Source(NamedTuple):
 
     - `root`: the folder of checkpoints that it is in.
     - `step`: its step.
-    - `run`: the hash that names the run that saved it.
+    - `saved`: the identity of the run that saved it.
     """
 
     root: Path
     step: int
-    run: str
+    saved: Mapping[str, Any]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What it adds to the identity of the run that begins from it: not where it is, but what it is."""
-        return {"run": self.run, "step": self.step}
+        return {"run": digest(self.saved), "step": self.step}
 
 
 def find_source(path: str) -> Source:
@@ -40,6 +43,10 @@ def find_source(path: str) -> Source:
     named = re.fullmatch(r"step-(\d+)", place.name)
     folder = place.parent.parent if named else place
     root = folder / CHECKPOINTS
+    try:
+        refuse_special(root)
+    except OSError as error:
+        raise EquimuError(f"runtime.restore_from={path}: {root} is {error.strerror}") from None
     steps = Checkpoints(root).steps()
     if not steps:
         raise EquimuError(
@@ -49,9 +56,11 @@ def find_source(path: str) -> Source:
         there = ", ".join(f"step-{step}" for step in steps)
         raise EquimuError(f"runtime.restore_from={path} is not there; {root} has {there}")
     try:
-        identity = json.loads((folder / "config.json").read_text())
+        identity = loads(read_inside(folder, CONFIG))
+        if not isinstance(identity, dict):
+            raise ValueError
     except (OSError, ValueError):
         raise EquimuError(
             f"runtime.restore_from={path}: {folder} has no readable config.json, so it is no run"
         ) from None
-    return Source(root, int(named[1]) if named else steps[-1], digest(identity))
+    return Source(root, int(named[1]) if named else steps[-1], identity)

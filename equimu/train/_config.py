@@ -184,6 +184,8 @@ class RunConfig:
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise EquimuError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**32:  # of others, JAX takes the lower 32 bits alone
+            raise EquimuError(f"seed must be at least 0 and below 2**32, got {self.seed}")
         if not 0 <= self.z_loss < math.inf:
             raise EquimuError(f"z_loss must be finite and not negative, got {self.z_loss}")
         if not 0 <= self.optimizer.warmup <= 1:
@@ -213,6 +215,8 @@ def config_from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> A
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, int) and abs(value) >= 2**64:  # Python does not even print the largest
+        raise EquimuError(f"{where} is an integer of more than 64 bits")
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise EquimuError(f"{where} must be an object with keys, got {value!r}")

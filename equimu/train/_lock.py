@@ -17,13 +17,16 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, printable
+from equimu._folder import open_inside, read_inside
+from equimu._json import loads
 
 NAME = "lock"
 _BEAT_SECONDS = 5.0
 # An owner on another host that has been silent for so long is gone.
 _STALE_SECONDS = 60.0
 _LISTEN_SECONDS = 1.0
+_MOST_BYTES = 4096
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
@@ -63,14 +66,16 @@ class FolderLock:
 
     def _acquire(self) -> int:
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = open_inside(self._path.parent, NAME, os.O_RDWR | os.O_CREAT)
             try:
                 flocked = _flock(descriptor)
                 if not _is_at(descriptor, self._path):
                     continue  # its owner removed it in between
-                owner = _owner(os.pread(descriptor, 4096, 0))
+                owner = _owner(os.pread(descriptor, _MOST_BYTES, 0))
                 if flocked is False or (owner is not None and not _is_gone(owner, self._path, flocked is True)):
                     raise EquimuError(f"{self._path.parent} is being trained by {_told(owner)}; wait for it or stop it")
+                if not _is_at(descriptor, self._path):
+                    continue  # it was removed while this process listened
                 _write(descriptor, {**_myself(), "token": self._token, "since": time.strftime("%Y-%m-%d %H:%M:%S%z")})
                 kept, descriptor = descriptor, -1
                 return kept
@@ -88,7 +93,7 @@ class FolderLock:
                 continue
 
     def _is_mine(self) -> bool:
-        owner = _owner(self._path.read_bytes())
+        owner = _owner(read_inside(self._path.parent, NAME, _MOST_BYTES))
         return owner is not None and owner.get("token") == self._token
 
 
@@ -107,7 +112,7 @@ def _flock(descriptor: int) -> bool | None:
 
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 
@@ -115,7 +120,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _owner(content: bytes) -> dict[str, Any] | None:
     """What the file says; None if it is empty or was cut off while it was written."""
     try:
-        owner = json.loads(content)
+        owner = loads(content)
     except ValueError:
         return None
     return owner if isinstance(owner, dict) else None
@@ -125,14 +130,27 @@ def _is_gone(owner: dict[str, Any], path: Path, flocked: bool) -> bool:
     mine = _myself()
     if owner.get("machine") == mine["machine"]:
         # Here the kernel knows: it would not have given its lock away, or knows the process by number and time of start.
-        return flocked or _start_of(int(owner.get("pid", 0))) != owner.get("start")
-    last = path.stat().st_mtime
-    if _now(path.parent) - last <= _STALE_SECONDS:
-        print(f"equimu: {path.parent} was last owned by {_told(owner)}; listening whether it lives", file=sys.stderr)
-    while _now(path.parent) - last <= _STALE_SECONDS:
+        return flocked or _start_of(owner.get("pid")) != owner.get("start")
+    last = path.lstat().st_mtime
+    silent = _now(path.parent) - last
+    if silent > _STALE_SECONDS:
+        return True
+    # A time that is yet to come says nothing: a clock was set, or is wrong. Then it is the changes that count.
+    dated = f", whose lock is dated {-silent:.0f} s ahead," if silent < -_LISTEN_SECONDS else ""
+    left = _STALE_SECONDS - max(silent, 0.0)
+    told = (
+        f"{path.parent} was last owned by {_told(owner)}{dated} and is taken over after {left:.0f} s without a sign of it; "
+        f"if it has ended, remove {path} to go on at once"
+    )
+    print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+    until = time.monotonic() + left
+    while time.monotonic() <= until:
         time.sleep(_LISTEN_SECONDS)
-        if path.stat().st_mtime != last:
-            return False
+        try:
+            if path.lstat().st_mtime != last:
+                return False
+        except FileNotFoundError:  # as told
+            return True
     return True
 
 
@@ -165,8 +183,10 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _start_of(pid: int) -> str | None:
+def _start_of(pid: Any) -> str | None:
     """When a process began, in the kernel's ticks; None if there is none."""
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        return None
     try:
         # Behind the name in parentheses, which may hold anything, the start is the 20th field.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -184,4 +204,5 @@ def _start_of(pid: int) -> str | None:
 def _told(owner: dict[str, Any] | None) -> str:
     if owner is None:
         return "another process"
-    return f"process {owner.get('pid')} on {owner.get('host')} since {owner.get('since')}"
+    pid, host, since = (printable(owner.get(key))[:100] for key in ("pid", "host", "since"))
+    return f"process {pid} on {host} since {since}"

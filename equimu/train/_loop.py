@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._folder import local_folder
 from equimu.data import Batch, Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
 from equimu.parameterization import to_json
 from equimu.train._agree import Agreement, Wish
@@ -60,6 +61,7 @@ def train(
         Interrupted: a signal came; what there was is saved.
     """
     runtime = runtime or RuntimeConfig()
+    root = local_folder(out, "--out")
     connect(runtime)
     try:
         store = open_data(config.data)
@@ -68,7 +70,7 @@ def train(
             raise EquimuError(
                 f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
             )
-        folder = RunFolder(Path(out), config, store.info, source and source.identity)
+        folder = RunFolder(root, config, store.info, source and source.identity)
         folder.check()
         if not by_first(lambda: folder.is_done):
             _train(config, runtime, store, folder, source, on_row or (lambda row: None))
@@ -132,9 +134,10 @@ def _train(
         if by_first(lambda: folder.is_done):
             return
         begun = saving.restore()
+        own, mark = (0, None) if begun is None else (begun.step, begun.rows)
         if begun is None and source is not None:
             begun = saving.begin_from(source)
-        by_first(lambda: folder.start(rules, 0 if begun is None else begun.step))
+        by_first(lambda: folder.start(rules, own, mark))
         if begun is None:
             begun = Begun(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
         state, first = begun.leaves, begun.step
@@ -149,7 +152,7 @@ def _train(
 
         def save(step: int) -> None:
             by_first(lambda: folder.sync(step))
-            saving.save(step, state, metrics_log.record)
+            saving.save(step, state, metrics_log.record, folder.mark)
 
         for step in range(first + 1, config.steps + 1):
             wish = agreed(step)

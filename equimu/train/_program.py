@@ -4,6 +4,7 @@ Learning rate, decay, length, seed and the numbers of the rules are inputs of th
 parameterizations, compiles once per width.
 """
 
+import collections
 import dataclasses
 import functools
 import threading
@@ -168,12 +169,16 @@ class Program:
         return evaluate(self.state(leaves).params, batch)
 
 
-_PROGRAMS: dict[Any, Program] = {}
+# Those used last. A program is some 20 MB in some 900 pieces of memory, of which a process may have 65 530.
+_PROGRAMS: collections.OrderedDict[Any, Program] = collections.OrderedDict()
+_MOST_PROGRAMS = 8
 _PROGRAMS_LOCK = threading.Lock()
 
 
 def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tuple[Program, Numbers]:
     """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules.
+
+    The eight programs that were asked for last are kept.
 
     Args:
         config: the run.
@@ -205,4 +210,7 @@ def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tu
         if key not in _PROGRAMS:
             _PROGRAMS[key] = Program(config, tree, mesh)
         program = _PROGRAMS[key]
+        _PROGRAMS.move_to_end(key)
+        while len(_PROGRAMS) > _MOST_PROGRAMS:
+            _PROGRAMS.popitem(last=False)  # freed when the runs that use it end
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

@@ -1,22 +1,36 @@
 """A run as a folder, named by the hash of what the run is: `config.json`, `rules.json`, `metrics.jsonl`, `done`.
 
 `done` is written last, so a folder without it is a run that was interrupted. While it is trained there is a `lock`, and once it
-was saved a folder `checkpoints`.
+was saved a folder `checkpoints`. Nothing of it is reached through a link; see `equimu._folder`.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from equimu._errors import EquimuError, ExitCode
+from equimu._errors import EquimuError, ExitCode, printable
+from equimu._folder import open_inside, read_inside, refuse_special, write_inside
+from equimu._json import loads
+from equimu._storage import one_line
 from equimu.data import StoreInfo
+from equimu.train._begin import CHECKPOINTS, CONFIG
 from equimu.train._config import RunConfig, config_from_dict, config_to_dict, digest
+from equimu.train._lock import NAME as LOCK
 from equimu.train._lock import FolderLock
+from equimu.train._rows import Rows, is_mark, read_rows, seal, taken_up
+
+_RULES, _METRICS, _DONE = "rules.json", "metrics.jsonl", "done"
+_NAMES = (CONFIG, _RULES, _METRICS, _DONE, LOCK, CHECKPOINTS)
+# What a start leaves that was killed before the config was there.
+_BEGUN = re.compile(rf"{LOCK}(-[0-9a-f]+)?|({_RULES}|{_METRICS})(\.tmp)?|{CONFIG}\.tmp")
 
 
 class StorageError(EquimuError):
@@ -55,31 +69,39 @@ class RunFolder:
         self.identity: dict[str, Any] = {"config": config_to_dict(config), "data": store.fingerprint}
         if begins is not None:
             self.identity["from"] = dict(begins)
-        self.path = root / digest(self.identity)
+        self._root, self._name = root, digest(self.identity)
+        self.path = root / self._name
         self._lock: FolderLock | None = None
+        self._rows = Rows(self._name)
 
     def check(self) -> None:
-        """Raises an `EquimuError` if the folder is there and holds another run."""
-        path = self.path / "config.json"
+        """Raises an `EquimuError` if the folder is there and holds another run, or a link where a file of the run should be.
+
+        What a start left that was killed is no run yet, and is taken over.
+        """
         try:
-            found = json.loads(path.read_text())
+            for path in (self.path, *(self.path / name for name in _NAMES)):
+                refuse_special(path)
+            found = loads(self._read(CONFIG))
         except FileNotFoundError:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not all(_BEGUN.fullmatch(each.name) for each in self.path.iterdir()):
                 raise EquimuError(
-                    f"{self.path} holds files but no config.json, so it is no run; choose another --out"
+                    f"{self.path} holds files but no {CONFIG}, so it is no run; choose another --out"
                 ) from None
             return
         except OSError as error:
-            raise EquimuError(f"cannot read {path}: {error.strerror}; choose another --out") from None
+            raise EquimuError(f"cannot take {error.filename}: {error.strerror}; choose another --out") from None
         except ValueError:
-            raise EquimuError(f"{path} is no JSON; move the folder away, or choose another --out") from None
+            raise EquimuError(
+                f"{self.path / CONFIG} is no JSON; move the folder away, or choose another --out"
+            ) from None
         if found != self.identity:
             raise EquimuError(f"{self.path} was written by another config; move it away, or choose another --out")
 
     @property
     def is_done(self) -> bool:
         """Whether the run has ended."""
-        return (self.path / "done").exists()
+        return os.path.lexists(self.path / _DONE)
 
     @contextlib.contextmanager
     def owned(self) -> Generator[None, None, None]:
@@ -103,13 +125,24 @@ class RunFolder:
             self._lock = None
             _remove_empty(made)
 
-    def start(self, rules: str, step: int) -> None:
-        """Writes the config and the rules, and drops the rows of an interrupted run behind the step that it goes on from."""
-        rows = [row for row in self._rows() if row["step"] <= step and "validation_loss" not in row]
+    def start(self, rules: str, step: int, mark: Mapping[str, Any] | None) -> None:
+        """Writes the config and the rules, and drops the rows of an interrupted run behind the step that it goes on from.
+
+        Args:
+            rules: the tree of rules, as text.
+            step: updates of this run so far.
+            mark: what the checkpoint of that step says of the rows before it; None where it is of a version that said nothing.
+
+        Raises:
+            EquimuError: rows before the step are lost, and the checkpoint has no copy of them; or nothing can be written.
+        """
+        kept = self._kept(mark) if step else []
+        self._rows = Rows(self._name)
+        lines = [self._rows.add(row) for row in kept if row["step"] <= step and "validation_loss" not in row]
         try:
-            _write_whole(self.path / "rules.json", rules)
-            _write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-            _write_whole(self.path / "config.json", json.dumps(self.identity, indent=1))
+            self._write(_RULES, rules.encode())
+            self._write(_METRICS, b"".join(lines))
+            self._write(CONFIG, json.dumps(self.identity, indent=1).encode())
         except OSError as error:
             raise EquimuError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
 
@@ -122,9 +155,8 @@ class RunFolder:
         """
         if self._lock is not None and self._lock.is_lost:
             raise EquimuError(f"{self.path} was taken by another process while this one was silent; it goes on there")
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with self._storing(row["step"]), open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(clean) + "\n")
+        with self._storing(row["step"]), self._metrics() as file:
+            file.write(self._rows.add(row))
 
     def sync(self, step: int) -> None:
         """Waits until the rows are on the disk, as the checkpoint of this step that follows them will be.
@@ -132,8 +164,13 @@ class RunFolder:
         Raises:
             StorageError: they cannot be written.
         """
-        with self._storing(step), open(self.path / "metrics.jsonl", "a") as file:
+        with self._storing(step), self._metrics() as file:
             os.fsync(file.fileno())
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What a checkpoint is to say of the rows before it."""
+        return self._rows.mark
 
     def finish(self, status: str, step: int) -> None:
         """Marks the run as ended.
@@ -141,8 +178,10 @@ class RunFolder:
         Raises:
             StorageError: it cannot be written.
         """
+        sha256 = self._rows.sha256
+        told = {"status": status, "sha256": sha256, "check": seal(self._name, status, sha256)}
         with self._storing(step):
-            _write_whole(self.path / "done", json.dumps({"status": status}))
+            self._write(_DONE, json.dumps(told).encode())
 
     @contextlib.contextmanager
     def _storing(self, step: int) -> Generator[None, None, None]:
@@ -154,56 +193,113 @@ class RunFolder:
                 "what was saved before is as it was"
             ) from None
 
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
-        """The rows that are there, up to one that was cut off."""
+    def _metrics(self) -> Any:
+        return open(open_inside(self._root, f"{self._name}/{_METRICS}", os.O_WRONLY | os.O_APPEND), "ab")
+
+    def _read(self, name: str) -> bytes:
+        return read_inside(self._root, f"{self._name}/{name}")
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_inside(self._root, f"{self._name}/{name}", content)
+
+    def _kept(self, mark: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """The rows that were written before a checkpoint."""
+        if mark is not None and not is_mark(mark):
+            raise EquimuError(f"what the newest checkpoint of {self.path} says of rows is nothing that a run writes")
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                return
-            yield row
+            content = self._read(_METRICS)
+            if mark is None:  # whatever was cut off was cut off at the end
+                return read_rows(content[: content.rfind(b"\n") + 1], self._name, checked=False)
+            begin = taken_up(content, mark)
+            if begin is not None:
+                return read_rows(begin, self._name, checked=True)
+            read_rows(content[: mark["bytes"]], self._name, checked=True)
+            wrong = f"{_METRICS} is not what was there when the checkpoint was written"
+        except OSError as error:
+            wrong = f"{_METRICS}: {error.strerror}"
+        except ValueError as error:
+            wrong = str(error)
+        if mark is None or mark["text"] is None:
+            raise EquimuError(
+                f"rows of {self.path} that the checkpoint counts on are lost ({wrong}); bring {_METRICS} back, move "
+                f"{CHECKPOINTS} away to begin anew, or begin another run from it by --runtime.restore-from"
+            )
+        try:
+            rows = read_rows(mark["text"].encode(), self._name, checked=True)
+        except ValueError as error:
+            raise EquimuError(f"the rows in the newest checkpoint of {self.path} are not this run's: {error}") from None
+        told = f"rows of {self.path} are damaged ({wrong}); they are taken from the checkpoint"
+        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+        return rows
 
 
 def read_run(folder: Path) -> Run | None:
     """The run in a folder; None if it has not ended.
 
     Raises:
-        EquimuError: a file of the run is missing or damaged.
+        EquimuError: a file of the run is missing, damaged or another run's, or the folder has another name than its run.
     """
-    if not (folder / "done").exists():
+    if not os.path.lexists(folder / _DONE):
         return None
     try:
-        status = json.loads((folder / "done").read_text())["status"]
-        config = config_from_dict(RunConfig, json.loads((folder / "config.json").read_text())["config"])
-        rows = tuple(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-        loss = rows[-1]["validation_loss"] if status == "finished" else math.inf
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise EquimuError(f"{folder} is no readable run ({error}); move it away and run it again") from None
-    return Run(folder=folder, config=config, status=status, validation_loss=loss, rows=rows)
+        done = loads(read_inside(folder, _DONE))
+        identity = loads(read_inside(folder, CONFIG))
+        name = digest(identity)
+        if folder.absolute().name != name:
+            raise ValueError(f"its {CONFIG} is that of {name}, whose folder has that name")
+        config = config_from_dict(RunConfig, identity["config"])
+        content = read_inside(folder, _METRICS)
+        status = done["status"]
+        # Before rows had checks, `done` held the status alone.
+        checked = list(done) != ["status"]
+        rows = read_rows(content, name, checked=checked)
+        if checked:
+            if done["check"] != seal(name, status, done["sha256"]):
+                raise ValueError(f"{_DONE} is not what this run wrote")
+            if hashlib.sha256(content).hexdigest() != done["sha256"]:
+                raise ValueError(f"{_METRICS} is not the one that the run ended with")
+        loss = _loss(status, rows)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise EquimuError(f"{folder} is no readable run ({told}); move it away and run it again") from None
+    return Run(folder=folder, config=config, status=status, validation_loss=loss, rows=tuple(rows))
 
 
 def read_runs(root: Path) -> Iterator[Run]:
-    """The finished runs in the folders below a root, in the order of their names."""
-    for path in sorted(root.glob("*/done")):
-        run = read_run(path.parent)
+    """The finished runs in the folders below a root, in the order of their names. How many others there are is told on stderr.
+
+    Raises:
+        EquimuError: as `read_run`; a folder is a link, or the root cannot be read.
+    """
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise EquimuError(f"cannot read {root}: {error.strerror}") from None
+    unfinished = 0
+    for name, is_link in folders:
+        if is_link and os.path.lexists(root / name / _DONE):
+            raise EquimuError(
+                f"{root / name} is a symbolic link, which is not followed; name the folder that it leads to"
+            )
+        run = None if is_link else read_run(root / name)
         if run is not None:
             yield run
+        unfinished += run is None and os.path.lexists(root / name / CONFIG)
+    if unfinished:
+        told = f"{unfinished} of the runs in {root} have not ended, and are left out"
+        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file such that it is there whole or not at all, also after a loss of power."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _loss(status: Any, rows: list[dict[str, Any]]) -> float:
+    if status == "diverged":
+        return math.inf
+    if status != "finished":
+        raise ValueError(f"its status {status!r} is neither 'finished' nor 'diverged'")
+    loss = rows[-1].get("validation_loss") if rows else None
+    if loss is None:
+        raise ValueError("its last row has no validation_loss")
+    return float(loss)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, printable
 from equimu.checkpoint import Checkpoints, Restored
 from equimu.train._begin import CHECKPOINTS, Source
 from equimu.train._hosts import is_first
@@ -20,6 +20,8 @@ from equimu.train._program import Program
 from equimu.train._run import StorageError
 from equimu.train._runtime import RuntimeConfig
 
+_ROWS = "rows"
+
 
 class Begun(NamedTuple):
     """Where a run goes on.
@@ -27,11 +29,13 @@ class Begun(NamedTuple):
     - `leaves`: the state, as the programs take it.
     - `step`: updates behind it.
     - `record`: of the losses up to there.
+    - `rows`: what the checkpoint says of the run's rows up to there; None where there is none, or it says nothing.
     """
 
     leaves: list[Array]
     step: int
     record: LossRecord
+    rows: Mapping[str, Any] | None = None
 
 
 class Saving:
@@ -60,7 +64,7 @@ class Saving:
         if restored is None:
             return None
         self._last = restored.step
-        return _begun(restored)
+        return _begun(restored)._replace(rows=restored.manifest.get(_ROWS))
 
     def begin_from(self, source: Source) -> Begun:
         """The state of another run, whose config may be another, but not its arrays.
@@ -68,7 +72,7 @@ class Saving:
         Raises:
             EquimuError: it is damaged, or its arrays are others.
         """
-        restored = Checkpoints(source.root).restore(self._like(), {}, step=source.step)
+        restored = Checkpoints(source.root).restore(self._like(), source.saved, step=source.step)
         if restored is None:
             raise EquimuError(f"runtime.restore_from: step-{source.step} is gone from {source.root}")
         return _begun(restored)
@@ -104,13 +108,19 @@ class Saving:
         self.finish()
         return "there is no checkpoint" if self._last is None else f"the last checkpoint is of step {self._last}"
 
-    def save(self, step: int, leaves: list[Array], record: LossRecord) -> None:
+    def save(self, step: int, leaves: list[Array], record: LossRecord, rows: Mapping[str, Any]) -> None:
         """Begins a checkpoint; the arrays may be donated when it returns.
+
+        Args:
+            step: updates so far.
+            leaves: the state.
+            record: of the losses so far.
+            rows: what the run's folder says of its rows so far.
 
         Raises:
             StorageError: it cannot be written, or the one before it could not.
         """
-        manifest = {**self._identity, "record": dataclasses.asdict(record)}
+        manifest = {**self._identity, "record": dataclasses.asdict(record), _ROWS: dict(rows)}
         try:
             self._checkpoints.save(step, self._program.state(leaves), manifest)
         except EquimuError as error:
@@ -137,5 +147,14 @@ class Saving:
 def _begun(restored: Restored) -> Begun:
     if is_first():
         for place, reason in restored.set_aside:
-            print(f"equimu: a damaged checkpoint was set aside as {place}: {reason}", file=sys.stderr, flush=True)
-    return Begun(jax.tree.leaves(restored.arrays), restored.step, LossRecord(**restored.manifest["record"]))
+            told = printable(f"a damaged checkpoint was set aside as {place}: {reason}")
+            print(f"equimu: {told}", file=sys.stderr, flush=True)
+    record: Any = restored.manifest.get("record")
+    names = {field.name for field in dataclasses.fields(LossRecord)}
+    if (
+        not isinstance(record, dict)
+        or set(record) != names
+        or not all(isinstance(x, int | float) for x in record.values())
+    ):
+        raise EquimuError(f"the checkpoint of step {restored.step} has no record of losses, so no run saved it")
+    return Begun(jax.tree.leaves(restored.arrays), restored.step, LossRecord(**record))

@@ -1,0 +1,33 @@
+"""What the tests of strangers' files share."""
+
+import contextlib
+import hashlib
+import json
+import time
+
+import pytest
+
+from equimu._cli import main
+
+
+@contextlib.contextmanager
+def within(seconds):
+    begin = time.monotonic()
+    yield
+    assert time.monotonic() - begin < seconds
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def forge(path, change):
+    """Changes a file that has its own checksum, and gives it one that is right."""
+    found = json.loads(path.read_text())
+    del found["checksum"]
+    change(found)
+    checksum = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**found, "checksum": checksum}))
