@@ -34,14 +34,14 @@ Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale 
 Everett et al. (arXiv 2407.05872); spectral condition (arXiv 2310.17813); CompleteP (arXiv 2505.01618); Complete(d)P (arXiv
 2512.22382); u-μP (arXiv 2407.17465). Adafactor's rates are Adam's over the deviation, as Everett et al. find. Muon's, on hidden
 matrices, are those of the spectral condition; all other leaves train under Adam there. `readers_ratio` is 1 but for matrices
-whose fan-out stays though their fan-in grows (keys and values of a fixed number of heads), where it is the fan-in's ratio. The laws of epsilon follow how the
-root-mean-square gradient falls with the width; they are derived, and the tests that train equivalent tables alike in float64
-decide that they are right. SGD's rate of a hidden matrix, published as 1, is written for sides that grow by different
-ratios.
+whose fan-out stays though their fan-in grows (keys and values of a fixed number of heads), where it is the fan-in's ratio. The
+laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train
+equivalent tables alike in float64 decide that they are right. SGD's rate of a hidden matrix, published as 1, is written for
+sides that grow by different ratios.
 
-Weight decay `"standard"` shrinks each leaf by η · lr · λ · weight_decay, and published tables have weight_decay 1 there, whatever
-form they are in; `shift` keeps a training with its decay. Decay `"l2"`, which is added to the gradient, has the laws that keep its
-share of a step at all widths (they differ from microsoft/mup's, which multiplies λ of hidden matrices under Adam by the width).
+Weight decay `"standard"` shrinks each leaf by η · lr · λ · weight_decay, and published tables have weight_decay 1 there,
+whatever form they are in; `shift` keeps a training with its decay. Decay `"l2"`, which is added to the gradient, has the laws
+that keep its share of a step at all widths (microsoft/mup's differ: λ of hidden matrices under Adam grows with the width).
 
 u-μP's reference multiplies the bias of the readout with the product, (Wx + b)/n; here b is not divided, so that it moves the
 logits at the same rate at all widths. `umup().tune("unembedding.bias", multiplier=1 / n)` is the reference's.

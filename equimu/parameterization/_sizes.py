@@ -125,13 +125,14 @@ def checked_sizes(
                 plain[-1][name] = 0
             if plain[-1][name] < 1:
                 raise EquimuError(f"{name} must be a positive integer, got {size!r}")
-    for name in base:
-        if base[name] > target[name]:
+    small, large = plain
+    for name in small:
+        if small[name] > large[name]:
             raise EquimuError(
-                f"base {name} {base[name]} is larger than the target's {target[name]}; "
+                f"base {name} {small[name]} is larger than the target's {large[name]}; "
                 "the base is the small model: exchange them or lower the base"
             )
-    return plain[0], {name: plain[1][name] for name in target}
+    return small, large
 
 
 def _stack(leaf: Leaf, stacked: set[str]) -> Leaf:

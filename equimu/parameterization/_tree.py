@@ -119,24 +119,27 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     # Where the model has None, the tree has a rule or None itself.
     rules, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     leaves, other = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_none)
-    for (path, mine), (their_path, theirs) in zip(rules, leaves, strict=False):
-        rule: Any = mine
-        leaf: Any = theirs
+    for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
         if path != their_path:
             raise EquimuError(
                 f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}"
             )
-        if rule is None and leaf is not None:
+        if is_rule(rule):
+            _check_shape(rule, leaf)
+        elif rule is None and leaf is not None:
             raise EquimuError(f"the tree of rules is of another model: {dotted(path)} is None there and an array here")
-        if is_rule(rule) and leaf is not None and getattr(leaf, "shape", None) != rule.shape:
-            raise EquimuError(
-                f"the tree of rules is of another model: {rule.path} is {list(rule.shape)} there and "
-                f"{list(getattr(leaf, 'shape', ()))} here"
-            )
     if structure != other:
         raise EquimuError(
             f"the tree of rules is of another model: {len(rules)} leaves there, {len(leaves)} here, "
             "or other static fields; parameterize the constructor that made this model"
+        )
+
+
+def _check_shape(rule: Rule, leaf: Any) -> None:
+    if leaf is not None and getattr(leaf, "shape", None) != rule.shape:
+        raise EquimuError(
+            f"the tree of rules is of another model: {rule.path} is {list(rule.shape)} there and "
+            f"{list(getattr(leaf, 'shape', ()))} here"
         )
 
 
