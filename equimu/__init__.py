@@ -32,6 +32,7 @@ from equimu.optim import warmup_schedule as warmup_schedule
 from equimu.parameterization import Parameterization as Parameterization
 from equimu.parameterization import Row as Row
 from equimu.parameterization import Rule as Rule
+from equimu.parameterization import check_uses as check_uses
 from equimu.parameterization import completed_p as completed_p
 from equimu.parameterization import completep as completep
 from equimu.parameterization import depth_mup as depth_mup

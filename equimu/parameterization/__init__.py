@@ -1,5 +1,7 @@
 """Trees of rules: what each array of a model starts from, is multiplied by, and how it is trained."""
 
+from equimu.parameterization._check_uses import Disagreement as Disagreement
+from equimu.parameterization._check_uses import check_uses as check_uses
 from equimu.parameterization._depth_schemes import completed_p as completed_p
 from equimu.parameterization._depth_schemes import completep as completep
 from equimu.parameterization._depth_schemes import depth_mup as depth_mup
@@ -47,3 +49,5 @@ from equimu.parameterization._tree import parameterize as parameterize
 from equimu.parameterization._tree import rules_of as rules_of
 from equimu.parameterization._tree import scaled as scaled
 from equimu.parameterization._tree import with_numbers as with_numbers
+from equimu.parameterization._uses import Use as Use
+from equimu.parameterization._uses import uses as uses
