@@ -41,6 +41,8 @@ class Interval:
             return _number(self.low)
         if math.isinf(self.high):
             return f"≥ {_number(self.low)}"
+        if math.isinf(self.low):
+            return f"≤ {_number(self.high)}"
         return f"{_number(self.low)} … {_number(self.high)}"
 
     def off_by(self, value: float) -> float:
@@ -105,7 +107,12 @@ class LeafTheory:
 
 
 def leaf_theories(
-    trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str], *, decays: bool
+    trees: Sequence[PyTree],
+    sizes: Sequence[float],
+    paths: Sequence[str],
+    *,
+    decays: bool,
+    last: frozenset[str] = frozenset(),
 ) -> dict[str, LeafTheory]:
     """What the laws say of each leaf; the arguments are those of `theory`."""
     by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
@@ -141,6 +148,10 @@ def leaf_theories(
     def is_readout(path: str) -> bool:
         return tied[path] is not None or rules[path][0].role == "output"
 
+    def is_last(path: str) -> bool:
+        """Whether the loss reads what this output layer puts out: not if it is a router. Where nobody knows, it does."""
+        return not last or tied[path] is not None or first_of_pool(path) in last
+
     def multiplier(path: str) -> float:
         return exponent([rule.multiplier for rule in rules[path]])
 
@@ -148,7 +159,8 @@ def leaf_theories(
         return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
 
     # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
-    readouts = [path for path in rules if is_readout(path)]
+    all_readouts = [path for path in rules if is_readout(path)]
+    readouts = list(filter(is_last, all_readouts)) or all_readouts
     drawn = max((exponent(weight(path)) for path in readouts), default=-math.inf)
     moved = max((step(path) + multiplier(path) for path in readouts), default=-math.inf)
     # A tied readout is aligned with the embeddings that it reads: logits that grow by that take the slope with them.
@@ -183,8 +195,13 @@ def leaf_theories(
             # An orthogonal matrix, of a rank that the batch may limit.
             ins, outs = fan_in(path), exponent([rule.dimensions.fan_out for rule in rules[path]])
             return Interval(once - (ins + outs) / 2, once - max(ins, outs) / 2)
-        if is_readout(path):
+        if is_readout(path) and (is_last(path) or backward.high == -math.inf):
             return Interval(once + multiplier(path), once + multiplier(path))
+        if is_readout(path):
+            # A router weighs features: its slope is the sum, over all of them, of their slopes times what it weighs. Slopes of
+            # the loss are independent of features at the start (they come through the first output weights), aligned later.
+            low, high = backward.low + fan_in(path) / 2, backward.high + fan_in(path)
+            return Interval(once + multiplier(path) + low, once + multiplier(path) + high)
         slopes = slope_of_loss(path)
         # What all positions agree on in the gradient of the gain before the readout is the logits' slope, shared among the
         # width. It falls faster than what they do not agree on, but of many positions it is the larger part at first.

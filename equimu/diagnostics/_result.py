@@ -25,6 +25,8 @@ class CoordinateCheck:
     - `seeds`, `steps`: how many of each.
     - `predicted_growth`: the power of the size by which features change, by the laws: 0 where training is maximal and stable.
     - `rows`: sites in the order of execution, then leaves.
+    - `notes`: what is no fault by itself, and may be the cause of one: arrays that are used otherwise than declared, or that
+      the loss does not depend on.
     """
 
     parameterization: str
@@ -35,6 +37,7 @@ class CoordinateCheck:
     steps: int
     predicted_growth: float
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def off(self) -> tuple[Row, ...]:

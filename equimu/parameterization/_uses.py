@@ -74,9 +74,9 @@ def uses(function: Callable[..., Any], model: PyTree, *args: Any) -> dict[str, t
         whole, args = eqx.combine(jax.tree.unflatten(structure, leaves), static)
         return eqx.filter(function(whole, *args), eqx.is_array)
 
-    paths = [leaf.path if leaf.trainable else None for leaf in locate(shapes)]
+    paths = [leaf.path if leaf.trainable else "" for leaf in locate(shapes)]
     found = follow(jax.make_jaxpr(run)(*leaves), [*paths, *[None] * (len(leaves) - len(paths))])
-    return {path: () for path in paths if path is not None} | uses_in(found)
+    return {path: () for path in paths if path} | uses_in(found)
 
 
 def uses_in(found: Flow) -> dict[str, tuple[Use, ...]]:
