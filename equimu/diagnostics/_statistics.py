@@ -108,5 +108,5 @@ def layered(arrays: Sequence[Array], about: Sequence[About]) -> list[np.ndarray]
         found.append(array)
         if _layers(array.shape, one):
             front = np.moveaxis(array, one.layers, range(len(one.layers)))
-            found += front.reshape(-1, *front.shape[len(one.layers) :])
+            found.extend(front.reshape(-1, *front.shape[len(one.layers) :]))
     return found
