@@ -208,7 +208,12 @@ def subjects() -> dict[str, Subject]:
             sizes=wider,
         ),
         "state space": Subject(
-            make=functools.partial(StateSpace, vocab=VOCAB), loss=text_loss, batches=texts, base=width, sizes=wider
+            make=functools.partial(StateSpace, vocab=VOCAB),
+            loss=text_loss,
+            batches=texts,
+            # What few states gather from few channels is not yet a power of their number at 32.
+            base={"width": 64},
+            sizes=over("width", 64, 128, 256),
         ),
         "graph attention": Subject(
             make=functools.partial(GraphNet, classes=CLASSES),

@@ -170,8 +170,10 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
     high = max([high] + [leaf.passes + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
     if growth.change.high > EXACT and passed:
-        # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
-        low, high = min(low, 0.0, growth.change.low), math.inf
+        # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it. Where it has not
+        # begun, features move by n⁰, and the first weights of few outputs pass the part of that which is not aligned.
+        unaligned = (leaf.passes for leaf in passing if leaf.is_readout)
+        low, high = min([low, 0.0, growth.change.low, *unaligned]), math.inf
     grown, shrunk = (growth.start, growth.narrow) if passed else (0.0, 0.0)  # with what comes in
     return SiteTheory(
         output=ANY if start is None else Interval(start + shrunk, max([start, *aligned]) + grown),
