@@ -169,7 +169,9 @@ def leaf_theories(
     # What matrices with few outputs put out may vanish, and with it what others multiply with that. (One that is drawn as zero
     # says nothing of the size that it takes on.)
     few = [exponent(weight(path)) + fan_in(path) / 2 for path in rules if narrowing(path)]
-    narrow = min([0.0, *(size for size in few if size > -math.inf)])
+    vanishing = sorted(min(0.0, size) for size in few if size > -math.inf)
+    # Two of them may be multiplied, as queries' slopes are with keys and values.
+    narrow = sum(vanishing[:2])
     # Over depth, it comes into a branch with the branch's factor.
     branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
 
@@ -206,8 +208,8 @@ def leaf_theories(
         # What all positions agree on in the gradient of the gain before the readout is the logits' slope, shared among the
         # width. It falls faster than what they do not agree on, but of many positions it is the larger part at first.
         is_gain = rule.role == "vector" and rule.init_mean != 0
-        vanishing = -max(map(fan_in, readouts), default=0.0) / 2 if is_gain else 0.0
-        return Interval(once + multiplier(path) + slopes.low + vanishing, once + multiplier(path) + slopes.high)
+        shared = -max(map(fan_in, readouts), default=0.0) / 2 if is_gain else 0.0
+        return Interval(once + multiplier(path) + slopes.low + shared, once + multiplier(path) + slopes.high)
 
     def contribution(path: str) -> Interval:
         if spectral(path):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Array
 
 from equimu.diagnostics._about import About
 
@@ -101,7 +100,7 @@ def _layers(shape: tuple[int, ...], about: About) -> int:
     return count if count > 1 else 0
 
 
-def layered(arrays: Sequence[Array], about: Sequence[About]) -> list[np.ndarray]:
+def layered(arrays: Sequence[Any], about: Sequence[About]) -> list[np.ndarray]:
     """The values of `with_layers`."""
     found: list[np.ndarray] = []
     for array, one in zip(map(np.asarray, arrays), about, strict=True):

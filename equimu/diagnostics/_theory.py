@@ -100,7 +100,8 @@ def theory(
             continue
         is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
         all_own = owned[path] if is_layer else []
-        own = [leaf for leaf in all_own if leaf.is_readout != grows]
+        # Keys and values of few heads put out little, and are no output layers.
+        own = [leaf for leaf in all_own if (leaf.is_readout or leaf.narrowing > 0) != grows]
         if own:
             sites[site] = _layer(own, growth)
         else:
@@ -160,7 +161,7 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     aligned = [leaf.passes_aligned for leaf in own if leaf.is_tied]
     # What comes into an input layer is data, which does not change.
     passing = [leaf for leaf in own if leaf.role != "input" and leaf.weight > -math.inf]
-    passed = [leaf.passes_aligned if leaf.is_readout else leaf.passes for leaf in passing]
+    passed = [leaf.passes_aligned if leaf.is_readout or leaf.narrowing > 0 else leaf.passes for leaf in passing]
     trained = [leaf.contribution for leaf in own if leaf.trained]
     # Of a weight and a bias, whichever has the larger part at these sizes.
     low = min((contribution.low for contribution in trained), default=-math.inf)
