@@ -71,6 +71,7 @@ class LeafTheory:
     - `narrowing`: exponent of how many inputs a hidden matrix has to each of its outputs: of the heads in a group, for keys
       and values whose number of heads stays.
     - `is_readout`: whether it is an output layer: few outputs, each the sum of many inputs.
+    - `is_inside`: whether it is one that the loss does not read, such as a router: what it does comes back into features.
     - `is_tied`: whether it is the slot of a tied array, which stands for the array's use as an output layer.
     - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
     """
@@ -86,6 +87,7 @@ class LeafTheory:
     fan_in: float
     narrowing: float
     is_readout: bool
+    is_inside: bool
     is_tied: bool
     drawn: bool
     trained: bool
@@ -238,6 +240,7 @@ def leaf_theories(
             narrowing=narrowing(path),
             is_tied=tied[path] is not None,
             is_readout=is_readout(path),
+            is_inside=is_readout(path) and not is_last(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
             trained=any(rule.lr != 0 for rule in rules[tied[path] or path]),
             ends_branch=places[path].ends_branch,

@@ -131,7 +131,8 @@ class _Growth:
 
 def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
     features = [leaf for leaf in leaves.values() if not leaf.is_readout and leaf.role != "scalar"]
-    largest = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
+    reaching = [*features, *(leaf for leaf in leaves.values() if leaf.is_inside)]
+    largest = max((leaf.contribution.high for leaf in reaching if leaf.trained), default=0.0)
     if by_width:
         wide = max((leaf.contribution.high for leaf in features if leaf.trained and not leaf.narrowing), default=0.0)
         narrow = [leaf.passes for leaf in features if leaf.narrowing and leaf.drawn]
