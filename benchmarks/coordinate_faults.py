@@ -12,7 +12,8 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.coordinate._faults import Fault, faults
+from benchmarks.coordinate._faults import Fault
+from benchmarks.coordinate._faults_of_use import all_faults
 from benchmarks.coordinate._healthy import healthy
 from equimu.diagnostics import CoordinateCheck
 
@@ -41,7 +42,7 @@ def main(config: Config) -> int:
 def _faults(config: Config) -> int:
     print("| mistake | caught by | named | first site that shows it | false alarm without it |\n|---|---|---|---|---|")
     wrong = 0
-    for fault in faults():
+    for fault in all_faults():
         if config.only not in fault.what:
             continue
         begin = time.monotonic()

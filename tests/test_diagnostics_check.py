@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import equimu as mu
-from benchmarks.coordinate._faults import Fault, faults
+from benchmarks.coordinate._faults import Fault
+from benchmarks.coordinate._faults_of_use import all_faults
 from benchmarks.coordinate._healthy import OPTIMIZERS, healthy
 from benchmarks.coordinate._subjects import label_loss, subjects
 from equimu.diagnostics import CoordinateProbe, write_check
@@ -18,12 +19,14 @@ from equimu.diagnostics._fit import fit
 from equimu.diagnostics._measure import Experiment
 from equimu.diagnostics._table import markdown, to_json
 
-ALL = {fault.what: fault for fault in faults()}
+ALL = {fault.what: fault for fault in all_faults()}
 # One for each way of being found that small models show in a moment: a ratio at one size, a declaration, a leaf at rest.
 QUICK = [
     "width ratio by integer division (68 // 32)",
     "(in, out) declared as (out, in)",
     "a branch that starts at zero twice, and never moves",
+    "a table that is the unembedding too, in the model's code",
+    "features read out by a sum, in a method",
 ]
 
 

@@ -240,4 +240,5 @@ def test_models_that_are_declared_right_agree(name):
         )
         wanted = tuple("out" if word == "inner" else word for word in leaf.axes.words)
         assert words is not None
+        words = words[-len(wanted) :]  # copies that all read the same input, such as experts, are seen as outputs
         assert tuple("out" if word == "inner" else word for word in words) == wanted, leaf.path

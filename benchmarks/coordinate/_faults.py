@@ -24,17 +24,19 @@ class Fault:
     - `named`: the leaves or sites, of which the check must name at least one and nothing else. A name that ends in a dot stands
       for all that begin with it.
     - `planted`, `healthy`: the check with the mistake, and without.
+    - `told`: what its verdict must say.
     """
 
     what: str
     named: tuple[str, ...]
     planted: Callable[[], CoordinateCheck]
     healthy: Callable[[], CoordinateCheck]
+    told: str = ""
 
     def is_named(self, check: CoordinateCheck) -> bool:
-        """Whether the check names the right places, and only those."""
+        """Whether the check names the right places, and only those, and the cause."""
         names = [row.name for row in check.culprits]
-        return bool(names) and all(self._covers(name) for name in names)
+        return bool(names) and all(self._covers(name) for name in names) and self.told in check.verdict
 
     def _covers(self, name: str) -> bool:
         return any(name == one or (one.endswith(".") and name.startswith(one)) for one in self.named)
@@ -438,5 +440,5 @@ def _in_codes() -> list[Fault]:
 
 
 def faults() -> list[Fault]:
-    """All of them."""
+    """Mistakes in trees of rules, and in models that are made of layers alone."""
     return [*_in_trees(), *_in_codes()]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import equimu as mu
+from benchmarks.coordinate._architectures import EncoderDecoder, GraphNet, Mixture, StateSpace, UNet
 
 VOCAB, CLASSES, ROWS, SEQ = 32, 10, 8, 12
 BATCHES = 3
@@ -57,6 +58,17 @@ def _labelled(shape: tuple[int, ...]) -> list[Any]:
 def label_loss(model: Any, batch: Any) -> Any:
     """Cross-entropy of the classes."""
     return _cross_entropy(jax.vmap(model)(batch[0]), batch[1])
+
+
+def image_loss(model: Any, batch: Any) -> Any:
+    """Squared error of an image without its noise."""
+    return jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
+
+
+def _images() -> list[Any]:
+    clean = jax.random.normal(jax.random.key(0), (ROWS, 3, 4, 4))
+    keys = [jax.random.key(key) for key in range(1, BATCHES + 1)]
+    return [(clean + jax.random.normal(key, clean.shape), clean) for key in keys]
 
 
 class ConvNet(eqx.Module):
@@ -187,6 +199,34 @@ def subjects() -> dict[str, Subject]:
         "GRU": Subject(make=Recurrent, loss=text_loss, batches=texts, base=width, sizes=wider),
         "residual net of lists": Subject(
             make=ResidualNet, loss=label_loss, batches=_labelled((8,)), base=width | {"depth": 2}, sizes=wider
+        ),
+        "mixture of experts": Subject(
+            make=functools.partial(Mixture, classes=CLASSES),
+            loss=label_loss,
+            batches=_labelled((8,)),
+            base=width,
+            sizes=wider,
+        ),
+        "state space": Subject(
+            make=functools.partial(StateSpace, vocab=VOCAB),
+            loss=text_loss,
+            batches=texts,
+            # What few states gather from few channels is not yet a power of their number at 32.
+            base={"width": 64},
+            sizes=over("width", 64, 128, 256),
+        ),
+        "graph attention": Subject(
+            make=functools.partial(GraphNet, classes=CLASSES),
+            loss=label_loss,
+            batches=_labelled((8,)),
+            base=width,
+            sizes=wider,
+        ),
+        "encoder-decoder": Subject(
+            make=functools.partial(EncoderDecoder, vocab=VOCAB), loss=text_loss, batches=texts, base=width, sizes=wider
+        ),
+        "U-Net": Subject(
+            make=UNet, loss=image_loss, batches=_images(), base={"width": 16}, sizes=over("width", 16, 32, 64)
         ),
     }
 

@@ -10,10 +10,11 @@ from equimu._types import PyTree
 from equimu.diagnostics._explain import explain
 from equimu.diagnostics._judge import leaf_rows, site_rows
 from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured
-from equimu.diagnostics._pool import pooled
+from equimu.diagnostics._pool import first_of_pool, pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
-from equimu.parameterization import Parameterization, parameterize, scaled
+from equimu.parameterization import Parameterization, parameterize, rules_of, scaled
+from equimu.parameterization._check_uses import disagreements
 
 EditTree: TypeAlias = Callable[[PyTree], PyTree]
 SEEDS = range(6)
@@ -66,10 +67,20 @@ class CoordinateProbe:
         for own, size in zip(trees, sizes, strict=True):
             measured.append(self._experiment.measure(tree(own), seeds))
             on_size(len(measured), size)
+        doubts = disagreements(trees[0], measured[0].uses)
         measured = pooled(measured)
+        unreached = self._unreached(tree(trees[0]), measured)
         decays = any(bool(np.any(one.decay > 0)) for one in measured)
-        said = theory(trees, sizes, measured[0].leaves, [one.sites for one in measured], decays=decays)
-        rows = site_rows(measured, sizes, said) + leaf_rows(measured, sizes, said)
+        said = theory(
+            trees,
+            sizes,
+            measured[0].leaves,
+            [one.sites for one in measured],
+            about=[one.about for one in measured],
+            last=measured[0].last,
+            decays=decays,
+        )
+        rows = site_rows(measured, sizes, said) + leaf_rows(measured, sizes, said, unreached)
         for one in measured:
             if not np.isfinite(one.output).all():
                 raise EquimuError(
@@ -87,8 +98,23 @@ class CoordinateProbe:
             seeds=len(seeds),
             steps=self._steps,
             predicted_growth=said.growth,
-            rows=tuple(explain(row, said, parameterization, sizes, flatness) for row in rows),
+            rows=tuple(explain(row, said, parameterization, sizes, flatness, doubts) for row in rows),
+            notes=(
+                *map(str, doubts),
+                *(f"{path} has a learning rate and never moves: the loss does not depend on it" for path in unreached),
+            ),
         )
+
+    def _unreached(self, tree: PyTree, measured: Sequence[Measured]) -> list[str]:
+        """Leaves that never move because the loss does not depend on them."""
+        never = np.all([~one.update.any(axis=(0, 1)) for one in measured], axis=0)
+        paths = [path for path, still in zip(measured[0].leaves, never, strict=True) if still]
+        rates = {rule.path: rule.lr for rule in rules_of(tree)}
+        paths = [path for path in paths if rates[first_of_pool(path)] != 0]
+        if not paths:
+            return []
+        reached = dict(zip(rates, self._experiment.reached(tree), strict=True))
+        return [path for path in paths if not reached[first_of_pool(path)]]
 
 
 def coord_check(

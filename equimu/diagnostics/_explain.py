@@ -7,8 +7,10 @@ from typing import Any
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._judge import FLAT, Row
 from equimu.diagnostics._laws import LeafTheory
-from equimu.diagnostics._theory import Theory
-from equimu.parameterization import ROLES, Parameterization, Role
+from equimu.diagnostics._pool import first_of_pool
+from equimu.diagnostics._theory import SiteTheory, Theory
+from equimu.parameterization import ROLES, Disagreement, Parameterization, Role
+from equimu.parameterization._leaves import is_within
 
 # An explanation must predict the miss this well, and must predict one that is worth a name.
 _CLOSE, _LARGE = 0.12, 0.15
@@ -20,6 +22,7 @@ def explain(
     parameterization: Parameterization,
     sizes: Sequence[float],
     flatness: Mapping[str, Sequence[float]],
+    doubts: Sequence[Disagreement] = (),
 ) -> Row:
     """The row, with a clause about what would explain it if it is off.
 
@@ -29,10 +32,11 @@ def explain(
         parameterization: the table.
         sizes: of the check.
         flatness: of each leaf's updates at each size, see `Measured`.
+        doubts: the leaves that are not used as they are declared.
     """
     if not row.off:
         return row
-    why = _of_site(row, said) if row.kind == "site" else _of_leaf(row, said, parameterization, sizes, flatness)
+    why = _of_site(row, said, doubts) if row.kind == "site" else _of_leaf(row, said, parameterization, sizes, flatness)
     return dataclasses.replace(row, why=why)
 
 
@@ -123,12 +127,22 @@ def _article(role: str) -> str:
     return "an" if role[0] in "aeio" else "a"
 
 
-def _of_site(row: Row, said: Theory) -> str:
+def _of_site(row: Row, said: Theory, doubts: Sequence[Disagreement]) -> str:
     site = said.sites[row.name]
+    # The doubts about the module's own arrays, else those about any.
+    module = first_of_pool(row.name.partition(" ")[0].partition("#")[0])
+    near = [doubt for doubt in doubts if doubt.path in site.leaves or is_within(doubt.path, module)]
+    if near:
+        return str(near[0])
+    why = _of_site_alone(site, said)
+    return f"{why}; and {doubts[0]}" if doubts else why
+
+
+def _of_site_alone(site: SiteTheory, said: Theory) -> str:
     if site.derived:
         return (
-            "the factor on products of queries and keys: with heads that grow it is 1/head_dim, and 1/sqrt(head_dim) "
-            "is too large"
+            "the factor on products of two activations, such as queries and keys: with heads that grow it is 1/head_dim, and "
+            "1/sqrt(head_dim) is too large"
         )
     if site.misdeclared:
         leaf = said.leaves[site.misdeclared]
@@ -141,5 +155,10 @@ def _of_site(row: Row, said: Theory) -> str:
         return (
             f"{' and '.join(site.leaves)} do as the table says of their declared axes: are the axes right, "
             "is its input of the right size, and does the module multiply by anything?"
+        )
+    if site.sums:
+        return (
+            "features are read out by a sum or a product of two activations, which no declared readout makes: divide it by "
+            "their number, or read them out by an array declared with an axis `in`"
         )
     return "its parts do as expected: does a sum, mean or factor between them go with the size?"

@@ -6,7 +6,7 @@ parameterization's laws say. Leaves are hardly noisy, and show faults that activ
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from equimu.diagnostics._fit import Exponent, fit
 from equimu.diagnostics._laws import ANY, Interval, LeafTheory
 from equimu.diagnostics._measure import Measured
-from equimu.diagnostics._theory import Theory
+from equimu.diagnostics._theory import SiteTheory, Theory
 
 Quantity: TypeAlias = Literal["output", "change", "weight", "update", "decay"]
 
@@ -29,6 +29,12 @@ STANDARD_ERRORS = 6.0
 ROUNDING = 1e-6
 # A change that is smaller than this share of the output is made of rounding errors.
 ROUNDING_OF_CHANGE = 1e-6
+# An output below this share of the largest that the same site has at any size, and of what sites put out in the middle, is made
+# of rounding errors: no power of a size is that steep, (1/4)^10 over a factor of four.
+ROUNDING_OF_OUTPUT = 1e-6
+# A site that is found in the program has the numbers of a module's output if they agree this well: their sums may not be
+# in the same order.
+SAME = 1e-4
 # Adam's entries move alike in its first step, unless epsilon is no longer small against them.
 FLAT = 0.9
 
@@ -66,26 +72,53 @@ def site_rows(measured: Sequence[Measured], sizes: Sequence[float], said: Theory
     steps: a fault does not come and go, and the loss may do what it likes for a step.
     """
     rows: list[Row] = []
-    seen: set[bytes] = set()
+    seen: list[np.ndarray] = []
+    off_of: dict[str, bool] = {}
     first = measured[0]
+    floors = [np.median(one.output[:, 0], axis=-1) for one in measured]
     for index, name in enumerate(first.sites):
-        same = b"".join(one.output[:, :, index].tobytes() + one.change[:, :, index].tobytes() for one in measured)
-        if same in seen:
+        what = first.about[name]
+        same = np.concatenate([x[:, :, index].ravel() for one in measured for x in (one.output, one.change)])
+        if what.layer_of:
+            # A layer is told where the whole stack does not show it.
+            if off_of.get(what.layer_of, True):
+                continue
+        elif any(_is_same(same, other, exactly=what.kind == "module") for other in seen):
             continue
-        seen.add(same)
-        expected = said.sites[name]
-        output = np.stack([one.output[:, 0, index] for one in measured], axis=-1)
-        absolute = np.stack([one.output_abs[:, 0, index] for one in measured], axis=-1)
-        rows.append(_site(name, "output", 0, output, absolute, sizes, expected.output))
-        changes: list[Row] = []
-        for step in range(1, first.change.shape[1]):
-            change = np.stack([one.change[:, step, index] for one in measured], axis=-1)
-            # What is made of rounding errors is no change.
-            change = np.where(change > ROUNDING_OF_CHANGE * output, change, 0.0)
-            absolute = np.stack([one.change_abs[:, step, index] for one in measured], axis=-1)
-            changes.append(_site(name, "change", step, change, absolute, sizes, expected.change))
-        rows += changes if sum(row.off for row in changes) > len(changes) / 2 else map(_acquitted, changes)
+        else:
+            seen.append(same)
+        mine = _rows_of_site(name, index, measured, sizes, said.sites[name], floors)
+        off_of[name] = any(row.off for row in mine)
+        rows += [row for row in mine if row.off or not what.layer_of]
     return rows
+
+
+def _is_same(one: np.ndarray, other: np.ndarray, *, exactly: bool) -> bool:
+    return np.array_equal(one, other) if exactly else np.allclose(one, other, rtol=SAME, atol=0)
+
+
+def _rows_of_site(
+    name: str,
+    index: int,
+    measured: Sequence[Measured],
+    sizes: Sequence[float],
+    expected: SiteTheory,
+    floors: Sequence[np.ndarray],
+) -> list[Row]:
+    output = np.stack([one.output[:, 0, index] for one in measured], axis=-1)
+    floor = np.maximum(np.stack(floors, axis=-1), np.max(output, initial=0.0))
+    real = np.where(output > ROUNDING_OF_OUTPUT * floor, output, 0.0)
+    absolute = np.stack([one.output_abs[:, 0, index] for one in measured], axis=-1)
+    rows = [_site(name, "output", 0, real, absolute, sizes, expected.output)]
+    changes: list[Row] = []
+    for step in range(1, measured[0].change.shape[1]):
+        change = np.stack([one.change[:, step, index] for one in measured], axis=-1)
+        # What is made of rounding errors is no change.
+        change = np.where(change > ROUNDING_OF_CHANGE * output, change, 0.0)
+        absolute = np.stack([one.change_abs[:, step, index] for one in measured], axis=-1)
+        changes.append(_site(name, "change", step, change, absolute, sizes, expected.change))
+    is_off = sum(row.off for row in changes) > len(changes) / 2
+    return rows + (changes if is_off else list(map(_acquitted, changes)))
 
 
 def _acquitted(row: Row) -> Row:
@@ -115,8 +148,15 @@ def _site(
     )
 
 
-def leaf_rows(measured: Sequence[Measured], sizes: Sequence[float], said: Theory) -> list[Row]:
-    """All leaves: how they are drawn, their first update and their last, their decay."""
+def leaf_rows(
+    measured: Sequence[Measured], sizes: Sequence[float], said: Theory, unreached: Collection[str] = ()
+) -> list[Row]:
+    """All leaves: how they are drawn, their first update and their last, their decay.
+
+    Args:
+        measured, sizes, said: what was measured, and is expected.
+        unreached: leaves that the loss does not depend on. That one of them never moves is no fault.
+    """
     rows: list[Row] = []
     largest = [one.gradient.max(axis=-1) for one in measured]
     for index, path in enumerate(measured[0].leaves):
@@ -129,7 +169,7 @@ def leaf_rows(measured: Sequence[Measured], sizes: Sequence[float], said: Theory
         )
         updates = np.stack([one.update[:, :, index] for one in measured], axis=-1)
         flatness = np.stack([one.flatness[:, :, index] for one in measured], axis=-1)
-        rows += _updates(leaf, updates, flatness, real, sizes, said.growth)
+        rows += _updates(leaf, updates, flatness, real, sizes, said.growth, stuck=path not in unreached)
         rows += _decay(leaf, np.stack([one.decay[:, 0, index] for one in measured], axis=-1), sizes)
     return rows
 
@@ -163,6 +203,8 @@ def _updates(
     real: np.ndarray,
     sizes: Sequence[float],
     growth: float,
+    *,
+    stuck: bool,
 ) -> list[Row]:
     """The first step in which the leaf moves at all sizes, and the last."""
     moves: np.ndarray = np.all(updates > 0, axis=(0, 2))
@@ -180,7 +222,7 @@ def _updates(
         if not real[:, step].all():
             off = False
         if not updates.any():
-            off = True  # a leaf that has a learning rate and never moves
+            off = stuck  # a leaf that has a learning rate and never moves, though the loss depends on it
         rows.append(
             Row(
                 kind="leaf",

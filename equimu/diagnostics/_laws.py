@@ -41,6 +41,8 @@ class Interval:
             return _number(self.low)
         if math.isinf(self.high):
             return f"≥ {_number(self.low)}"
+        if math.isinf(self.low):
+            return f"≤ {_number(self.high)}"
         return f"{_number(self.low)} … {_number(self.high)}"
 
     def off_by(self, value: float) -> float:
@@ -69,6 +71,7 @@ class LeafTheory:
     - `narrowing`: exponent of how many inputs a hidden matrix has to each of its outputs: of the heads in a group, for keys
       and values whose number of heads stays.
     - `is_readout`: whether it is an output layer: few outputs, each the sum of many inputs.
+    - `is_inside`: whether it is one that the loss does not read, such as a router: what it does comes back into features.
     - `is_tied`: whether it is the slot of a tied array, which stands for the array's use as an output layer.
     - `drawn`: whether it starts at random; `trained`: whether it has a learning rate; `ends_branch`: of a residual block.
     """
@@ -84,6 +87,7 @@ class LeafTheory:
     fan_in: float
     narrowing: float
     is_readout: bool
+    is_inside: bool
     is_tied: bool
     drawn: bool
     trained: bool
@@ -105,7 +109,12 @@ class LeafTheory:
 
 
 def leaf_theories(
-    trees: Sequence[PyTree], sizes: Sequence[float], paths: Sequence[str], *, decays: bool
+    trees: Sequence[PyTree],
+    sizes: Sequence[float],
+    paths: Sequence[str],
+    *,
+    decays: bool,
+    last: frozenset[str] = frozenset(),
 ) -> dict[str, LeafTheory]:
     """What the laws say of each leaf; the arguments are those of `theory`."""
     by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
@@ -141,6 +150,10 @@ def leaf_theories(
     def is_readout(path: str) -> bool:
         return tied[path] is not None or rules[path][0].role == "output"
 
+    def is_last(path: str) -> bool:
+        """Whether the loss reads what this output layer puts out: not if it is a router. Where nobody knows, it does."""
+        return not last or tied[path] is not None or first_of_pool(path) in last
+
     def multiplier(path: str) -> float:
         return exponent([rule.multiplier for rule in rules[path]])
 
@@ -148,7 +161,8 @@ def leaf_theories(
         return rules[path][0].optimizer == "muon" and rules[path][0].role == "hidden"
 
     # The slope of the loss with respect to activations has the size of the forward weights that it comes back through.
-    readouts = [path for path in rules if is_readout(path)]
+    all_readouts = [path for path in rules if is_readout(path)]
+    readouts = list(filter(is_last, all_readouts)) or all_readouts
     drawn = max((exponent(weight(path)) for path in readouts), default=-math.inf)
     moved = max((step(path) + multiplier(path) for path in readouts), default=-math.inf)
     # A tied readout is aligned with the embeddings that it reads: logits that grow by that take the slope with them.
@@ -157,7 +171,9 @@ def leaf_theories(
     # What matrices with few outputs put out may vanish, and with it what others multiply with that. (One that is drawn as zero
     # says nothing of the size that it takes on.)
     few = [exponent(weight(path)) + fan_in(path) / 2 for path in rules if narrowing(path)]
-    narrow = min([0.0, *(size for size in few if size > -math.inf)])
+    vanishing = sorted(min(0.0, size) for size in few if size > -math.inf)
+    # Two of them may be multiplied, as queries' slopes are with keys and values.
+    narrow = sum(vanishing[:2])
     # Over depth, it comes into a branch with the branch's factor.
     branches = [multiplier(path) for path in rules if places[path].ends_branch and not by_width]
 
@@ -183,14 +199,19 @@ def leaf_theories(
             # An orthogonal matrix, of a rank that the batch may limit.
             ins, outs = fan_in(path), exponent([rule.dimensions.fan_out for rule in rules[path]])
             return Interval(once - (ins + outs) / 2, once - max(ins, outs) / 2)
-        if is_readout(path):
+        if is_readout(path) and (is_last(path) or backward.high == -math.inf):
             return Interval(once + multiplier(path), once + multiplier(path))
+        if is_readout(path):
+            # A router weighs features: its slope is the sum, over all of them, of their slopes times what it weighs. Slopes of
+            # the loss are independent of features at the start (they come through the first output weights), aligned later.
+            low, high = backward.low + fan_in(path) / 2, backward.high + fan_in(path)
+            return Interval(once + multiplier(path) + low, once + multiplier(path) + high)
         slopes = slope_of_loss(path)
         # What all positions agree on in the gradient of the gain before the readout is the logits' slope, shared among the
         # width. It falls faster than what they do not agree on, but of many positions it is the larger part at first.
         is_gain = rule.role == "vector" and rule.init_mean != 0
-        vanishing = -max(map(fan_in, readouts), default=0.0) / 2 if is_gain else 0.0
-        return Interval(once + multiplier(path) + slopes.low + vanishing, once + multiplier(path) + slopes.high)
+        shared = -max(map(fan_in, readouts), default=0.0) / 2 if is_gain else 0.0
+        return Interval(once + multiplier(path) + slopes.low + shared, once + multiplier(path) + slopes.high)
 
     def contribution(path: str) -> Interval:
         if spectral(path):
@@ -219,6 +240,7 @@ def leaf_theories(
             narrowing=narrowing(path),
             is_tied=tied[path] is not None,
             is_readout=is_readout(path),
+            is_inside=is_readout(path) and not is_last(path),
             drawn=any(rule.init_mean == 0 and rule.init_std != 0 for rule in rules[tied[path] or path]),
             trained=any(rule.lr != 0 for rule in rules[tied[path] or path]),
             ends_branch=places[path].ends_branch,

@@ -18,14 +18,26 @@ from jaxtyping import Array
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu.diagnostics._record import record
-from equimu.parameterization import NUMBERS, Rule, initialize, is_rule, rules_of, with_numbers
+from equimu.diagnostics._about import About
+from equimu.diagnostics._record import record_all
+from equimu.diagnostics._statistics import (
+    Statistics,
+    each_of,
+    each_rms,
+    layered,
+    of_leaf,
+    of_site,
+    over_steps,
+    wide,
+    with_layers,
+)
+from equimu.parameterization import NUMBERS, Rule, Use, initialize, is_rule, rules_of, with_numbers
 from equimu.parameterization._leaves import is_array_or_shape
+from equimu.parameterization._uses import uses_in
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
-_Statistics: TypeAlias = dict[str, np.ndarray]
 
 # These programs run for a moment: optimizing their code for several times that would be in vain.
 _COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
@@ -35,7 +47,9 @@ _COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 class Measured:
     """What was measured at one size. Axes: seed, step, site or leaf; steps count from 0 (the start) or from 1 (updates).
 
-    - `sites`: shapes of what is put out, by name, in the order of execution.
+    - `sites`: shapes of what is put out, by name, in the order of execution; `about`: what else is known of each. Of a stack
+      that is scanned over, each layer is a site behind that of the whole.
+    - `uses`: how the model uses its arrays, by path; `last`: the arrays that make the outcome.
     - `output`, `output_abs`: root mean square and mean absolute value of each site, from step 0.
     - `change`, `change_abs`: the same of its difference from step 0; zero at step 0.
     - `leaves`: paths, in the order of the tree's rules.
@@ -48,6 +62,9 @@ class Measured:
     """
 
     sites: dict[str, tuple[int, ...]]
+    about: dict[str, About]
+    uses: dict[str, tuple[Use, ...]]
+    last: frozenset[str]
     leaves: tuple[str, ...]
     output: np.ndarray
     output_abs: np.ndarray
@@ -82,12 +99,22 @@ class _Step(NamedTuple):
 
 
 class _Programs(NamedTuple):
-    """Compiled, for trees of rules that differ in their numbers only; `sites` is filled when `outputs` is traced."""
+    """Compiled, for trees of rules that differ in their numbers only; `traced` is filled when `outputs` is traced."""
 
     init: Callable[[Any, PyTree], Any]
     step: Callable[[Any, PyTree, Any, Any], _Step]
     outputs: Callable[[Any, PyTree, Any], list[Array]]
-    sites: dict[str, tuple[int, ...]]
+    traced: "_Traced"
+
+
+@dataclasses.dataclass
+class _Traced:
+    """What is known once the recording forward pass is traced."""
+
+    sites: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict[str, tuple[int, ...]])
+    about: dict[str, About] = dataclasses.field(default_factory=dict[str, About])
+    uses: dict[str, tuple[Use, ...]] = dataclasses.field(default_factory=dict[str, tuple[Use, ...]])
+    last: frozenset[str] = frozenset()
 
 
 class Experiment:
@@ -110,22 +137,46 @@ class Experiment:
 
     def measure(self, tree: PyTree, seeds: Sequence[int]) -> Measured:
         """Trains from each seed, and measures."""
+        programs, numbers = self._program(tree)
+        runs = [self._run(programs, numbers, initialize(tree, jax.random.key(seed))) for seed in seeds]
+        sites, about = with_layers(programs.traced.sites, programs.traced.about)
+        return Measured(
+            sites=sites,
+            about=about,
+            uses=programs.traced.uses,
+            last=programs.traced.last,
+            leaves=tuple(rule.path for rule in rules_of(tree)),
+            **{name: np.stack([run[name] for run in runs]) for name in runs[0]},
+        )
+
+    def reached(self, tree: PyTree) -> list[bool]:
+        """Of each leaf, whether the loss depends on it at all: at a point that is no special one, unlike a start at zero."""
+        programs, numbers = self._program(tree)
+        model = initialize(tree, jax.random.key(0))
+        params = eqx.filter(model, eqx.is_array)
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        moved = [
+            x + 0.1 * jax.random.normal(key, x.shape, x.dtype) if eqx.is_inexact_array(x) else x
+            for x, key in zip(leaves, keys, strict=True)
+        ]
+        params = jax.tree.unflatten(structure, moved)
+        state = programs.init(numbers, params)
+        found = np.zeros(len(rules_of(tree)), bool)
+        for batch in self._batches:
+            found |= [bool(np.any(wide(x) != 0)) for x in programs.step(numbers, params, state, batch).gradient]
+        return [bool(one) for one in found]
+
+    def _program(self, tree: PyTree) -> tuple[_Programs, Any]:
         rules = rules_of(tree)
         # What a program is made for: everything of the rules but their numbers. Flags that choose code are among it.
         bare = dict.fromkeys(NUMBERS, 0.0)
         key = tuple((dataclasses.replace(r, **bare, init_mean=None), *_numbers(r)) for r in rules)
         if key not in self._programs:
             self._programs[key] = self._compiled(tree)
-        programs = self._programs[key]
-        numbers = {rule.path: _numbers(rule) for rule in rules}
-        runs = [self._run(programs, numbers, initialize(tree, jax.random.key(seed))) for seed in seeds]
-        return Measured(
-            sites=dict(programs.sites),
-            leaves=tuple(rule.path for rule in rules),
-            **{name: np.stack([run[name] for run in runs]) for name in runs[0]},
-        )
+        return self._programs[key], {rule.path: _numbers(rule) for rule in rules}
 
-    def _run(self, programs: _Programs, numbers: Any, model: PyTree) -> _Statistics:
+    def _run(self, programs: _Programs, numbers: Any, model: PyTree) -> Statistics:
         params = eqx.filter(model, eqx.is_array)
         probe = self._batches[0]
         state = programs.init(numbers, params)
@@ -134,24 +185,26 @@ class Experiment:
             raise EquimuError(
                 "the loss calls no module of the model it is given, so there is nothing to check; let it call the model"
             )
-        sites, leaves = [_each(_site, start, start)], []
+        about = list(programs.traced.about.values())
+        start = layered(start, about)
+        sites, leaves = [each_of(of_site, start, start)], []
         losses: list[float] = []
         first: dict[str, np.ndarray] = {}
         for batch in self._batches:
             made = programs.step(numbers, params, state, batch)
             if not first:
-                first = {"weight": _each_rms(made.used), "stored": _each_rms(made.stored)}
-            leaves.append(_each(_leaf, *made[3:]))
+                first = {"weight": each_rms(made.used), "stored": each_rms(made.stored)}
+            leaves.append(each_of(of_leaf, *made[3:]))
             params, state = made.params, made.state
             losses.append(float(made.loss))
-            sites.append(_each(_site, programs.outputs(numbers, params, probe), start))
-        return {**first, **_over_steps(sites), **_over_steps(leaves), "loss": np.array(losses)}
+            sites.append(each_of(of_site, layered(programs.outputs(numbers, params, probe), about), start))
+        return {**first, **over_steps(sites), **over_steps(leaves), "loss": np.array(losses)}
 
     def _compiled(self, like: PyTree) -> _Programs:
         # What is no array of the model: functions, for example.
         code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
         has_rule = jax.tree.map(is_rule, like)
-        sites: dict[str, tuple[int, ...]] = {}
+        traced = _Traced()
 
         def split(params: PyTree) -> tuple[PyTree, PyTree]:
             return eqx.partition(eqx.combine(params, code), has_rule)
@@ -164,8 +217,9 @@ class Experiment:
 
         def outputs(numbers: Any, params: PyTree, batch: Any) -> list[Array]:
             used = self._forward(with_numbers(like, numbers), eqx.combine(*split(params)))
-            found = record(self._loss, used, batch)
-            sites.update({name: value.shape for name, value in found.items()})
+            found, traced.about, flow = record_all(self._loss, used, batch)
+            traced.sites = {name: value.shape for name, value in found.items()}
+            traced.uses, traced.last = uses_in(flow), flow.last
             return list(found.values())
 
         def step(numbers: Any, params: PyTree, state: Any, batch: Any) -> _Step:
@@ -197,7 +251,7 @@ class Experiment:
         def compiled(function: Any) -> Any:
             return jax.jit(function, compiler_options=_COMPILER_OPTIONS)
 
-        return _Programs(compiled(init), compiled(step), compiled(outputs), sites)
+        return _Programs(compiled(init), compiled(step), compiled(outputs), traced)
 
 
 def _numbers(rule: Rule) -> dict[str, Any]:
@@ -210,71 +264,3 @@ def _scalar(loss: Any) -> Array:
     if jnp.shape(loss) != ():
         raise EquimuError(f"the loss must be a scalar, got shape {jnp.shape(loss)}; take its mean")
     return loss
-
-
-# --- statistics, in numpy
-
-
-def _each(statistics: Callable[..., dict[str, float]], *arrays: Sequence[Array]) -> _Statistics:
-    rows = [statistics(*map(_wide, each)) for each in zip(*arrays, strict=True)]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def _each_rms(arrays: Sequence[Array]) -> np.ndarray:
-    return np.array([_rms(_wide(array)) for array in arrays])
-
-
-def _over_steps(steps: Sequence[_Statistics]) -> _Statistics:
-    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
-
-
-def _wide(x: Array) -> np.ndarray:
-    array = np.asarray(x)
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.abs(x) ** 2))) if x.size else 0.0
-
-
-def _site(now: np.ndarray, start: np.ndarray) -> dict[str, float]:
-    return {
-        "output": _rms(now),
-        "output_abs": float(np.mean(np.abs(now))),
-        "change": _rms(now - start),
-        "change_abs": float(np.mean(np.abs(now - start))),
-    }
-
-
-def _leaf(
-    stored: np.ndarray,
-    gradient: np.ndarray,
-    update: np.ndarray,
-    undecayed: np.ndarray,
-    used: np.ndarray,
-    used_after: np.ndarray,
-    used_undecayed: np.ndarray,
-) -> dict[str, float]:
-    decay = _decay(stored, update - undecayed)
-    move = (used_after if np.isnan(decay) else used_undecayed) - used
-    # Over the entries that have a gradient: rows of a table that the batch does not read stay where they are.
-    has = gradient != 0
-    size, largest = _rms(move[has]), float(np.max(np.abs(move[has]), initial=0.0))
-    return {
-        "update": size,
-        "flatness": size / largest if largest > 0 else 0.0,
-        "decay": decay,
-        "gradient": _rms(gradient[has]),
-    }
-
-
-def _decay(stored: np.ndarray, owed: np.ndarray) -> float:
-    """By what share of itself a leaf decays; NaN if what an update owes to the weights is no share of them.
-
-    Steps that are relative to the weights, such as Adafactor's, owe them more than a decay.
-    """
-    square = float(np.sum(np.abs(stored) ** 2))
-    if stored.size < 2 or square == 0 or not owed.any():
-        return 0.0
-    share = -float(np.real(np.vdot(stored, owed))) / square
-    return share if _rms(owed + share * stored) <= 0.1 * _rms(owed) else np.nan

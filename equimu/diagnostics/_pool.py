@@ -15,6 +15,7 @@ def pooled(measured: Sequence[Measured]) -> list[Measured]:
     A deeper model made of a list of blocks has more of them: what stands in each block is then one site or leaf,
     `blocks[*].norm` for example, of the root mean square over blocks.
     """
+    measured = _with_common_layers(measured)
     lengths = [_lengths([*one.sites, *one.leaves]) for one in measured]
     varying = {path for one in lengths for path in one if any(one[path] != other.get(path) for other in lengths)}
 
@@ -22,6 +23,26 @@ def pooled(measured: Sequence[Measured]) -> list[Measured]:
         return _INDEX.sub(lambda m: "[*]" if _INDEX.sub("[*]", name[: m.start()]) in varying else m[0], name)
 
     return [_pool(one, rename) for one in measured] if varying else list(measured)
+
+
+def _with_common_layers(measured: Sequence[Measured]) -> Sequence[Measured]:
+    """The same without single layers of stacks that are not equally deep at all sizes."""
+    if all(one.sites.keys() == measured[0].sites.keys() for one in measured):
+        return measured
+    return [
+        _picked(one, [index for index, name in enumerate(one.sites) if not one.about[name].layer_of])
+        for one in measured
+    ]
+
+
+def _picked(one: Measured, where: Sequence[int]) -> Measured:
+    names = [list(one.sites)[index] for index in where]
+    return dataclasses.replace(
+        one,
+        sites={name: one.sites[name] for name in names},
+        about={name: one.about[name] for name in names},
+        **{name: getattr(one, name)[..., where] for name in _OF_SITES},
+    )
 
 
 def _lengths(names: Sequence[str]) -> dict[str, int]:
@@ -50,9 +71,11 @@ def _pool(one: Measured, rename: Callable[[str], str]) -> Measured:
         return np.stack([np.sqrt(np.mean(values[..., where] ** 2, axis=-1)) for where in groups.values()], axis=-1)
 
     sites, leaves, shapes = group(list(one.sites)), group(one.leaves), list(one.sites.values())
+    about = [dataclasses.replace(each, layer_of=rename(each.layer_of)) for each in one.about.values()]
     return dataclasses.replace(
         one,
         sites={name: shapes[where[0]] for name, where in sites.items()},
+        about={name: about[where[0]] for name, where in sites.items()},
         leaves=tuple(leaves),
         **{name: mean_square(getattr(one, name), sites) for name in _OF_SITES},
         **{name: mean_square(getattr(one, name), leaves) for name in _OF_LEAVES},

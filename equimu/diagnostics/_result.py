@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import textwrap
 
+from equimu.diagnostics._cells import COLUMNS, aligned, cells_of
 from equimu.diagnostics._judge import Row
 
 _MOST_NAMED = 3
@@ -16,15 +18,21 @@ _SPOKEN = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# What a check prints as: a screen at most.
+_COLUMNS, _LINES = 80, 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class CoordinateCheck:
-    """What a coordinate check found.
+    """What a coordinate check found. It prints as its verdict and notes; `table()` has every site and leaf.
 
     - `parameterization`, `optimizer`: name of the table, family of optimizers.
     - `size`, `sizes`: what was varied, and its values.
     - `seeds`, `steps`: how many of each.
     - `predicted_growth`: the power of the size by which features change, by the laws: 0 where training is maximal and stable.
     - `rows`: sites in the order of execution, then leaves.
+    - `notes`: what is no fault by itself, and may be the cause of one: arrays that are used otherwise than declared, or that
+      the loss does not depend on.
     """
 
     parameterization: str
@@ -35,6 +43,37 @@ class CoordinateCheck:
     steps: int
     predicted_growth: float
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The verdict and the notes, on a screen of 80 columns and 40 lines."""
+        parts = [self.verdict, *(f"note: {note}" for note in self.notes)]
+        lines = [line for part in parts for line in textwrap.wrap(part, _COLUMNS)]
+        if len(lines) > _LINES:
+            lines = [*lines[: _LINES - 1], "... (.verdict and .notes have all of it)"]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.sizes))
+        state = "passed" if self.passed else f"{len(self.off)} rows off"
+        return f"<CoordinateCheck of {self.parameterization} over {self.size} {sizes}: {state}, {len(self.rows)} rows>"
+
+    def table(self) -> str:
+        """Every site and every leaf, a line each: what was measured, and what is expected."""
+        tables = [
+            f"{title}\n\n{aligned([COLUMNS[kind], *cells_of(self.rows, kind)])}"
+            for kind, title in self.titles().items()
+        ]
+        return "\n\n".join(tables)
+
+    def titles(self) -> dict[str, str]:
+        """The titles of the two tables, of sites and of leaves."""
+        powers = f"powers of {self.size} {' → '.join(map(str, self.sizes))}"
+        return {
+            "site": f"Activations under {self.parameterization} ({self.optimizer}): {powers}, {self.seeds} seeds; "
+            f"changes after {self.steps} steps",
+            "leaf": f"Arrays: {powers}",
+        }
 
     @property
     def off(self) -> tuple[Row, ...]:
@@ -80,15 +119,15 @@ class CoordinateCheck:
         counted += f"{len({row.name for row in self.rows if row.kind == 'leaf'})} leaves"
         if math.isinf(self.predicted_growth):
             return (
-                f"as {self.parameterization} says {over}: {counted}; of features it says nothing, since no residual branch "
-                "is declared (register_residual)"
+                f"passed: as {self.parameterization} says {over}: {counted}; of features it says nothing, since no "
+                "residual branch is declared (register_residual)"
             )
         if self.predicted_growth > 0.01:
             return (
-                f"as {self.parameterization} says, which is not stable {over}: changes of activations grow by up to "
+                f"passed: as {self.parameterization} says, which is not stable {over}: changes of activations grow by up to "
                 f"{self.size}^{self.growth:.2f}; {counted} as expected"
             )
-        return f"as {self.parameterization} says {over}: {counted}"
+        return f"passed: as {self.parameterization} says {over}: {counted}"
 
     def _what_is_off(self) -> str:
         culprits = self.culprits

@@ -6,13 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from equimu.diagnostics._judge import Row
+from equimu.diagnostics._cells import COLUMNS, cells_of
 from equimu.diagnostics._result import CoordinateCheck
-
-_COLUMNS = {
-    "site": ("site", "output at the start", "expected", "its change", "expected", "size of the change", ""),
-    "leaf": ("leaf", "weight", "expected", "update", "expected", "decay", "expected", ""),
-}
 
 
 def print_check(check: CoordinateCheck) -> None:
@@ -25,21 +20,23 @@ def print_check(check: CoordinateCheck) -> None:
     console = Console(highlight=False)
     # Tables are as wide as their numbers: cutting those short to fit a narrow terminal would lose them.
     console = Console(width=max(console.width, 150), highlight=False)
-    for kind, title in _titles(check).items():
+    for kind, title in check.titles().items():
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
-        for number, name in enumerate(_COLUMNS[kind]):
+        for number, name in enumerate(COLUMNS[kind]):
             table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-        for cells in _cells(check, kind):
+        for cells in cells_of(check.rows, kind):
             table.add_row(*map(Text, cells), style="bold red" if cells[-1] else "")
         console.print(table)
+    for note in check.notes:
+        console.print(Text(f"note: {note}"))
     console.print(Text(check.verdict))
 
 
 def markdown(check: CoordinateCheck) -> str:
     """The verdict and the tables."""
-    parts = [f"**{check.verdict}**"]
-    for kind, title in _titles(check).items():
-        rows = [_COLUMNS[kind], ("---",) * len(_COLUMNS[kind]), *_cells(check, kind)]
+    parts = [f"**{check.verdict}**", *(f"Note: {note}." for note in check.notes)]
+    for kind, title in check.titles().items():
+        rows = [COLUMNS[kind], ("---",) * len(COLUMNS[kind]), *cells_of(check.rows, kind)]
         lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         parts.append(f"{title}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -56,36 +53,6 @@ def to_json(check: CoordinateCheck) -> str:
         "growth": check.growth,
     }
     return json.dumps(_finite(plain), indent=1, allow_nan=False)
-
-
-def _titles(check: CoordinateCheck) -> dict[str, str]:
-    powers = f"powers of {check.size} {' → '.join(map(str, check.sizes))}"
-    return {
-        "site": f"Activations under {check.parameterization} ({check.optimizer}): {powers}, {check.seeds} seeds; "
-        f"changes after {check.steps} steps",
-        "leaf": f"Arrays: {powers}",
-    }
-
-
-def _cells(check: CoordinateCheck, kind: str) -> list[tuple[str, ...]]:
-    """One line a site or leaf: of a quantity that has several steps the last, or the last that is off."""
-    by_name: dict[str, dict[str, Row]] = {}
-    for row in check.rows:
-        quantities = by_name.setdefault(row.name, {}) if row.kind == kind else {}
-        if row.quantity not in quantities or row.off or not quantities[row.quantity].off:
-            quantities[row.quantity] = row
-    return [_line(name, quantities, kind) for name, quantities in by_name.items()]
-
-
-def _line(name: str, quantities: dict[str, Row], kind: str) -> tuple[str, ...]:
-    shown = ("output", "change") if kind == "site" else ("weight", "update", "decay")
-    cells = [name]
-    for quantity in shown:
-        row = quantities.get(quantity)
-        cells += ["", ""] if row is None else [str(row.exponent), str(row.expected)]
-    if kind == "site":
-        cells.append(" ".join(f"{value:.2g}" for value in quantities["change"].values))
-    return (*cells, "off" if any(row.off for row in quantities.values()) else "")
 
 
 def _finite(value: Any) -> Any:

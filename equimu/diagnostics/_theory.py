@@ -11,9 +11,10 @@ and updates, which all pull the same way, as L. (CompleteP, arXiv 2505.01618.)
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from equimu._types import PyTree
+from equimu.diagnostics._about import About
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import ANY, EXACT, Interval, LeafTheory, is_by_width, leaf_theories
 from equimu.diagnostics._pool import first_of_pool
@@ -27,7 +28,8 @@ class SiteTheory:
 
     - `leaves`: those of the module itself, if the site is the output of a layer.
     - `misdeclared`: a leaf of that layer whose axes say that it has many outputs, where the layer has few, or few where many.
-    - `derived`: whether the site is no module's output, see `register_sites`.
+    - `derived`: whether the site is a product of two activations, see `register_sites`.
+    - `sums`: whether it is a sum over features in the model's own code, without any array.
     """
 
     output: Interval
@@ -35,6 +37,7 @@ class SiteTheory:
     leaves: tuple[str, ...] = ()
     misdeclared: str | None = None
     derived: bool = False
+    sums: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ def theory(
     paths: Sequence[str],
     shapes: Sequence[dict[str, tuple[int, ...]]],
     *,
+    about: Sequence[Mapping[str, About]] = (),
+    last: frozenset[str] = frozenset(),
     decays: bool = False,
 ) -> Theory:
     """Predicts.
@@ -66,16 +71,28 @@ def theory(
         sizes: the values of the size that is varied.
         paths: the leaves; one that stands for the same leaf of each block has `[*]` for an index.
         shapes: of each site, by name, one dictionary a size.
+        about: what is known of each site, one dictionary a size.
+        last: the arrays that make what the loss reads.
         decays: whether the optimizer has weight decay.
     """
-    leaves = leaf_theories(trees, sizes, paths, decays=decays)
+    leaves = leaf_theories(trees, sizes, paths, decays=decays, last=last)
     growth = _growth(leaves, by_width=is_by_width(trees))
     classes = module_classes(trees[0])
     owned: dict[str, list[LeafTheory]] = {path: [] for path in ("", *classes)}
     for leaf in leaves.values():
         owned[max((p for p in owned if p == "" or is_within(leaf.rules[0].path, p)), key=len)].append(leaf)
     sites: dict[str, SiteTheory] = {}
+    known = about[0] if about else {}
     for site in shapes[0]:
+        what = known.get(site, About())
+        if what.layer_of:
+            sites[site] = sites[what.layer_of]
+            continue
+        if what.kind != "module":
+            is_wide = len({one[site] for one in shapes}) > 1
+            spans = slope(sizes, [one[site].span for one in about])
+            sites[site] = _found(what, leaves, growth, is_wide=is_wide, spans=spans)
+            continue
         path = _module(site, classes)
         grows = len({one[site] for one in shapes}) > 1 or not is_by_width(trees)
         if path is None:
@@ -83,11 +100,14 @@ def theory(
             continue
         is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
         all_own = owned[path] if is_layer else []
-        own = [leaf for leaf in all_own if leaf.is_readout != grows]
+        # Keys and values of few heads put out little, and are no output layers.
+        own = [leaf for leaf in all_own if (leaf.is_readout or leaf.narrowing > 0) != grows]
         if own:
             sites[site] = _layer(own, growth)
         else:
-            sites[site] = _features(leaves, growth) if grows else _outputs(leaves, growth)
+            only_scalars = bool(all_own) and all(leaf.role == "scalar" for leaf in all_own)
+            finite = SiteTheory(output=ANY, change=ANY) if only_scalars else _outputs(leaves, growth)
+            sites[site] = _features(leaves, growth) if grows else finite
         if not any(leaf.drawn for leaf in own):
             odd = [leaf.path for leaf in all_own if leaf.drawn and leaf.role != "scalar"]
             sites[site] = dataclasses.replace(sites[site], misdeclared=odd[0] if odd else None)
@@ -111,7 +131,8 @@ class _Growth:
 
 def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
     features = [leaf for leaf in leaves.values() if not leaf.is_readout and leaf.role != "scalar"]
-    largest = max((leaf.contribution.high for leaf in features if leaf.trained), default=0.0)
+    reaching = [*features, *(leaf for leaf in leaves.values() if leaf.is_inside)]
+    largest = max((leaf.contribution.high for leaf in reaching if leaf.trained), default=0.0)
     if by_width:
         wide = max((leaf.contribution.high for leaf in features if leaf.trained and not leaf.narrowing), default=0.0)
         narrow = [leaf.passes for leaf in features if leaf.narrowing and leaf.drawn]
@@ -141,7 +162,7 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     aligned = [leaf.passes_aligned for leaf in own if leaf.is_tied]
     # What comes into an input layer is data, which does not change.
     passing = [leaf for leaf in own if leaf.role != "input" and leaf.weight > -math.inf]
-    passed = [leaf.passes_aligned if leaf.is_readout else leaf.passes for leaf in passing]
+    passed = [leaf.passes_aligned if leaf.is_readout or leaf.narrowing > 0 else leaf.passes for leaf in passing]
     trained = [leaf.contribution for leaf in own if leaf.trained]
     # Of a weight and a bias, whichever has the larger part at these sizes.
     low = min((contribution.low for contribution in trained), default=-math.inf)
@@ -151,8 +172,10 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
     high = max([high] + [leaf.passes + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
     if growth.change.high > EXACT and passed:
-        # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it.
-        low, high = min(low, 0.0, growth.change.low), math.inf
+        # Growth adds up from layer to layer and from step to step, until a norm or a saturated loss ends it. Where it has not
+        # begun, features move by n⁰, and the first weights of few outputs pass the part of that which is not aligned.
+        unaligned = (leaf.passes for leaf in passing if leaf.is_readout)
+        low, high = min([low, 0.0, growth.change.low, *unaligned]), math.inf
     grown, shrunk = (growth.start, growth.narrow) if passed else (0.0, 0.0)  # with what comes in
     return SiteTheory(
         output=ANY if start is None else Interval(start + shrunk, max([start, *aligned]) + grown),
@@ -176,13 +199,38 @@ def _moves(leaves: dict[str, LeafTheory], growth: _Growth) -> Interval:
 
 
 def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
-    """Few outputs, made of those of the output layers."""
+    """Few outputs, made of those of the output layers.
+
+    Where no array is an output layer, they may vanish at the start, as features that cancel do; whatever makes them, they do
+    not grow, and training moves them by at least the part of a change that is not aligned, n^-1/2, and by no more than n⁰.
+    """
     each = [_layer([leaf], growth) for leaf in leaves.values() if leaf.is_readout]
     if not each:
-        return SiteTheory(output=ANY, change=ANY)
+        grows = growth.change.high > EXACT
+        change = Interval(min(0.0, growth.change.low) - 0.5, math.inf if grows else 0.0)
+        return SiteTheory(output=Interval(-math.inf, growth.start), change=change)
     starts = [0.0, *(end for site in each if site.output != ANY for end in (site.output.low, site.output.high))]
     low, high = min(site.change.low for site in each), max(site.change.high for site in each)
     return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(low, high))
+
+
+def _found(what: About, leaves: dict[str, LeafTheory], growth: _Growth, *, is_wide: bool, spans: float) -> SiteTheory:
+    """A site that is found in the program, see `About`."""
+    own = [leaf for leaf in leaves.values() if leaf.path in what.of or first_of_pool(leaf.path) in what.of]
+    if what.kind == "rows":
+        right = [leaf for leaf in own if leaf.role in ("input", "vector")]
+        features = _layer(right, growth) if right else _features(leaves, growth)
+        read = features if is_wide else SiteTheory(output=ANY, change=ANY)
+        return dataclasses.replace(read, leaves=tuple(leaf.path for leaf in own))
+    if what.kind == "scores":
+        # Features that vanish make products that do so twice.
+        few = [leaf.passes for leaf in own if leaf.drawn and (leaf.is_readout or leaf.narrowing)]
+        return _derived(leaves, growth, spans, 2 * min([0.0, *few]))
+    if is_wide:
+        return _features(leaves, growth)
+    outputs = _outputs(leaves, growth)
+    # They may be products of outputs.
+    return dataclasses.replace(outputs, output=Interval(-math.inf, outputs.output.high), sums=what.is_sum)
 
 
 def _head_growth(
@@ -200,7 +248,7 @@ def _head_growth(
     return max(0.0, max(outs, default=0.0) - slope(sizes, [math.prod(one[site]) for one in shapes]))
 
 
-def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float) -> SiteTheory:
+def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float, vanishing: float = 0.0) -> SiteTheory:
     """Scores of attention: products of two activations over a head.
 
     With heads of one size they are of size n⁰. With heads that grow and a factor 1/head_dim they vanish as n^-1/2 at the start,
@@ -210,7 +258,8 @@ def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float)
     moves = _moves(leaves, growth)
     start = -head_growth / 2
     if growth.change.high > EXACT:
-        output = Interval(start, math.inf)
+        output = Interval(start + vanishing, math.inf)
     else:
-        output = Interval(start, 2 * growth.start + (0.0 if growth.change.high < -EXACT else start))
+        high = 2 * growth.start + (0.0 if growth.change.high < -EXACT else start)
+        output = Interval(start + vanishing, high)
     return SiteTheory(output=output, change=Interval(moves.low - 0.5, moves.high), derived=True)

@@ -33,6 +33,7 @@ class Value:
     - `scores`: the products that it is, but for shifts and masks.
     - `ends`: the last values with a part of the model in them that it depends on; `plain` while nothing but sums and factors
       came behind them.
+    - `makers`: the arrays that those were made with.
     """
 
     data: bool = False
@@ -42,6 +43,7 @@ class Value:
     scores: frozenset[Place] = frozenset()
     ends: frozenset[Place] = frozenset()
     plain: bool = True
+    makers: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> str:
@@ -69,11 +71,17 @@ class Meeting:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A sum over features: of two activations or of an array and an activation, how many, and the module that makes it."""
+    """A sum over features.
+
+    - `of_activations`: of two activations, not of an array and an activation.
+    - `span`: over how many. `where`: the path of the module that makes it.
+    - `features`: the arrays that made the features.
+    """
 
     of_activations: bool
     span: int
     where: str
+    features: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass
@@ -84,7 +92,9 @@ class Flow:
     - `products`: by place; `exponents`: those of them that an exponential is taken of, as a softmax does.
     - `look_ups`: places of rows that were read from an array, and its path.
     - `over_layers`: the scans that go through arrays of the model, by identity.
-    - `outcome`: the last values with a part of the model in them that the program's outputs depend on.
+    - `outcome`: the last values with a part of the model in them that the program's outputs depend on; `last`: the arrays
+      that they were made with.
+    - `sums`: places of sums over features. `named`: places that a tap gives a name.
     """
 
     meetings: dict[Any, Meeting] = dataclasses.field(default_factory=dict[Any, Meeting])
@@ -93,6 +103,9 @@ class Flow:
     look_ups: dict[Place, str] = dataclasses.field(default_factory=dict[Place, str])
     over_layers: set[int] = dataclasses.field(default_factory=set[int])
     outcome: frozenset[Place] = frozenset()
+    last: frozenset[str] = frozenset()
+    sums: set[Place] = dataclasses.field(default_factory=set[Place])
+    named: set[Place] = dataclasses.field(default_factory=set[Place])
 
 
 def bare(axes: int) -> tuple[frozenset[Mark], ...]:
@@ -135,6 +148,7 @@ def join(*values: Value) -> Value:
         scores=frozenset[Place]().union(*(value.scores for value in values)),
         ends=frozenset[Place]().union(*(value.ends for value in values)),
         plain=all(value.plain for value in values),
+        makers=frozenset[str]().union(*(value.makers for value in values)),
     )
 
 

@@ -80,6 +80,18 @@ def axes_read(eqn: Any) -> set[int]:
     return {axis for axis, size in enumerate(eqn.params["slice_sizes"]) if size < shape[axis]}
 
 
+def is_entry_by_entry(eqn: Any) -> bool:
+    """Whether the shapes of an operation are those of one that works entry by entry, with axes of size 1 that broadcast."""
+    if len(eqn.outvars) != 1:
+        return False
+    out = eqn.outvars[0].aval.shape
+
+    def spreads(shape: tuple[int, ...]) -> bool:
+        return not shape or (len(shape) == len(out) and all(a in (1, b) for a, b in zip(shape, out, strict=True)))
+
+    return all(spreads(atom.aval.shape) for atom in eqn.invars)
+
+
 def _reshaped(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, ...]]:
     """A merged axis has all that are merged in it; parts of a split axis have that axis each."""
     found: list[tuple[int, ...]] = []

@@ -30,7 +30,7 @@ class Use:
     - `read`: axes that it is looked up along. `shared`: axes of which each entry meets its own part of the partner.
     - `kept`: axes that are there in the outcome.
     - `fates`: of each kept axis, what becomes of it in the end: `contracted with activation` (or `parameter`, `data`,
-      `constant`), `summed`, `exponential`, `output`; `bent` if a nonlinear function came before that.
+      `constant`), `summed`, `exponential`, `output` (also what a loss reads); `bent` if a nonlinear function came before that.
     """
 
     path: str
@@ -74,18 +74,24 @@ def uses(function: Callable[..., Any], model: PyTree, *args: Any) -> dict[str, t
         whole, args = eqx.combine(jax.tree.unflatten(structure, leaves), static)
         return eqx.filter(function(whole, *args), eqx.is_array)
 
-    paths = [leaf.path if leaf.trainable else None for leaf in locate(shapes)]
+    paths = [leaf.path if leaf.trainable else "" for leaf in locate(shapes)]
     found = follow(jax.make_jaxpr(run)(*leaves), [*paths, *[None] * (len(leaves) - len(paths))])
-    return {path: () for path in paths if path is not None} | uses_in(found)
+    return {path: () for path in paths if path} | uses_in(found)
 
 
 def uses_in(found: Flow) -> dict[str, tuple[Use, ...]]:
     """The uses that were found in a traced program, by path."""
     made: dict[str, list[Use]] = {}
     for met in found.meetings.values():
-        fates = {axis: frozenset(each) for axis, each in met.fates.items()}
+        # What a loss reads does not stay inside, whatever the loss then multiplies it with.
+        read = {"output"} if met.path in found.last else set[str]()
+        fates = {axis: frozenset(each | read) for axis, each in met.fates.items()}
         # Entry by entry, and then a sum of nothing but that: a dot product.
-        dotted = {axis for axis, each in fates.items() if met.kind == "multiply" and each == frozenset(["summed"])}
+        dotted = {
+            axis
+            for axis, each in fates.items()
+            if met.kind == "multiply" and each - {"output"} == frozenset(["summed"])
+        }
         use: Any = dataclasses.asdict(met) | {name: frozenset(getattr(met, name)) for name in _AXES}
         del use["summed"]
         use |= {"contracted": frozenset(met.summed | dotted), "kept": frozenset(met.kept - dotted), "fates": fates}

@@ -27,7 +27,15 @@ from equimu.parameterization._flow import (
     union,
     unknown,
 )
-from equimu.parameterization._jaxpr import CALLS, axes_before, axes_read, inside, opened, parts_of_scan
+from equimu.parameterization._jaxpr import (
+    CALLS,
+    axes_before,
+    axes_read,
+    inside,
+    is_entry_by_entry,
+    opened,
+    parts_of_scan,
+)
 
 SCOPE = "equimu:"
 """A name scope of this and a path says that what is inside is the module at that path."""
@@ -42,14 +50,14 @@ def follow(closed: Any, arrays: Sequence[str | None]) -> Flow:
 
     Args:
         closed: a program; its inputs are arrays of a model and data.
-        arrays: of each input the path of the array, or None for data.
+        arrays: of each input the path of the array, "" for one that is not to be followed, or None for data.
     """
     found = Flow()
 
     def start(path: str | None, aval: Any) -> Value:
         axes = len(aval.shape)
-        if path is None:
-            return Value(data=True, marks=bare(axes))
+        if not path:
+            return Value(data=path is None, marks=bare(axes))
         view = View(path, tuple(frozenset([axis]) for axis in range(axes)))
         return Value(params=True, views=frozenset([view]), marks=bare(axes))
 
@@ -57,6 +65,7 @@ def follow(closed: Any, arrays: Sequence[str | None]) -> Flow:
     for out in _Walk(found, (), "").run(closed.jaxpr, [unknown(const) for const in closed.consts], given):
         befall(found, union(out.marks), "output")
         found.outcome |= out.ends
+        found.last |= out.makers
     return found
 
 
@@ -103,10 +112,11 @@ class _Walk:
         if name == "concatenate":
             return [self._together(eqn, given)]
         before = axes_before(eqn)
+        if name == "tap":
+            self.found.named.add((self.stack, id(eqn.invars[0])))
         if before is not None:
             return [self._rearranged(eqn, given[0], before, rest=given[1:])] * len(eqn.outvars)
-        shapes = {out.aval.shape for out in eqn.outvars}
-        if len(shapes) == 1 and all(_spreads(atom.aval.shape, *shapes) for atom in eqn.invars):
+        if is_entry_by_entry(eqn):
             return [self._entry_by_entry(eqn, given)]
         return self._opaque(eqn, given)
 
@@ -158,7 +168,7 @@ class _Walk:
         marks: list[frozenset[Mark]] = [frozenset() for _ in batch[0]]
         views: set[View] = set()
         data = any(side.data for side in sides)
-        span, of_array, before = 1, False, 0
+        span, of_array, before, features = 1, False, 0, frozenset[str]()
         for number, side in enumerate(sides):
             other = sides[1 - number]
             free = [axis for axis in range(len(side.marks)) if axis not in (*contracted[number], *batch[number])]
@@ -177,6 +187,7 @@ class _Walk:
                     views.add(View(view.path, axes + rest * (len(eqn.outvars[0].aval.shape) - len(axes)), summed))
             gone = union(side.marks[axis] for axis in contracted[number])
             befall(self.found, gone, "contracted", other.kind)
+            features |= self._makers(gone)
             # What is contracted within each head no longer indexes the outcome by its heads.
             left = [each - same_axes(each, gone) for each in side.marks]
             for axis, x in enumerate(batch[number]):
@@ -187,7 +198,7 @@ class _Walk:
             span = max([span, *(eqn.invars[number].aval.shape[axis] for axis in contracted[number])])
         scores = frozenset[Place]()
         if data and contracted[0] and (of_array or all(side.kind == "activation" for side in sides)):
-            scores = self._score(eqn, Product(not of_array, span, self._module(eqn)))
+            scores = self._score(eqn, Product(not of_array, span, self._module(eqn), features))
         return self._met(eqn, sides, marks, scores, views=frozenset(views))
 
     def _convolution(self, eqn: Any, image: Value, kernel: Value) -> Value:
@@ -256,7 +267,8 @@ class _Walk:
         plain = plain and not any(value.kind == "data" and value.marks for value in given)
         ends = frozenset[Place]().union(*(value.ends for value in given))
         if name in ("mul", "div") and ends and plain and sum(value.kind == "constant" for value in given):
-            ends = self._here(eqn.outvars[0])
+            before, ends = ends, self._here(eqn.outvars[0])
+            self.found.sums |= ends if before & self.found.sums else set()
         return Value(
             data=True,
             params=any(value.params for value in given),
@@ -264,6 +276,7 @@ class _Walk:
             scores=self._scores_behind(eqn, given),
             ends=ends,
             plain=plain,
+            makers=frozenset[str]().union(*(value.makers for value in given)),
         )
 
     def _scores_behind(self, eqn: Any, given: list[Value]) -> frozenset[Place]:
@@ -300,9 +313,14 @@ class _Walk:
                 befall(self.found, {mark}, "summed" if mark[2] == "plain" else "bent")
         span = max(eqn.invars[0].aval.shape[axis] for axis in gone)
         if any(state == "multiplied" or self.found.meetings[key].kind == "multiply" for key, _, state in marks):
-            scores = self._score(eqn, Product(any(mark[2] == "multiplied" for mark in marks), span, self._module(eqn)))
+            of_activations = any(state == "multiplied" for _, _, state in marks)
+            scores = self._score(eqn, Product(of_activations, span, self._module(eqn), self._makers(marks)))
             out = dataclasses.replace(out, scores=scores)
-        return dataclasses.replace(out, ends=self._here(eqn.outvars[0])) if out.plain and out.ends else out
+        if not out.plain or not out.ends:
+            return out
+        ends = self._here(eqn.outvars[0])
+        self.found.sums |= ends
+        return dataclasses.replace(out, ends=ends)
 
     def _opaque(self, eqn: Any, given: list[Value]) -> list[Value]:
         marks = union(mark for value in given for mark in value.marks)
@@ -351,7 +369,10 @@ class _Walk:
     ) -> Value:
         data, params = any(value.data for value in given), any(value.params for value in given)
         ends = self._here(eqn.outvars[0]) if data and params else frozenset[Place]()
-        return Value(data, params, views, tuple(marks), scores, ends)
+        makers = frozenset(view.path for value in given for view in value.views)
+        if eqn.primitive.name not in ("dot_general", "conv_general_dilated"):
+            makers = makers.union(*(value.makers for value in given))
+        return Value(data, params, views, tuple(marks), scores, ends, makers=makers)
 
     def _score(self, eqn: Any, product: Product) -> frozenset[Place]:
         (here,) = self._here(eqn.outvars[0])
@@ -362,14 +383,12 @@ class _Walk:
         known = [self.found.products[place] for value in given for place in value.scores]
         return self._score(eqn, max(known, key=lambda product: product.span)) if known else frozenset()
 
+    def _makers(self, marks: Iterable[Mark]) -> frozenset[str]:
+        return frozenset(self.found.meetings[key].path for key, _, _ in marks)
+
     def _here(self, var: Any) -> frozenset[Place]:
         return frozenset([(self.stack, id(var))])
 
     def _module(self, eqn: Any) -> str:
         scopes = _SCOPES.findall(str(eqn.source_info.name_stack))
         return scopes[-1] if scopes else self.where
-
-
-def _spreads(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    """Whether an argument of an operation that works entry by entry may have this shape."""
-    return not shape or (len(shape) == len(out) and all(a in (1, b) for a, b in zip(shape, out, strict=True)))
