@@ -97,7 +97,8 @@ def test_muon_moves_matrices_by_orthogonal_ones():
     ("table", "start", "update", "branch"),
     [
         # Few outputs of many inputs, drawn as 1/√fan_in; a group of g heads sends back g gradients, √g together if independent.
-        (mu.mup(optimizer="sgd"), 0, (-0.5, 0), (0, 0)),
+        # The rate falls as 1/n, so that their output moves by n^-1/2 of its size at least and by n⁰ at most.
+        (mu.mup(optimizer="sgd"), 0, (-1.5, -1), (0, 0)),
         (mu.mup(), 0, (-1, -1), (0, 0)),
         # The spectral norm √(out/in) of a matrix with few outputs leaves n^-1/2 of a generic input of size n⁰.
         (mu.spectral(), -0.5, (-1, -1), (-0.5, 0)),
