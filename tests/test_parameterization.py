@@ -264,7 +264,10 @@ def test_scaled_keeps_the_dtype(model):
     ("other", "words"),
     [
         (functools.partial(make, d_model=16), ["embedding.weight is [11, 24] there and [11, 16] here"]),
-        (functools.partial(make, d_model=24, use_bias=True), ["blocks.attention.query.bias is None there and an array here"]),
+        (
+            functools.partial(make, d_model=24, use_bias=True),
+            ["blocks.attention.query.bias is None there and an array here"],
+        ),
         (functools.partial(make, d_model=24, norm_eps=1e-6), ["other static fields"]),
     ],
 )
