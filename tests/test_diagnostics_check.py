@@ -25,7 +25,6 @@ QUICK = [
     "width ratio by integer division (68 // 32)",
     "(in, out) declared as (out, in)",
     "a branch that starts at zero twice, and never moves",
-    "a table that is the unembedding too, in the model's code",
     "features read out by a sum, in a method",
 ]
 

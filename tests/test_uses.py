@@ -232,13 +232,14 @@ def test_models_that_are_declared_right_agree(name):
     assert mu.check_uses(tree, one.loss, one.batches[0]) == []
     # And the uses alone give the words that the library's own layers are declared with.
     found = uses(one.loss, tree, one.batches[0])
+    same = {"inner": "out", "stack": "table"}  # one fan, and none
     for leaf in locate(one.make(**one.base, key=jax.random.key(0))):
         if leaf.axes is None or len(leaf.shape) < 2 or leaf.axes.tied or "bias" in leaf.path:
             continue
         words = words_of(
             leaf, found[leaf.path], [a for a, size in enumerate(leaf.shape) if size >= min(one.base.values())]
         )
-        wanted = tuple("out" if word == "inner" else word for word in leaf.axes.words)
+        wanted = tuple(same.get(word, word) for word in leaf.axes.words)
         assert words is not None
         words = words[-len(wanted) :]  # copies that all read the same input, such as experts, are seen as outputs
-        assert tuple("out" if word == "inner" else word for word in words) == wanted, leaf.path
+        assert tuple(same.get(word, word) for word in words) == wanted, leaf.path

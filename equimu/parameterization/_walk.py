@@ -4,16 +4,15 @@ Nothing is computed: the program is walked with what is known of each value (`Va
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jax.extend.core import Literal
 
+from equimu.parameterization._around import Around
 from equimu.parameterization._flow import (
     Flow,
     Mark,
-    Meeting,
     Place,
     Product,
     Value,
@@ -37,12 +36,7 @@ from equimu.parameterization._jaxpr import (
     parts_of_scan,
 )
 
-SCOPE = "equimu:"
-"""A name scope of this and a path says that what is inside is the module at that path."""
-
-_SCOPES = re.compile(re.escape(SCOPE) + r"([^/()]*)")
 _STATES = ("plain", "multiplied", "bent")
-_KINDS = ("constant", "parameter", "data", "activation")
 
 
 def follow(closed: Any, arrays: Sequence[str | None]) -> Flow:
@@ -62,7 +56,7 @@ def follow(closed: Any, arrays: Sequence[str | None]) -> Flow:
         return Value(params=True, views=frozenset([view]), marks=bare(axes))
 
     given = [start(path, var.aval) for path, var in zip(arrays, closed.jaxpr.invars, strict=True)]
-    for out in _Walk(found, (), "").run(closed.jaxpr, [unknown(const) for const in closed.consts], given):
+    for out in _Walk(Around(found, (), "")).run(closed.jaxpr, [unknown(const) for const in closed.consts], given):
         befall(found, union(out.marks), "output")
         found.outcome |= out.ends
         found.last |= out.makers
@@ -76,10 +70,10 @@ _MIXING = {"exp", "exp2", "log", "log1p", "expm1", "integer_pow", "square", "log
 
 
 class _Walk:
-    """Through one jaxpr: `stack` are the calls around it, `where` the module around them."""
+    """Through one jaxpr."""
 
-    def __init__(self, found: Flow, stack: tuple[int, ...], where: str):
-        self.found, self.stack, self.where = found, stack, where
+    def __init__(self, at: Around):
+        self.at = at
 
     def run(self, jaxpr: Any, consts: Iterable[Value], given: Sequence[Value]) -> list[Value]:
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *given), strict=True))
@@ -113,7 +107,7 @@ class _Walk:
             return [self._together(eqn, given)]
         before = axes_before(eqn)
         if name == "tap":
-            self.found.named.add((self.stack, id(eqn.invars[0])))
+            self.at.found.named.add((self.at.stack, id(eqn.invars[0])))
         if before is not None:
             return [self._rearranged(eqn, given[0], before, rest=given[1:])] * len(eqn.outvars)
         if is_entry_by_entry(eqn):
@@ -124,13 +118,13 @@ class _Walk:
 
     def _inside(self, eqn: Any, body: Any, given: Sequence[Value]) -> list[Value]:
         jaxpr, consts = opened(body)
-        walk = _Walk(self.found, (*self.stack, id(eqn)), self._module(eqn))
+        walk = _Walk(self.at.inside(eqn))
         return walk.run(jaxpr, [unknown(const) for const in consts], given)
 
     def _scan(self, eqn: Any, given: list[Value]) -> list[Value]:
         consts, carry, xs = parts_of_scan(given, eqn.params)
         if any(x.views for x in xs):
-            self.found.over_layers.add(id(eqn))
+            self.at.found.over_layers.add(id(eqn))
         each = [along(x, [(axis,) for axis in range(1, len(x.marks))]) for x in xs]
         out, carry = self._settled(carry, lambda c: self._inside(eqn, eqn.params["jaxpr"], [*consts, *c, *each]))
         ys = [along(y, [(), *((axis,) for axis in range(len(y.marks)))]) for y in out[len(carry) :]]
@@ -157,7 +151,7 @@ class _Walk:
     def _closed_off(self, eqn: Any, out: list[Value]) -> list[Value]:
         """Of what nobody sees the inside of, places inside are none to point at."""
         return [
-            dataclasses.replace(value, scores=frozenset(), ends=self._here(var) if value.ends else frozenset[Place]())
+            dataclasses.replace(value, scores=frozenset(), ends=self.at.here(var) if value.ends else frozenset[Place]())
             for value, var in zip(out, eqn.outvars, strict=True)
         ]
 
@@ -175,7 +169,7 @@ class _Walk:
             for view in side.views:
                 summed = view.summed | union(view.axes[axis] for axis in contracted[number])
                 if data:
-                    met = self._meet(eqn, view.path, number, "product", other.kind)
+                    met = self.at.meet(eqn, view.path, number, "product", other.kind)
                     met.summed |= summed
                     met.shared |= union(view.axes[axis] for axis in batch[number])
                     met.kept |= union(view.axes[axis] for axis in free)
@@ -186,49 +180,49 @@ class _Walk:
                     axes = (*rest * at, *(view.axes[axis] for axis in free))
                     views.add(View(view.path, axes + rest * (len(eqn.outvars[0].aval.shape) - len(axes)), summed))
             gone = union(side.marks[axis] for axis in contracted[number])
-            befall(self.found, gone, "contracted", other.kind)
-            features |= self._makers(gone)
+            befall(self.at.found, gone, "contracted", other.kind)
+            features |= self.at.makers(gone)
             # What is contracted within each head no longer indexes the outcome by its heads.
             left = [each - same_axes(each, gone) for each in side.marks]
             for axis, x in enumerate(batch[number]):
                 marks[axis] |= left[x]
-            own = [self._marks_of(eqn, side, number, axis) | left[axis] for axis in free]
+            own = [self.at.marks_of(eqn, side, number, axis) | left[axis] for axis in free]
             marks += own
             before += len(own)
             span = max([span, *(eqn.invars[number].aval.shape[axis] for axis in contracted[number])])
         scores = frozenset[Place]()
         if data and contracted[0] and (of_array or all(side.kind == "activation" for side in sides)):
-            scores = self._score(eqn, Product(not of_array, span, self._module(eqn), features))
-        return self._met(eqn, sides, marks, scores, views=frozenset(views))
+            scores = self.at.score(eqn, Product(not of_array, span, self.at.module(eqn), features))
+        return self.at.met(eqn, sides, marks, scores, views=frozenset(views))
 
     def _convolution(self, eqn: Any, image: Value, kernel: Value) -> Value:
         spec = eqn.params["dimension_numbers"]
         marks = list(bare(len(eqn.outvars[0].aval.shape)))
         for view in kernel.views if image.data else ():
-            met = self._meet(eqn, view.path, 1, "product", image.kind)
+            met = self.at.meet(eqn, view.path, 1, "product", image.kind)
             outs, ins, *positions = spec.rhs_spec
             grouped = eqn.params["feature_group_count"] > 1
             met.summed |= union(view.axes[axis] for axis in (ins, *positions))
             met.kernel |= union(view.axes[axis] for axis in (*positions, *((ins,) if grouped else ())))
             met.kept |= view.axes[outs]
-            marks[spec.out_spec[1]] |= self._marks_of(eqn, kernel, 1, outs)
-        befall(self.found, image.marks[spec.lhs_spec[1]], "contracted", kernel.kind)
-        return self._met(eqn, (image, kernel), marks, frozenset())
+            marks[spec.out_spec[1]] |= self.at.marks_of(eqn, kernel, 1, outs)
+        befall(self.at.found, image.marks[spec.lhs_spec[1]], "contracted", kernel.kind)
+        return self.at.met(eqn, (image, kernel), marks, frozenset())
 
     def _read(self, eqn: Any, array: Value, indices: list[Value]) -> Value:
         read, before = axes_read(eqn), axes_before(eqn) or []
         out = along(array, before)
         for view in array.views:
-            met = self._meet(eqn, view.path, 0, "lookup", "data")
+            met = self.at.meet(eqn, view.path, 0, "lookup", "data")
             met.read |= union(view.axes[axis] for axis in read)
             met.kept |= union(view.axes[axis] for axis in range(len(view.axes)) if axis not in read)
-            self.found.look_ups[next(iter(self._here(eqn.outvars[0])))] = view.path
+            self.at.found.look_ups[next(iter(self.at.here(eqn.outvars[0])))] = view.path
         marks = [
-            mine | union(self._marks_of(eqn, array, 0, axis) for axis in axes if axis not in read)
+            mine | union(self.at.marks_of(eqn, array, 0, axis) for axis in axes if axis not in read)
             for mine, axes in zip(out.marks, before, strict=True)
         ]
         if array.views:
-            return self._met(eqn, (array, *indices), marks, frozenset())
+            return self.at.met(eqn, (array, *indices), marks, frozenset())
         return dataclasses.replace(out, data=True, params=out.params or any(index.params for index in indices))
 
     def _together(self, eqn: Any, given: list[Value]) -> Value:
@@ -237,7 +231,7 @@ class _Walk:
         marks = merged([value.marks for value in given])
         if not any(value.views for value in given):
             return dataclasses.replace(join(*given), marks=marks)
-        return self._met(eqn, given, self._meet_all(eqn, given, "other", list(marks)), frozenset())
+        return self.at.met(eqn, given, self.at.meet_all(eqn, given, "other", list(marks)), frozenset())
 
     def _entry_by_entry(self, eqn: Any, given: list[Value]) -> Value:
         name, axes = eqn.primitive.name, len(eqn.outvars[0].aval.shape)
@@ -256,19 +250,19 @@ class _Walk:
             for axis in range(axes):
                 marks[axis] |= {(key, of, max(old, state, key=_STATES.index)) for key, of, old in value.marks[axis]}
         if name in ("exp", "exp2"):
-            self.found.exponents |= dict.fromkeys(place for value in given for place in value.scores)
-            befall(self.found, union(mark for value in given for mark in value.marks), "exponential")
+            self.at.found.exponents |= dict.fromkeys(place for value in given for place in value.scores)
+            befall(self.at.found, union(mark for value in given for mark in value.marks), "exponential")
         if any(value.views and not value.data for value in given):
             kind = {"add": "add", "sub": "add", "mul": "multiply", "div": "multiply"}.get(name, "other")
-            marks = self._meet_all(eqn, given, kind, marks)
-            scores = self._moved(eqn, given) if kind == "add" else frozenset[Place]()
-            return self._met(eqn, given, marks, scores)
+            marks = self.at.meet_all(eqn, given, kind, marks)
+            scores = self.at.moved(eqn, given) if kind == "add" else frozenset[Place]()
+            return self.at.met(eqn, given, marks, scores)
         plain = all(value.plain for value in given) and name not in _MIXING
         plain = plain and not any(value.kind == "data" and value.marks for value in given)
         ends = frozenset[Place]().union(*(value.ends for value in given))
         if name in ("mul", "div") and ends and plain and sum(value.kind == "constant" for value in given):
-            before, ends = ends, self._here(eqn.outvars[0])
-            self.found.sums |= ends if before & self.found.sums else set()
+            before, ends = ends, self.at.here(eqn.outvars[0])
+            self.at.found.sums |= ends if before & self.at.found.sums else set()
         return Value(
             data=True,
             params=any(value.params for value in given),
@@ -286,9 +280,9 @@ class _Walk:
             return frozenset()
         if name in ("mul", "div"):
             fixed = all(value.kind == "constant" for value in given if not value.scores)
-            return self._moved(eqn, given) if fixed and len(having) == 1 else frozenset()
+            return self.at.moved(eqn, given) if fixed and len(having) == 1 else frozenset()
         if name in ("add", "add_any", "select_n", "max", "min") and len(having) > 1:
-            return self._moved(eqn, given)
+            return self.at.moved(eqn, given)
         if name in ("add", "sub", "add_any", "select_n", "max", "min", "tanh", "tap", "pvary"):
             return frozenset[Place]().union(*(value.scores for value in having))
         return frozenset()
@@ -308,87 +302,27 @@ class _Walk:
         for mark in marks:
             # An activation that is multiplied with another one and summed is contracted with it.
             if mark[2] == "multiplied":
-                befall(self.found, {mark}, "contracted", "activation")
+                befall(self.at.found, {mark}, "contracted", "activation")
             else:
-                befall(self.found, {mark}, "summed" if mark[2] == "plain" else "bent")
+                befall(self.at.found, {mark}, "summed" if mark[2] == "plain" else "bent")
         span = max(eqn.invars[0].aval.shape[axis] for axis in gone)
-        if any(state == "multiplied" or self.found.meetings[key].kind == "multiply" for key, _, state in marks):
+        if any(state == "multiplied" or self.at.found.meetings[key].kind == "multiply" for key, _, state in marks):
             of_activations = any(state == "multiplied" for _, _, state in marks)
-            scores = self._score(eqn, Product(of_activations, span, self._module(eqn), self._makers(marks)))
+            scores = self.at.score(eqn, Product(of_activations, span, self.at.module(eqn), self.at.makers(marks)))
             out = dataclasses.replace(out, scores=scores)
         if not out.plain or not out.ends:
             return out
-        ends = self._here(eqn.outvars[0])
-        self.found.sums |= ends
+        ends = self.at.here(eqn.outvars[0])
+        self.at.found.sums |= ends
         return dataclasses.replace(out, ends=ends)
 
     def _opaque(self, eqn: Any, given: list[Value]) -> list[Value]:
         marks = union(mark for value in given for mark in value.marks)
-        befall(self.found, marks, "other")
+        befall(self.at.found, marks, "other")
         data, params = any(value.data for value in given), any(value.params for value in given)
         if data:
-            self._meet_all(eqn, given, "other", [])
+            self.at.meet_all(eqn, given, "other", [])
         return [
-            Value(data, params, marks=bare(len(v.aval.shape)), ends=self._here(v) if data and params else frozenset())
+            Value(data, params, marks=bare(len(v.aval.shape)), ends=self.at.here(v) if data and params else frozenset())
             for v in eqn.outvars
         ]
-
-    # --- what they share
-
-    def _meet(self, eqn: Any, path: str, number: int, kind: str, partner: str) -> Meeting:
-        key = (self.stack, id(eqn), path, number)
-        met = self.found.meetings.setdefault(key, Meeting(path, kind, partner, self._module(eqn)))
-        met.partner = max(met.partner, partner, key=_KINDS.index)  # a later turn of a loop knows more
-        return met
-
-    def _marks_of(self, eqn: Any, value: Value, number: int, axis: int) -> frozenset[Mark]:
-        """The marks that a meeting leaves on an axis of its outcome."""
-        keys = ((view, (self.stack, id(eqn), view.path, number)) for view in value.views)
-        return frozenset(
-            (key, of, "plain") for view, key in keys if key in self.found.meetings for of in view.axes[axis]
-        )
-
-    def _meet_all(self, eqn: Any, given: list[Value], kind: str, marks: list[frozenset[Mark]]) -> list[frozenset[Mark]]:
-        for number, value in enumerate(given):
-            partner = max((other.kind for other in given if other is not value), key=_KINDS.index, default="constant")
-            for view in value.views:
-                met = self._meet(eqn, view.path, number, kind, partner)
-                met.kept |= union(view.axes)
-                met.summed |= view.summed
-            if len(value.marks) == len(marks):
-                marks = [mine | self._marks_of(eqn, value, number, axis) for axis, mine in enumerate(marks)]
-        return marks
-
-    def _met(
-        self,
-        eqn: Any,
-        given: Sequence[Value],
-        marks: Sequence[frozenset[Mark]],
-        scores: frozenset[Place],
-        views: frozenset[View] = frozenset(),
-    ) -> Value:
-        data, params = any(value.data for value in given), any(value.params for value in given)
-        ends = self._here(eqn.outvars[0]) if data and params else frozenset[Place]()
-        makers = frozenset(view.path for value in given for view in value.views)
-        if eqn.primitive.name not in ("dot_general", "conv_general_dilated"):
-            makers = makers.union(*(value.makers for value in given))
-        return Value(data, params, views, tuple(marks), scores, ends, makers=makers)
-
-    def _score(self, eqn: Any, product: Product) -> frozenset[Place]:
-        (here,) = self._here(eqn.outvars[0])
-        self.found.products[here] = product
-        return frozenset([here])
-
-    def _moved(self, eqn: Any, given: Sequence[Value]) -> frozenset[Place]:
-        known = [self.found.products[place] for value in given for place in value.scores]
-        return self._score(eqn, max(known, key=lambda product: product.span)) if known else frozenset()
-
-    def _makers(self, marks: Iterable[Mark]) -> frozenset[str]:
-        return frozenset(self.found.meetings[key].path for key, _, _ in marks)
-
-    def _here(self, var: Any) -> frozenset[Place]:
-        return frozenset([(self.stack, id(var))])
-
-    def _module(self, eqn: Any) -> str:
-        scopes = _SCOPES.findall(str(eqn.source_info.name_stack))
-        return scopes[-1] if scopes else self.where
