@@ -138,6 +138,29 @@ def test_raw_arrays_are_refused_with_a_line_that_makes_them_work():
     assert roles(Vision) == {"class_token": "vector", "tokens.positions": "input", "tokens.mixing": "hidden"}
 
 
+def test_lines_for_raw_arrays_are_read_off_how_an_example_uses_them():
+    class Swapped(eqx.Module):
+        weight: jax.Array  # as a name, (out, in); as it is used, (in, out)
+        vectors: jax.Array
+
+        def __init__(self, n, *, key):
+            self.weight = jax.random.normal(key, (n, 2 * n))
+            self.vectors = jax.random.normal(key, (n, 3))
+
+        def __call__(self, x):
+            return (x @ self.weight)[: len(x)] @ self.vectors
+
+    def make(n, key):
+        return Swapped(n, key=key)
+
+    with pytest.raises(EquimuError) as caught:
+        example = (lambda model, x: model(x), jnp.ones(N))
+        parameterize(make, mup(), base={"n": 8}, target={"n": N}, example=example)
+    message = str(caught.value)
+    assert 'register_axes(Swapped, weight=("in", "out"), vectors=("in", "out"))' in message
+    assert 'weight=("out", "in")' in error_of(make)
+
+
 def test_raw_array_outside_of_any_module_is_refused_with_what_to_do():
     message = error_of(lambda n, key: {"w": jax.random.normal(key, (3, n))})
     assert "['w'] (float32[3, 24]) has no declared axes" in message

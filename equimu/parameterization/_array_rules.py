@@ -17,6 +17,7 @@ from equimu.parameterization._starts import Start, starts
 from equimu.parameterization._trace import Blueprint
 from equimu.parameterization._twice import tied_slot
 from equimu.parameterization._undeclared import inferred_words, undeclared_error
+from equimu.parameterization._uses import uses
 
 
 def rules_by_path(
@@ -26,6 +27,7 @@ def rules_by_path(
     target: Mapping[str, int],
     blueprint: Blueprint,
     run: Mapping[str, Fraction],
+    example: tuple[Any, ...],
 ) -> dict[str, Rule]:
     """The rules of all arrays, by path; arguments are those of `parameterize`, `blueprint` is what the rules keep."""
     geometry = measure(make, base, target)
@@ -45,7 +47,9 @@ def rules_by_path(
             else:
                 words[leaf.path] = found
     if undeclared:
-        raise undeclared_error(undeclared, geometry)
+        raise undeclared_error(
+            undeclared, geometry, uses(example[0], blueprint.shapes(), *example[1:]) if example else {}
+        )
     rules: dict[str, Rule] = {}
     for leaf in geometry.leaves:
         if leaf.path in words:

@@ -84,7 +84,9 @@ def compare(name: str, sizes: tuple[int, int], mine: Model, theirs: Model) -> Di
     # By how many an array's copies are more than one: of the axes in front of those that are declared.
     copies: dict[str, tuple[int, int]] = {}
     for leaf in mine.leaves:
-        for axis, (before, after) in enumerate(zip(leaf.shape, _other_shape(leaf, theirs, name, lists), strict=True)):
+        for axis, (before, after) in enumerate(
+            zip(leaf.shape, _other_shape(leaf, mine, theirs, name, lists), strict=True)
+        ):
             if before != after and axis < leaf.stacks:
                 copies[leaf.path] = _times(copies.get(leaf.path, (1, 1)), (before, after))
             elif before != after:
@@ -96,7 +98,7 @@ def compare(name: str, sizes: tuple[int, int], mine: Model, theirs: Model) -> Di
         stacked, grown = bare, {}
         for leaf in mine.leaves:
             if leaf.path in stacked:
-                copies[leaf.path] = (leaf.shape[0], _other_shape(leaf, theirs, name, lists)[0])
+                copies[leaf.path] = (leaf.shape[0], _other_shape(leaf, mine, theirs, name, lists)[0])
     repeated: dict[str, Repeat] = {}
     for leaf in mine.leaves:
         roots = [path for path in leaf.containers if path in lists]
@@ -158,13 +160,13 @@ def _changed_containers(mine: Containers, theirs: Containers) -> dict[str, tuple
     return found
 
 
-def _other_shape(leaf: Leaf, theirs: Model, name: str, lists: Collection[str]) -> tuple[int, ...]:
+def _other_shape(leaf: Leaf, mine: Model, theirs: Model, name: str, lists: Collection[str]) -> tuple[int, ...]:
     """The shape of the same leaf in the other model; where it is one of several in a list of another length, of one of them."""
     other = theirs.by_path.get(leaf.path)
     if any(path in lists for path in leaf.containers):
         shapes = theirs.shapes_by_pattern.get(pattern(leaf.path), set())
-        if leaf.shape in shapes or (other is None and len(shapes) != 1):
-            return leaf.shape
+        if shapes & mine.shapes_by_pattern[pattern(leaf.path)] or (other is None and len(shapes) != 1):
+            return leaf.shape  # the list is another, what it holds is not
         other = dataclasses.replace(leaf, shape=next(iter(shapes))) if other is None else other
     assert other is not None
     if len(other.shape) != len(leaf.shape):

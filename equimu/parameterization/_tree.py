@@ -28,6 +28,7 @@ def parameterize(
     target: Mapping[str, SupportsIndex],
     batch_ratio: float | Fraction = 1,
     length_ratio: float | Fraction = 1,
+    example: tuple[Any, ...] = (),
 ) -> PyTree:
     """The tree of rules of a model: the model's own pytree with a `Rule` in place of each inexact array.
 
@@ -41,6 +42,8 @@ def parameterize(
             which depths is found by tracing the model with one of them changed.
         batch_ratio, length_ratio: tokens a step, and tokens of the whole training, relative to the run on which
             hyperparameters are tuned; for parameterizations that have rules for them (`completed_p`).
+        example: a function of a model, and what else it takes, or its shapes: `(loss, batch)`. It is traced, and only where arrays
+            have no declaration: the lines that the error gives to write are then read off how it uses them.
 
     Returns:
         The tree. `eqx.tree_at` and `jax.tree.map` edit it like any pytree; rules are leaves.
@@ -59,7 +62,7 @@ def parameterize(
     small, large = checked_sizes(base, target)
     blueprint = Blueprint(make, large)
     run = run_ratios(parameterization, batch_ratio, length_ratio)
-    rules = rules_by_path(with_second_uses(make), parameterization, small, large, blueprint, run)
+    rules = rules_by_path(with_second_uses(make), parameterization, small, large, blueprint, run, example)
     model = blueprint.shapes()
     check_second_uses(model, rules, parameterization)
     remaining = iter(locate(model))

@@ -1,12 +1,13 @@
 """Arrays whose axes nobody has declared: what has one reading only, and the lines that declare the rest."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from equimu._axes import AXIS_WORDS
 from equimu._errors import EquimuError
 from equimu.parameterization._leaves import Leaf
 from equimu.parameterization._sizes import Geometry
+from equimu.parameterization._uses import Use, words_of
 
 _INPUTS, _OUTPUTS = ("in", "input"), ("out", "output")
 
@@ -28,8 +29,14 @@ def inferred_words(leaf: Leaf, wide: Collection[int], *, drawn: bool) -> tuple[s
     return None
 
 
-def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry) -> EquimuError:
-    """The message for all leaves that have no declaration and need one, with the lines to write: one for each class."""
+def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry, used: Mapping[str, Sequence[Use]]) -> EquimuError:
+    """The message for all leaves that have no declaration and need one, with the lines to write: one for each class.
+
+    Args:
+        leaves: at least one.
+        geometry: of the model.
+        used: how a program uses the leaves, by path, where one is known.
+    """
     lines: dict[str, dict[str, str]] = {}
     homeless: list[Leaf] = []
     first, *others = leaves
@@ -42,7 +49,8 @@ def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry) -> EquimuError:
         if leaf.owner is None or leaf.field is None:
             homeless.append(leaf)
             continue
-        words = ", ".join(f'"{word}"' for word in suggested_words(leaf, geometry))
+        as_used = words_of(leaf, used.get(leaf.path, ()), sorted(geometry.wide[leaf.path]))
+        words = ", ".join(f'"{word}"' for word in as_used or suggested_words(leaf, geometry))
         lines.setdefault(type(leaf.owner).__name__, {})[leaf.inside] = f"({words})"
     what = f"{first.describe()}" + (f" and {len(others)} more have" if others else " has")
     text = f"{what} no declared axes and more than one reading; "
