@@ -42,7 +42,7 @@ def parameterize(
             which depths is found by tracing the model with one of them changed.
         batch_ratio, length_ratio: tokens a step, and tokens of the whole training, relative to the run on which
             hyperparameters are tuned; for parameterizations that have rules for them (`completed_p`).
-        example: a function of a model, and what else it takes, or its shapes: `(loss, batch)`. It is traced, and only where arrays
+        example: a function of a model, and what else it takes, or its shapes: `(loss, batch)`. It is traced only where arrays
             have no declaration: the lines that the error gives to write are then read off how it uses them.
 
     Returns:
