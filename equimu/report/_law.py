@@ -1,16 +1,17 @@
 """How the best learning rate depends on size: a straight line in octaves."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from equimu._interval import half_width, welch_satterthwaite
-from equimu.report._fit import Fit, Optimum
+from equimu.report._fit import Fit
 
 # No optimum is taken to be known better than this, in octaves: a weight must not become infinite.
-_FINEST = 0.01
+_FINEST = 0.005
+# How sure a test must be that the optima scatter beyond their errors, before the slope's interval allows for it.
+_CLEARLY = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +37,20 @@ class Law:
     plus_minus: float | None
     scatter: float | None
 
+    def half(self, confidence: float) -> float | None:
+        """Half of the slope's interval of some confidence; None if not known."""
+        return half_width(self.stderr, self.df, confidence)
+
     def at(self, size: int) -> float:
         """log2 of the best learning rate that the law gives a size."""
         return self.intercept + self.slope * math.log2(size)
 
 
 def law(fit: Fit) -> Law | None:
-    """Regresses the optima on log2 size, each weighted by how well it is known.
+    """Regresses the optima on log2 size, by generalized least squares: the optima's errors hang together.
 
-    The slope's uncertainty has three parts: the noise of the optima; what they scatter about the line beyond that
-    (the idea of the scale factor in the Particle Data Group's averages); and how far the slope would move if each
-    optimum were shifted by its curve's asymmetry.
+    Where the optima scatter about the line by clearly more than they are uncertain by, the slope's standard error allows
+    for it (the idea of the scale factor in the Particle Data Group's averages).
 
     Args:
         fit: the optima of one parameterization.
@@ -54,29 +58,28 @@ def law(fit: Fit) -> Law | None:
     Returns:
         The law, or None with fewer than two sizes whose optimum is known.
     """
+    from scipy.special import fdtri
+
     known = [optimum for optimum in fit.optima if optimum.log2_lr is not None]
     if len(known) < 2:
         return None
-    x = np.log2([optimum.size for optimum in known])
+    x = np.stack([np.ones(len(known)), np.log2([optimum.size for optimum in known])])
     y = np.array([optimum.log2_lr for optimum in known], dtype=np.float64)
-    variances = _variances(known)
-    weights = np.ones(len(known)) if variances is None else 1 / variances
-    centre = np.average(x, weights=weights)
-    pull = weights * (x - centre) / np.sum(weights * (x - centre) ** 2)
-    slope = float(pull @ y)
-    intercept = float(np.average(y, weights=weights) - slope * centre)
-    rest = y - intercept - slope * x
+    spread = np.eye(len(known)) if fit.covariance is None else fit.covariance + _FINEST**2 * np.eye(len(known))
+    weighted = np.linalg.solve(spread, x.T).T
+    both = np.linalg.inv(weighted @ x.T)
+    intercept, slope = (float(value) for value in both @ weighted @ y)
+    rest = y - intercept - slope * x[1]
     left = len(known) - 2
+    excess = float(rest @ np.linalg.solve(spread, rest)) / left if left else 0.0
+    own = float(both[1, 1])
     parts: list[tuple[float, float]] = []
-    if variances is not None:
-        own = float(np.sum(pull**2 * variances))
+    if fit.covariance is not None:
         parts.append((own, fit.df))
-        parts.append((float(pull @ [o.asymmetry for o in known]) ** 2, math.inf))
-        if left:
-            excess = float(np.sum(weights * rest**2)) / left - 1
-            parts.append((max(0.0, excess) * own, float(left)))
+        if left and excess > fdtri(left, min(fit.df, 1e6), _CLEARLY):
+            parts.append(((excess - 1) * own, float(left)))
     elif left:
-        parts.append((float(np.sum(rest**2)) / left * float(np.sum(pull**2)), float(left)))
+        parts.append((excess * own, float(left)))
     stderr = df = None
     if parts:
         variance, df = welch_satterthwaite(parts)
@@ -90,12 +93,3 @@ def law(fit: Fit) -> Law | None:
         plus_minus=half_width(stderr, df),
         scatter=math.sqrt(float(np.sum(rest**2)) / left) if left else None,
     )
-
-
-def _variances(known: Sequence[Optimum]) -> np.ndarray | None:
-    """What each optimum's own noise contributes; asymmetry is common to the sizes and counted apart."""
-    stderrs = [optimum.stderr for optimum in known]
-    if any(stderr is None for stderr in stderrs):
-        return None
-    shifts = np.array([optimum.asymmetry for optimum in known])
-    return np.maximum(np.array(stderrs, dtype=np.float64) ** 2 - shifts**2, _FINEST**2)

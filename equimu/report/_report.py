@@ -104,6 +104,6 @@ def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, f
         above_best=tuple(
             None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
-        verdict=verdict(group, fitted, line),
+        verdict=verdict(group, fitted, line, costs),
         leaves=None if carried is None else leaves(cells, carried),
     )
