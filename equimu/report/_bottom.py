@@ -14,15 +14,17 @@ from equimu.report._cells import Curve
 _REACH = 3.0
 # High rates are noisier: what tells the noise is the runs up to so many octaves from the best rate.
 _NEAR = 1.5
+_SIDE = 2.0  # octaves, for how deep a valley is
 # How far the fitted form is expected to miss a point, as a share of its height above the bottom: per octave² of its
 # distance from the best rate, and in proportion to how much higher it stands than the other side at that distance. The
 # far side of a wall says nothing about the bottom.
 _MISFIT = 0.1
+_STEEPEST, _UNSEEN = 10.0, 2.0  # how much higher, at the most, and where the other side was not run
 # A size's own noise is told from few runs: it is drawn to that of all sizes, which counts as so many.
 _SHARED_DF = 6.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Bottom:
     """The runs of one size that a fit looks at.
 
@@ -46,14 +48,30 @@ class Bottom:
     df: int
     noisier: float = 1.0
 
+    def __repr__(self) -> str:
+        return f"Bottom({len(self.seeds)} seeds, {len(self.x)} rates)"
+
+    @property
+    def near(self) -> np.ndarray:
+        """Which of them tell the noise."""
+        return np.abs(self.x - self.x[np.argmin(self.y)]) <= _NEAR + 1e-6
+
     @property
     def misfit(self) -> np.ndarray:
         """By how much a fitted form is expected to miss each point, as a standard deviation."""
         best = int(np.argmin(self.y))
         u, height = self.x - self.x[best], self.y - self.y[best]
-        mirror = np.interp(-u, u, height)
-        steep = np.divide(height, mirror, out=np.full_like(height, 10.0), where=mirror > 0.1 * height)
-        return _MISFIT * u**2 * height * np.clip(steep, 1, None)
+        mirror = np.interp(-u, u, height, left=np.nan, right=np.nan)
+        mirror = np.where(np.isnan(mirror), height / _UNSEEN, np.maximum(mirror, height / _STEEPEST))
+        return _MISFIT * u**2 * height * np.divide(height, mirror, where=height > mirror, out=np.ones_like(height))
+
+    @property
+    def depth(self) -> float:
+        """How deep the valley is, two octaves from its bottom: the harmonic mean of both sides, which is deaf to walls."""
+        best = int(np.argmin(self.y))
+        u, height = self.x - self.x[best], self.y - self.y[best]
+        sides = [np.interp(end, u, height) for end in (-_SIDE, _SIDE) if (u * end > 0).any()]
+        return float(1 / np.mean([1 / max(side, 1e-300) for side in sides]))
 
     @property
     def start(self) -> tuple[float, float]:
@@ -136,6 +154,5 @@ def noise(bottoms: Sequence[Bottom]) -> tuple[tuple[float, float] | None, list[B
 
 def _scatter(one: Bottom) -> tuple[float, float]:
     """Sum of squares of one size's runs near the best rate, and its degrees of freedom."""
-    near = np.abs(one.x - one.x[np.argmin(one.y)]) <= _NEAR + 1e-6
     there = np.isfinite(one.rest)
-    return float(np.nansum(one.rest[:, near] ** 2)), one.df * float(there[:, near].sum() / there.sum())
+    return float(np.nansum(one.rest[:, one.near] ** 2)), one.df * float(there[:, one.near].sum() / there.sum())

@@ -35,7 +35,7 @@ class Optimum:
         loss: the loss at the optimum.
         loss_plus_minus: half of its 90% interval over seeds; None with fewer than two.
         curvature: second derivative of the loss there, in nats per squared octave; None without a fitted curve.
-        per_seed: the optimum of each seed that has all rates near it, to first order.
+        per_seed: the optimum of each seed, to first order.
     """
 
     size: int
@@ -57,7 +57,7 @@ class Optimum:
         return self.best_loss if self.loss is None else self.loss
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Fit:
     """The optima of one parameterization.
 
@@ -77,6 +77,9 @@ class Fit:
     covariance: Float[np.ndarray, "known known"] | None
     df: float
     noise: float | None
+
+    def __repr__(self) -> str:
+        return f"Fit({len(self.optima)} sizes: {', '.join(str(o.size) for o in self.optima)[:50]})"
 
 
 def fit(curves: Sequence[Curve]) -> Fit:
@@ -158,11 +161,9 @@ def _fitted(curve: Curve, valleys: Valleys, index: int) -> Optimum:
         df=df,
         plus_minus=half_width(stderr, df),
         loss=lowest,
-        loss_plus_minus=mean_half_width(minima[np.isfinite(minima)]),
+        loss_plus_minus=mean_half_width(minima),
         curvature=math.exp(log_curvature),
-        per_seed=tuple(
-            (seed, float(shift)) for seed, shift in zip(one.seeds, shifts, strict=True) if math.isfinite(shift)
-        ),
+        per_seed=tuple((seed, float(shift)) for seed, shift in zip(one.seeds, shifts, strict=True)),
     )
 
 

@@ -49,8 +49,8 @@ class Law:
 def law(fit: Fit) -> Law | None:
     """Regresses the optima on log2 size, by generalized least squares: the optima's errors hang together.
 
-    Where the optima scatter about the line by clearly more than they are uncertain by, the slope's standard error allows
-    for it (the idea of the scale factor in the Particle Data Group's averages).
+    Where the optima scatter about the line by clearly more than they are uncertain by, a variance of their own is added that
+    explains it (Paule and Mandel 1982), with as many degrees of freedom as the line leaves.
 
     Args:
         fit: the optima of one parameterization.
@@ -65,31 +65,47 @@ def law(fit: Fit) -> Law | None:
         return None
     x = np.stack([np.ones(len(known)), np.log2([optimum.size for optimum in known])])
     y = np.array([optimum.log2_lr for optimum in known], dtype=np.float64)
-    spread = np.eye(len(known)) if fit.covariance is None else fit.covariance + _FINEST**2 * np.eye(len(known))
-    weighted = np.linalg.solve(spread, x.T).T
-    both = np.linalg.inv(weighted @ x.T)
-    intercept, slope = (float(value) for value in both @ weighted @ y)
-    rest = y - intercept - slope * x[1]
     left = len(known) - 2
-    excess = float(rest @ np.linalg.solve(spread, rest)) / left if left else 0.0
-    own = float(both[1, 1])
-    parts: list[tuple[float, float]] = []
-    if fit.covariance is not None:
-        parts.append((own, fit.df))
-        if left and excess > fdtri(left, min(fit.df, 1e6), _CLEARLY):
-            parts.append(((excess - 1) * own, float(left)))
-    elif left:
-        parts.append((excess * own, float(left)))
+    own = np.eye(len(known)) * _FINEST**2 + (0.0 if fit.covariance is None else fit.covariance)
+    line, pull, rest = _line(x, y, own)
+    spread = own
+    excess = float(rest @ np.linalg.solve(own, rest))
+    if left and (fit.covariance is None or excess > left * fdtri(left, min(fit.df, 1e6), _CLEARLY)):
+        spread = own + np.eye(len(known)) * _scatter(x, y, own)
+        line, pull, rest = _line(x, y, spread)
     stderr = df = None
-    if parts:
+    if fit.covariance is not None or left:
+        parts = [
+            (float(pull[1] @ part @ pull[1]), df) for part, df in ((own, fit.df), (spread - own, float(left or 1)))
+        ]
         variance, df = welch_satterthwaite(parts)
         stderr = math.sqrt(variance)
     return Law(
         sizes=tuple(optimum.size for optimum in known),
-        slope=slope,
-        intercept=intercept,
+        slope=float(line[1]),
+        intercept=float(line[0]),
         stderr=stderr,
         df=df,
         plus_minus=half_width(stderr, df),
         scatter=math.sqrt(float(np.sum(rest**2)) / left) if left else None,
     )
+
+
+def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intercept and slope, what makes them of the optima, and the optima's distances from the line."""
+    weighted = np.linalg.solve(spread, x.T).T
+    pull = np.linalg.solve(weighted @ x.T, weighted)
+    return pull @ y, pull, y - (pull @ y) @ x
+
+
+def _scatter(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> float:
+    """The variance that the optima must have beyond their own for their distances from the line to be as usual."""
+    from scipy.optimize import brentq
+
+    def surplus(variance: float) -> float:
+        spread = own + np.eye(len(y)) * variance
+        _, _, rest = _line(x, y, spread)
+        return float(rest @ np.linalg.solve(spread, rest)) - (len(y) - 2)
+
+    most = float(np.var(y)) * len(y)
+    return float(brentq(surplus, 0.0, most)) if surplus(0.0) > 0 > surplus(most) else 0.0

@@ -13,9 +13,9 @@ from equimu.report._cells import Curve
 from equimu.report._fit import Fit
 from equimu.report._valley import Valleys
 
-# Confidence of the two-sided interval whose upper end an interval has that begins at a regret of nothing: between that
-# of 90% and of 80%, which is 90% where only the upper end can be wrong.
-_ONE_END = 0.85
+# Confidence of the two-sided interval whose upper end an interval has that begins at a regret of nothing. Where only the
+# upper end can be wrong, 80% two-sided is 90%; somewhat less, as most regrets there are smaller than their error.
+_ONE_END = 0.77
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,7 @@ def _of_the_grid(
     return value, value - half, value + half
 
 
-def _of_the_curve(
-    curve: Curve, valleys: Valleys, index: int, rate: float
-) -> tuple[float, float | None, float | None]:
+def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: float) -> tuple[float, float | None, float | None]:
     """The height of the fitted curve at the rate, drawn to the losses measured beside it as the fit is trusted less.
 
     The interval is that of the signed root of the height, which is nearly normal where the height is not.

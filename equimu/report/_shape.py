@@ -1,9 +1,6 @@
 """The form that the loss curves of a sweep share: a valley, not quite a parabola."""
 
 import numpy as np
-from jaxtyping import Float
-
-Values = Float[np.ndarray, "..."]
 
 # Where the departures from a parabola level off, in octaves: far from the bottom a curve may do as it likes, and h
 # stays monotone.
@@ -11,7 +8,9 @@ _SKEW_REACH = 3.0
 _FLAT_REACH = 2.0
 
 
-def root(u: Values, left: Values, right: Values, flat: float) -> tuple[Values, Values, Values, Values, Values]:
+def root(
+    u: np.ndarray, left: np.ndarray, right: np.ndarray, flat: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The signed root h of a valley, whose loss is c + ½ k h(u)² at u octaves from its minimum.
 
     h(u) = u · exp(skew · s(u) + flat · t(u)), where s(u) is u/2 and t(u) is u² near the bottom, both levelling off, and

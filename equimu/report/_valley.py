@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from equimu._interval import welch_satterthwaite
 from equimu.report._bottom import Bottom, noise
@@ -13,23 +13,23 @@ from equimu.report._shape import root
 
 # What is known of loss curves before the first is seen: standard deviations about parabolas of one curvature.
 _LEFT, _RIGHT, _FLAT = 0.2, 0.35, 0.05  # of the form that the sizes share
-_TILT, _CURVATURE = 0.025, 0.15  # of a size's own skew, and of the log of its curvature, about those of all
+_TILT, _CURVATURE = 0.015, 0.15  # of a size's own skew, and of the log of its curvature, about those of all
 # Misses are taken to be Student's t with so many degrees of freedom: a run that went astray counts less.
 _TAIL = 5.0
 _ROUNDS = 12
 # The form's misses at two rates are alike over so many octaves, and so much the same at other sizes. Points are weighted
 # with caution; this share of the variance that weights allow for is believed.
-_REACH_OF_MISFIT, _SHARED_MISFIT, _BELIEVED = 0.3, 0.9, 0.25
+_REACH_OF_MISFIT, _SHARED_MISFIT, _BELIEVED = 0.3, 0.9, 0.2
 # With one seed the noise is told from what the fit leaves over; with less than this left, it is not.
 _LEAST_DF = 1.0
 # What few runs of one seed leave over may be next to nothing by chance: to it is added so many degrees of freedom of a noise
-# of this share of the typical height of a run above the best.
-_GUESS_DF, _GUESS = 2.0, 0.1
+# of this share of the depth of the valleys.
+_GUESS_DF, _GUESS = 2.0, 0.045
 # How sure a test must be that there is more than independent noise, before an interval allows for it.
 _CLEARLY = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Valleys:
     """Fitted curves c + ½ exp(l) h(x - m)², with h of `_shape.root`, skews `left` + tilt and `right` + tilt, and `flat`.
 
@@ -51,15 +51,18 @@ class Valleys:
     variance: float
     df: float | None
 
+    def __repr__(self) -> str:
+        return f"Valleys({len(self.bottoms)} sizes)"
+
     def at(self, kind: int, size: int = 0) -> int:
         """Where a parameter stands in `theta`: of kind 0 for c, 1 for m, 2 for l, 3 for tilt, 4 for the shared ones."""
         return kind * len(self.bottoms) + size
 
     def own(self, kind: int, size: int) -> np.ndarray:
-        """By how much a parameter of a size differs in each of its seeds, to first order; NaN for incomplete seeds."""
+        """By how much a parameter of a size differs in each of its seeds, to first order; runs that a seed lacks are as the others'."""
         first = sum(len(bottom.x) for bottom in self.bottoms[:size])
         points = slice(first, first + len(self.bottoms[size].x))
-        return self.bottoms[size].rest @ self.pull[self.at(kind, size), points]
+        return np.nan_to_num(self.bottoms[size].rest) @ self.pull[self.at(kind, size), points]
 
     def variance_along(self, gradient: np.ndarray) -> tuple[float, float]:
         """Variance of what has this gradient by the parameters, and its degrees of freedom: only the noise is estimated."""
@@ -104,7 +107,7 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
     lowest = [b.y.min() for b in bottoms]
     theta = np.concatenate([lowest, places, logs, np.zeros(count), [np.median(logs), 0.0, 0.0, 0.0]])
     prior = _prior(count)
-    typical = float(np.median(np.concatenate([b.y - b.y.min() for b in bottoms])))
+    typical = float(np.median([b.depth for b in bottoms]))
     least = (1e-5 * typical) ** 2
     guess = (_GUESS * typical) ** 2
     variance, df = told or (guess, 0.0)
@@ -129,9 +132,10 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
         if told is None:
             leverage = np.einsum("ij,jk,ik->i", weighted, covariance, weighted)
             left = float(np.sum(1 - leverage))
-            share = scale * variance / (total * robust)
+            believed = scale * variance + _BELIEVED * misfit**2
+            share = scale * variance / believed
             df = float(np.sum(share * (1 - leverage)))
-            summed = variance * float(np.sum(share * squares)) + _GUESS_DF * guess
+            summed = variance * float(np.sum(share * (y - value) ** 2 / believed)) + _GUESS_DF * guess
             df += _GUESS_DF
             variance = max(summed / df, least)
         settled = np.abs(robust - (robust := (_TAIL + 1) / (_TAIL + squares))).max() < 0.02
@@ -170,7 +174,6 @@ def _paired(valleys: Valleys) -> Valleys:
     ratio = seeds_df = 0.0
     for size, one in enumerate(valleys.bottoms):
         own = valleys.own(1, size)
-        own = own[np.isfinite(own)]
         expected = valleys.by_noise[valleys.at(1, size), valleys.at(1, size)] * float(np.mean(one.runs))
         if len(own) > 1 and expected > 0:
             seeds_df += len(own) - 1
@@ -197,9 +200,7 @@ def _prior(count: int) -> Float[np.ndarray, "rows parameters"]:
     return rows
 
 
-def _climb(
-    theta: np.ndarray, count: int, of: Int[np.ndarray, " points"], x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _climb(theta: np.ndarray, count: int, of: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The signed root of twice the height above the minimum, and its derivatives."""
     _, m, l, tilt = theta[: 4 * count].reshape(4, count)
     h, by_u, by_left, by_right, by_flat = root(x - m[of], theta[-3] + tilt[of], theta[-2] + tilt[of], theta[-1])

@@ -27,8 +27,8 @@ class Verdict:
 
     Attributes:
         kind: `"transfers"`: the slope is at most 0.15 octaves per doubling of size and its 98% interval lies inside ±0.3,
-            every size's optimum being known; or the slope may be anything as far as one can tell, but at every size the
-            carried rate costs less than the noise of one run. `"drifts"`: the slope exceeds 0.15 and its 99% interval
+            every size's optimum being known, or that interval is wider, but at every size the carried rate costs less than the
+            noise of one run. `"drifts"`: the slope exceeds 0.15 and its 99% interval
             excludes 0. `"undecided"`: neither, for the reason that the sentence gives.
         sentence: the verdict with its numbers; where it is undecided, with what would decide it.
         harmless: whether it drifts, and at every size that was run the carried rate still costs less than the noise of
@@ -77,7 +77,9 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple
         sizes = ", ".join(str(curve.size) for curve, _ in missing)
         left_out = f" (without {along} {sizes}: {_why(*missing[0], short=True)})" if missing else ""
         if cheap:
-            return Verdict(kind="drifts", sentence=f"drifts harmlessly by {slope}: {_cost(regrets, fit)}", harmless=True)
+            return Verdict(
+                kind="drifts", sentence=f"drifts harmlessly by {slope}: {_cost(regrets, fit)}", harmless=True
+            )
         worst = "" if missing else _worst(curves, regrets)
         return Verdict(kind="drifts", sentence=f"drifts by {slope}{left_out}{worst}")
     if missing:
@@ -92,7 +94,7 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple
         )
     if within:
         return Verdict(kind="transfers", sentence=f"transfers: the optimum moves by {slope}")
-    if cheap:
+    if cheap and abs(law.slope) <= STAYS:
         return Verdict(kind="transfers", sentence=f"transfers: {_cost(regrets, fit)}; the optimum moves by {slope}")
     return _undecided(
         f"the optimum moves by {slope}, too uncertain to tell; "
