@@ -24,10 +24,10 @@ def rates(curve: Curve, optimum: Optimum) -> str:
         return f"run those beside it {at}: {_log2(best - 2, best - 1, best + 1, best + 2)}"
     if optimum.status == "edge":
         sign = -1 if best == grid[0] else 1
-        return f"run {'lower' if sign < 0 else 'higher'} rates {at}: {_log2(*sorted((best + sign * step, best + 2 * sign * step)))}"
-    if len(curve.seeds) > 1 or len(grid) > 3:
-        return f"run {at} rates further from there, {_log2(grid[0] - step, grid[-1] + step)}, and {_seeds(curve, 2 * len(curve.seeds))}"
-    return f"run {at} rates further from there: {_log2(grid[0] - step, grid[-1] + step)}"
+        further = sorted((best + sign * step, best + 2 * sign * step))
+        return f"run {'lower' if sign < 0 else 'higher'} rates {at}: {_log2(*further)}"
+    wider = f"run {at} rates further from there, {_log2(grid[0] - step, grid[-1] + step)}"
+    return f"{wider}, and {_seeds(curve, 2 * len(curve.seeds))}"
 
 
 def sizes(curves: tuple[Curve, ...]) -> str:
@@ -56,10 +56,11 @@ def certainty(
     many, another size: its distance from the others is the lever.
     """
     normal = (half_width(1.0, math.inf, sure) or 0.0, half_width(1.0, math.inf, surer) or 0.0)
-    aims = [abs(law.slope) / normal[1]] if abs(law.slope) > stays else [(drift - abs(law.slope)) / normal[0]]
+    drifting = abs(law.slope) > stays
+    aim = abs(law.slope) / normal[1] if drifting else (drift - abs(law.slope)) / normal[0]
     stderr = law.stderr or 0.0
     seeds = max(len(curve.seeds) for curve in curves)
-    needed = max(seeds + 1, math.ceil(seeds * (stderr / max(aims[0], 1e-9)) ** 2))
+    needed = max(seeds + 1, math.ceil(seeds * (stderr / max(aim, 1e-9)) ** 2))
     known = [(optimum.size, optimum.stderr or 0.0) for optimum in fit.optima if optimum.log2_lr is not None]
     worst = max(known, key=lambda pair: pair[1])[0]
     along = curves[0].along

@@ -126,7 +126,7 @@ def bottom(curve: Curve) -> Bottom | None:
         runs=there.sum(axis=0).astype(np.float64),
         offsets=offsets,
         rest=losses - y - offsets[:, None],
-        seeds=tuple(seed for seed, has in zip(curve.seeds, some, strict=True) if has),
+        seeds=tuple(curve.seeds[i] for i in np.flatnonzero(some)),
         df=len(row) + 1 - int(rank),
     )
 

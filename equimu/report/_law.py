@@ -100,7 +100,7 @@ def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray,
 
 def _scatter(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> float:
     """The variance that the optima must have beyond their own for their distances from the line to be as usual."""
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     def surplus(variance: float) -> float:
         spread = own + np.eye(len(y)) * variance
@@ -108,4 +108,4 @@ def _scatter(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> float:
         return float(rest @ np.linalg.solve(spread, rest)) - (len(y) - 2)
 
     most = float(np.var(y)) * len(y)
-    return float(brentq(surplus, 0.0, most)) if surplus(0.0) > 0 > surplus(most) else 0.0
+    return float(root_scalar(surplus, bracket=(0.0, most)).root) if surplus(0.0) > 0 > surplus(most) else 0.0

@@ -25,10 +25,10 @@ class Regret:
     Attributes:
         size: the size.
         doublings: log2 of the size over the smallest one.
-        status: `"measured"`: between rates that were run. `"at least"`: no curve could be fitted, as at the
-            edge of a grid, so that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside or beyond one
-            that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no
-            other to compare with.
+        status: `"measured"`: between rates that were run. `"at least"`: no curve could be fitted, as at the edge of a grid, so
+            that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside
+            or beyond one that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no other to
+            compare with.
         value: nats per token; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is the
             difference of two measured losses.
         low: the lower end of its 90% interval, for the rate as it is; None if not known.

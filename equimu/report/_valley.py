@@ -59,7 +59,7 @@ class Valleys:
         return kind * len(self.bottoms) + size
 
     def own(self, kind: int, size: int) -> np.ndarray:
-        """By how much a parameter of a size differs in each of its seeds, to first order; runs that a seed lacks are as the others'."""
+        """By how much a parameter of a size differs in each of its seeds, to first order. Missing runs count as the mean."""
         first = sum(len(bottom.x) for bottom in self.bottoms[:size])
         points = slice(first, first + len(self.bottoms[size].x))
         return np.nan_to_num(self.bottoms[size].rest) @ self.pull[self.at(kind, size), points]
@@ -120,7 +120,7 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
         theta = least_squares(
             lambda theta: np.concatenate([weight * (_losses(theta, count, of, x)[0] - y), prior @ theta]),  # noqa: B023
             theta,
-            lambda theta: np.concatenate([weight[:, None] * _losses(theta, count, of, x)[1], prior]),  # noqa: B023
+            lambda theta: np.concatenate([weight[:, None] * _losses(theta, count, of, x)[1], prior]),  # noqa: B023 # pyright: ignore[reportArgumentType]
             method="lm",
             max_nfev=100,
         ).x
@@ -202,9 +202,9 @@ def _prior(count: int) -> Float[np.ndarray, "rows parameters"]:
 
 def _climb(theta: np.ndarray, count: int, of: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The signed root of twice the height above the minimum, and its derivatives."""
-    _, m, l, tilt = theta[: 4 * count].reshape(4, count)
+    _, m, log_k, tilt = theta[: 4 * count].reshape(4, count)
     h, by_u, by_left, by_right, by_flat = root(x - m[of], theta[-3] + tilt[of], theta[-2] + tilt[of], theta[-1])
-    k = np.exp(0.5 * np.clip(l, -60, 60))[of]
+    k = np.exp(0.5 * np.clip(log_k, -60, 60))[of]
     rows = np.arange(len(x))
     jacobian = np.zeros((len(x), len(theta)))
     jacobian[rows, count + of] = -k * by_u
