@@ -47,9 +47,10 @@ def test_intervals_of_90_percent_hold_the_truth_as_often(outcomes, name, low, hi
 def test_no_kind_of_sweep_is_left_out(outcomes, name):
     for kind, group in outcomes.items():
         inside, count = np.sum([getattr(outcome, name) for outcome in group], axis=0)
-        # Intervals of one sweep hang together: the standard error of 40 sweeps is 4 to 5 points.
+        # Intervals of one sweep hang together: the standard error of 40 sweeps is 5 points, and four of them are
+        # allowed in 36 comparisons.
         assert count >= 25, kind
-        assert inside / count >= 0.75, kind
+        assert inside / count >= 0.7, kind
 
 
 def test_undecided_says_what_to_run():
