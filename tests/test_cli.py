@@ -51,6 +51,7 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
         widths = [8, 16]
         log2_learning_rates = [-7, -5, -3]
         parameterizations = ["mup"]
+        seeds = [0]
         [run]
         steps = 6
         validation_batches = 2

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -101,7 +102,8 @@ def test_fit_is_exact_on_a_parabola(step, at):
         assert optimum.status == "fitted"
         assert optimum.log2_lr == pytest.approx(at, abs=1e-9)
         assert optimum.curvature == pytest.approx(0.16, abs=1e-9)
-        assert optimum.plus_minus == pytest.approx(0.0, abs=1e-6)
+        # That it is a parabola is not known: the interval allows for another form, the more so the coarser the grid.
+        assert 0 < optimum.plus_minus < 0.32 * step
         losses = [
             c.loss - float(parabola(math.log2(c.learning_rate) - at)) for c in cells if c.size == 32 * 2**doublings
         ]
@@ -168,9 +170,10 @@ def test_intervals_contain_the_truth_as_often_as_they_say(seeds, step, shape):
 
 def test_interval_shrinks_with_more_seeds():
     few, many = (
-        np.median([o.plus_minus for o in panel_of(sweep(noise=0.02, seeds=seeds)).fit.optima]) for seeds in (2, 12)
+        np.median([o.plus_minus for o in panel_of(sweep(noise=0.06, seeds=seeds)).fit.optima]) for seeds in (2, 12)
     )
-    assert many < few / 2
+    # The root of six; what is not known of the form stays.
+    assert many < 0.6 * few
 
 
 def test_seeds_that_disagree_on_the_optimum_widen_its_interval():
@@ -179,9 +182,10 @@ def test_seeds_that_disagree_on_the_optimum_widen_its_interval():
         for cell in sweep(seeds=3, rates=np.arange(-8, -1, 0.5))
     ]
     optimum = panel_of([cell for cell in cells if cell.size == 32]).fit.optima[0]
-    assert [shift for _, shift in optimum.per_seed] == pytest.approx([-5.5, -5.0, -4.5])
+    # The seeds' grids lie half an octave apart, so that some lack a rate at the ends.
+    assert [shift for _, shift in optimum.per_seed] == pytest.approx([-5.5, -5.0, -4.5], abs=0.05)
     # The standard deviation is half an octave: 2.92 of them over the root of three.
-    assert optimum.plus_minus == pytest.approx(2.92 * 0.5 / math.sqrt(3), rel=0.02)
+    assert optimum.plus_minus == pytest.approx(2.92 * 0.5 / math.sqrt(3), rel=0.05)
 
 
 def test_offset_of_a_seed_moves_no_optimum():
@@ -220,8 +224,12 @@ def test_best_rate_at_the_end_of_the_grid_is_an_edge():
         assert (optimum.status, optimum.best_log2_lr, optimum.log2_lr) == ("edge", best, None)
 
 
-def test_best_rate_beside_a_divergence_is_interior_and_uncertain_by_the_way_to_the_wall():
-    optimum = panel_of(sweep(at=-4.9, wall=0.5)).fit.optima[0]
+def test_best_rate_beside_a_divergence_is_interior_and_fitted_up_to_there():
+    optimum = panel_of(sweep(at=-4.9, wall=0.5, seeds=2, noise=0.003)).fit.optima[0]
+    assert optimum.status == "walled"
+    assert abs(optimum.log2_lr + 4.9) <= optimum.plus_minus < 1.0
+    # With one rate beside it that finished there is no curve: then by half the way to the wall.
+    optimum = panel_of(sweep(at=-4.9, wall=0.5, rates=range(-6, 0))).fit.optima[0]
     assert (optimum.status, optimum.log2_lr, optimum.stderr) == ("walled", -5.0, 0.5)
     # One rate alone between a divergence and the end of the grid is an edge all the same.
     assert panel_of(sweep(at=-4.9, wall=0.5, rates=range(-5, 0))).fit.optima[0].status == "edge"
@@ -279,11 +287,12 @@ def test_scatter_is_the_residual_of_a_straight_line_and_widens_the_slope():
     law = panel_of(cells).law
     x, y = np.log2(WIDTHS), np.array(wobble)
     line, (square,), *_ = np.polyfit(x, y, 1, full=True)
-    assert law.slope == pytest.approx(line[0])
-    assert law.scatter == pytest.approx(math.sqrt(square / 2))
+    # Optima that scatter by far more than they are uncertain by all but have equal weights.
+    assert law.slope == pytest.approx(line[0], abs=2e-3)
+    assert law.scatter == pytest.approx(math.sqrt(square / 2), rel=0.01)
     # Ordinary least squares: 2.92 standard errors with two degrees of freedom.
     stderr = math.sqrt(square / 2 / np.sum((x - x.mean()) ** 2))
-    assert law.plus_minus == pytest.approx(2.92 * stderr, rel=0.02)
+    assert law.plus_minus == pytest.approx(2.92 * stderr, rel=0.1)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -296,7 +305,8 @@ def test_verdict_on_a_usual_sweep(seeds, shape):
     assert transfers.sentence.startswith("transfers: the optimum moves by +0.0")
     assert drifts.kind == "drifts"
     assert drifts.sentence.startswith("drifts by -0.")
-    assert drifts.sentence.endswith("octaves per doubling of width")
+    assert "octaves per doubling of width; at width 256 the carried rate costs " in drifts.sentence
+    assert not drifts.harmless
 
 
 def test_verdict_is_seldom_wrong_and_undecided_when_noise_drowns_the_curve():
@@ -324,7 +334,10 @@ def test_optima_that_scatter_widely_about_a_flat_law_are_no_transfer():
 def test_edge_makes_a_transfer_undecided_and_names_the_width():
     cells = [c for c in sweep() if c.size < 256 or c.learning_rate >= 2**-5]
     verdict = panel_of(cells).verdict
-    assert verdict.sentence == "undecided: the optimum lies at the edge of the grid (width 256, log2 LR -5)"
+    assert verdict.sentence == (
+        "undecided: the optimum lies at the edge of the grid (width 256, log2 LR -5); "
+        "run lower rates at width 256: log2 LR -7 and -6"
+    )
 
 
 def test_edge_on_the_side_of_the_drift_leaves_it_standing():
@@ -379,8 +392,9 @@ def test_regret_on_a_cliff_is_the_measured_one():
     )
     cells = [dataclasses.replace(c, learning_rate=c.learning_rate * 2.0**-5) if c.size == 64 else c for c in cells]
     panel = panel_of(cells)
-    assert panel.carried == pytest.approx(-4.0)
-    assert panel.regrets[0].value == pytest.approx(2.6 + 30.0 - panel.fit.optima[1].loss)
+    assert panel.carried == pytest.approx(-4.0, abs=0.05)
+    measured = 2.6 + np.interp(panel.carried, (-5, -4, -3), (0.0, 30.0, 40.0))
+    assert panel.regrets[0].value == pytest.approx(measured - panel.fit.optima[1].loss, rel=1e-3)
 
 
 def test_regret_is_zero_under_transfer_and_its_growth_follows():
@@ -523,3 +537,61 @@ def test_run_given_twice_is_an_error():
 def test_learning_rate_without_logarithm_is_an_error(rate):
     with pytest.raises(EquimuError, match="positive"):
         report([dataclasses.replace(sweep()[0], learning_rate=rate)])
+
+
+# On a screen
+
+
+def fits_on_a_screen(thing):
+    lines = repr(thing).splitlines()
+    assert str(thing) == repr(thing)
+    return len(lines) <= 40 and max(len(line) for line in lines) <= 80
+
+
+def test_reports_fit_on_a_screen():
+    small = report(sweep(seeds=2, noise=0.01))
+    assert fits_on_a_screen(small)
+    assert "mup: transfers" in repr(small)
+    large = report([c for i in range(50) for c in sweep(name=f"panel {i}", seeds=1, rates=(-6, -5, -4), noise=0.1)])
+    assert fits_on_a_screen(large)
+    for part in (small.panels[0], small.panels[0].curves[0], small.panels[0].fit, small.panels[0].fit.valleys):
+        assert len(repr(part)) < 500
+
+
+# What a drift costs
+
+
+def test_drift_that_costs_less_than_the_noise_is_called_harmless_with_the_figure():
+    # Two doublings at -0.25: half an octave, where the curve is 0.02 * 0.25 = 0.005 nats up, and a run's noise is 0.03.
+    cells = sweep(
+        lambda u: 0.02 * u**2, slope=-0.25, widths=WIDTHS[:3], seeds=40, noise=0.03, rng=np.random.default_rng(2)
+    )
+    panel = panel_of(cells)
+    assert (panel.verdict.kind, panel.verdict.harmless) == ("drifts", True)
+    assert panel.fit.noise == pytest.approx(0.03, rel=0.05)
+    assert panel.regrets[-1].low < 0.005 < panel.regrets[-1].high < 0.03
+    most = max(regret.high for regret in panel.regrets)
+    assert f"the carried rate costs at most {most:.3f} nats" in panel.verdict.sentence
+    assert panel.verdict.sentence.startswith("drifts harmlessly by -0.")
+    # The same drift on a curve five times as deep is none of that.
+    panel = panel_of(sweep(lambda u: 0.4 * u**2, slope=-0.25, widths=WIDTHS[:3], seeds=40, noise=0.03))
+    assert (panel.verdict.kind, panel.verdict.harmless) == ("drifts", False)
+
+
+def test_undecided_says_how_many_seeds_would_decide():
+    # Slopes too small to be a drift, known too poorly to be none; three sizes, with a noise that the curve hardly outdoes.
+    shape = lambda u: 0.05 * u**2  # noqa: E731
+    rng = np.random.default_rng(8)
+    again = {"noise": 0.06, "widths": WIDTHS[:3], "rng": rng, "rates": range(-7, -2)}
+    said = [panel_of(sweep(shape, seeds=2, **again)).verdict for _ in range(12)]
+    open_ = [
+        verdict.sentence for verdict in said if verdict.kind == "undecided" and "too uncertain" in verdict.sentence
+    ]
+    assert len(open_) >= 4
+    advised = [re.search(r"run (\d+) more seeds? \((\d+) in all\), above all at width \d+", line) for line in open_]
+    needed = [int(found.group(2)) for found in advised if found]
+    assert len(needed) >= len(open_) / 2
+    assert all(int(found.group(1)) + 2 == int(found.group(2)) for found in advised if found)
+    # The advice is from one draw of the slope and the noise; as many seeds as the median says decide more often than not.
+    after = [panel_of(sweep(shape, seeds=int(np.median(needed)), **again)).verdict.kind for _ in range(12)]
+    assert after.count("undecided") < 6

@@ -19,7 +19,7 @@ def small_sweep(corpus, **grid):
         parameterization=fresh.parameterization,
         optimizer=dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate),
     )
-    grid = {"widths": (8, 16), "log2_learning_rates": (-7.0, -5.0, -3.0), **grid}
+    grid = {"widths": (8, 16), "log2_learning_rates": (-7.0, -5.0, -3.0), "seeds": (0,), **grid}
     return SweepConfig(run=run, **grid)
 
 
@@ -31,6 +31,16 @@ def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path):
     assert len(runs) == 12 and sorted(told) == [(n, 12) for n in range(1, 13)]
     assert len(program_module._PROGRAMS) == 2
     assert len({run.folder for run in runs}) == 12
+    # What is printed fits on a screen, of sweeps of any size; a run on a line.
+    for thing in (runs, type(runs)(9 * runs)):
+        lines = repr(thing).splitlines()
+        assert str(thing) == repr(thing) and len(lines) <= 40 and max(map(len, lines)) <= 80
+        assert lines[0] == f"{len(thing)} runs, 0 diverged" and "mup, width 8, " in lines[1]
+    assert len(repr(runs[0])) <= 80 and str(runs[0]) == repr(runs[0])
+
+
+def test_a_sweep_is_of_three_seeds_unless_told():
+    assert SweepConfig().seeds == (0, 1, 2)
 
 
 def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):

@@ -44,7 +44,7 @@ class Cell:
         return self.initial_loss is not None and self.loss > self.initial_loss
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Curve:
     """Loss against learning rate, for one parameterization at one size.
 
@@ -65,6 +65,9 @@ class Curve:
     seeds: tuple[int, ...]
     losses: Float[np.ndarray, "seeds rates"]
     diverged: Int[np.ndarray, " rates"]
+
+    def __repr__(self) -> str:
+        return f"Curve({self.parameterization}, {self.along} {self.size}, {len(self.seeds)} seeds, {len(self.log2_lr)} rates)"
 
     @property
     def usable(self) -> np.ndarray:

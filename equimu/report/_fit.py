@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
-from equimu._interval import half_width, mean_half_width, welch_satterthwaite
-from equimu.report import _parabola
+from equimu._interval import half_width, mean_half_width
+from equimu.report import _valley
+from equimu.report._bottom import bottom
 from equimu.report._cells import Curve
-from equimu.report._parabola import Parabola
-
-# A few seeds tell a variance poorly: each size's counts half, the mean over sizes the other half.
-_OWN_SHARE = 0.5
-
-# The asymmetry is told from one difference of two fits: a bias whose size is poorly known.
-_ASYMMETRY_DF = 2.0
+from equimu.report._valley import Valleys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +21,21 @@ class Optimum:
 
     Attributes:
         size: the size of the models.
-        status: `"fitted"`: a parabola between finite neighbours. `"walled"`: the best rate lies beside one that
-            diverged: the optimum is bounded, but there is no parabola; it is taken to be the best rate of the grid,
-            uncertain by half the way to the wall. `"edge"`: the best rate is the first or last that was run, so
-            that the optimum may lie beyond. `"unknown"`: no rate without a divergence, or no minimum among equals.
+        status: `"fitted"`: the minimum of a fitted curve, between rates that were run. `"walled"`: the best rate lies beside
+            one that diverged; the curve is fitted up to there, and without enough rates for that the optimum is taken to be
+            the best rate of the grid, uncertain by half the way to the wall. `"edge"`: the best rate is the first or last
+            that was run, so that the optimum may lie beyond. `"unknown"`: no rate without a divergence, or no minimum that
+            stands out of the noise.
         best_log2_lr: the rate of the grid with the lowest mean loss.
         best_loss: the mean loss there.
         log2_lr: the optimum; None at an edge or if unknown.
-        stderr: its standard error: spread over seeds (with one seed: what parabolas leave unexplained, over all
-            sizes), the curve's asymmetry, the way to a wall; None if not known.
+        stderr: its standard error, by noise and by what is not known of the curve's form; None if not known.
         df: degrees of freedom behind `stderr`.
-        asymmetry: the part of `stderr` that a steeper side explains, in octaves, negative where the optimum is
-            probably further right than fitted; much the same at all sizes, so that it hardly moves the slope.
         plus_minus: half of its 90% interval.
         loss: the loss at the optimum.
         loss_plus_minus: half of its 90% interval over seeds; None with fewer than two.
-        curvature: second derivative of the loss there, in nats per squared octave; None without a parabola.
-        per_seed: each seed's own optimum at the same rates; None where its parabola has no minimum there.
+        curvature: second derivative of the loss there, in nats per squared octave; None without a fitted curve.
+        per_seed: the optimum of each seed, to first order.
     """
 
     size: int
@@ -51,12 +45,11 @@ class Optimum:
     log2_lr: float | None = None
     stderr: float | None = None
     df: float | None = None
-    asymmetry: float = 0.0
     plus_minus: float | None = None
     loss: float | None = None
     loss_plus_minus: float | None = None
     curvature: float | None = None
-    per_seed: tuple[tuple[int, float | None], ...] = ()
+    per_seed: tuple[tuple[int, float], ...] = ()
 
     @property
     def lowest(self) -> float | None:
@@ -64,19 +57,29 @@ class Optimum:
         return self.best_loss if self.loss is None else self.loss
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Fit:
     """The optima of one parameterization.
 
     Attributes:
         optima: one per size, ascending.
-        parabolas: what each is read from; None if it is not a fitted one.
-        df: degrees of freedom behind all the standard errors together.
+        valleys: the fitted curves they are read from; None if there is none.
+        place: of each size, which of the fitted curves is its own; None if there is none.
+        covariance: of the optima that are known, in the order of `optima`; None if it is not known.
+        df: degrees of freedom behind it.
+        noise: standard deviation of one run's loss about that of other seeds, the seed's common offset taken out; of
+            one seed, about the fitted curve. None if not known.
     """
 
     optima: tuple[Optimum, ...]
-    parabolas: tuple[Parabola | None, ...]
+    valleys: Valleys | None
+    place: tuple[int | None, ...]
+    covariance: Float[np.ndarray, "known known"] | None
     df: float
+    noise: float | None
+
+    def __repr__(self) -> str:
+        return f"Fit({len(self.optima)} sizes: {', '.join(str(o.size) for o in self.optima)[:50]})"
 
 
 def fit(curves: Sequence[Curve]) -> Fit:
@@ -86,93 +89,97 @@ def fit(curves: Sequence[Curve]) -> Fit:
         curves: one per size.
 
     Returns:
-        The optima; their uncertainties share what is known about the noise.
+        The optima; their uncertainties share what is known about the noise and the form of the curves.
     """
-    parabolas = [_parabola.bottom(curve) for curve in curves]
-    noise = _parabola.noise([parabola for parabola in parabolas if parabola is not None])
-    if noise is not None:
-        parabolas = [None if parabola is None else _parabola.widen(parabola, noise[0]) for parabola in parabolas]
-    # Three equal losses are no minimum.
-    parabolas = [None if parabola is None or parabola.vertex is None else parabola for parabola in parabolas]
-    spreads, df = _spreads(parabolas, noise)
-    optima = [_optimum(*row) for row in zip(curves, parabolas, spreads, strict=True)]
-    return Fit(optima=tuple(optima), parabolas=tuple(parabolas), df=df)
-
-
-def _spreads(
-    parabolas: Sequence[Parabola | None], noise: tuple[float, int] | None
-) -> tuple[list[tuple[float, float] | None], float]:
-    """Variance of each vertex by noise, with its degrees of freedom; and those of all of them together.
-
-    Several seeds: the variance over seeds of the linearised vertex, which knows how the losses of one seed hang
-    together. One seed: the noise as told from the parabolas' misfit, propagated.
-    """
-    own = {
-        i: (float(np.var(parabola.losses @ parabola.pull, ddof=1)), float(len(parabola.losses) - 1))
-        for i, parabola in enumerate(parabolas)
-        if parabola is not None and len(parabola.losses) > 1
-    }
-    spreads: list[tuple[float, float] | None] = []
-    for i, parabola in enumerate(parabolas):
-        if parabola is None or not (own or noise):
-            spreads.append(None)
-        elif own:
-            share = {j: (1 - _OWN_SHARE if i in own else 1.0) / len(own) + _OWN_SHARE * (i == j) for j in own}
-            runs = len(parabola.losses)
-            spreads.append(welch_satterthwaite([(share[j] * own[j][0] / runs, own[j][1]) for j in own]))
-        elif noise:
-            spreads.append((noise[0] * float(np.sum(parabola.pull**2)), float(noise[1])))
-    if own:
-        return spreads, float(sum(df for _, df in own.values()))
-    return spreads, float(noise[1]) if noise else math.inf
-
-
-def _optimum(curve: Curve, parabola: Parabola | None, spread: tuple[float, float] | None) -> Optimum:
-    usable, mean = curve.usable, curve.mean
-    if not usable.any():
-        return Optimum(size=curve.size, status="unknown")
-    best = int(np.nanargmin(mean))
-    at, loss = float(curve.log2_lr[best]), float(mean[best])
-    if parabola is None:
-        return _without_parabola(curve, best)
-    vertex = parabola.vertex
-    assert vertex is not None
-    stderr = df = None
-    asymmetry = _parabola.asymmetry(parabola)
-    if spread is not None:
-        variance, df = welch_satterthwaite([spread, (asymmetry**2, _ASYMMETRY_DF)])
-        stderr = math.sqrt(variance)
-    minima = parabola.losses @ (np.array([1.0, vertex, vertex**2]) @ parabola.solve)
-    shifts = [parabola.vertex_of(losses) for losses in parabola.losses]
-    return Optimum(
-        size=curve.size,
-        status="fitted",
-        best_log2_lr=at,
-        best_loss=loss,
-        log2_lr=at + vertex,
-        stderr=stderr,
+    bottoms = [bottom(curve) if _is_inside(curve) else None for curve in curves]
+    place: list[int | None] = []
+    for one in bottoms:
+        place.append(None if one is None else sum(index is not None for index in place))
+    known = [one for one in bottoms if one is not None]
+    valleys = _valley.fit(known) if known else None
+    optima = [
+        _without_fit(curve) if valleys is None or index is None else _fitted(curve, valleys, index)
+        for curve, index in zip(curves, place, strict=True)
+    ]
+    told = valleys is not None and valleys.df is not None
+    covariance, df = _covariance(optima, valleys, place)
+    return Fit(
+        optima=tuple(optima),
+        valleys=valleys,
+        place=tuple(place),
+        covariance=covariance,
         df=df,
-        asymmetry=asymmetry,
-        plus_minus=half_width(stderr, df),
-        loss=float(minima.mean()),
-        loss_plus_minus=mean_half_width(minima),
-        curvature=2 * float((parabola.solve @ parabola.mean)[2]),
-        per_seed=tuple(
-            (seed, None if shift is None else at + shift) for seed, shift in zip(parabola.seeds, shifts, strict=False)
-        ),
+        noise=math.sqrt(valleys.variance) if valleys is not None and told else None,
     )
 
 
-def _without_parabola(curve: Curve, best: int) -> Optimum:
-    """The optimum where the best rate has no finite neighbour on one side."""
-    usable, losses = curve.usable, curve.losses[:, best]
+def _covariance(
+    optima: Sequence[Optimum], valleys: Valleys | None, place: Sequence[int | None]
+) -> tuple[np.ndarray | None, float]:
+    known = [(optimum, index) for optimum, index in zip(optima, place, strict=True) if optimum.log2_lr is not None]
+    if any(optimum.stderr is None for optimum, _ in known):
+        return None, math.inf
+    covariance = np.diag([(optimum.stderr or 0.0) ** 2 for optimum, _ in known])
+    if valleys is None or valleys.df is None:
+        return covariance, math.inf
+    inside = [i for i, (optimum, index) in enumerate(known) if index is not None and optimum.curvature is not None]
+    at = [valleys.at(1, index) for _, index in (known[i] for i in inside) if index is not None]
+    covariance[np.ix_(inside, inside)] = valleys.covariance[np.ix_(at, at)]
+    return covariance, valleys.df
+
+
+def _is_inside(curve: Curve) -> bool:
+    return bool(curve.usable.any()) and 0 < int(np.nanargmin(curve.mean)) < len(curve.log2_lr) - 1
+
+
+def _fitted(curve: Curve, valleys: Valleys, index: int) -> Optimum:
+    """The optimum where a curve could be fitted."""
+    one = valleys.bottoms[index]
+    best = int(np.nanargmin(curve.mean))
+    at, loss = float(curve.log2_lr[best]), float(curve.mean[best])
+    walled = not (curve.usable[best - 1] and curve.usable[best + 1])
+    found, lowest, log_curvature = (float(valleys.theta[valleys.at(kind, index)]) for kind in (1, 0, 2))
+    low = curve.log2_lr[0 if curve.usable[best - 1] else best - 1]
+    high = curve.log2_lr[-1 if curve.usable[best + 1] else best + 1]
+    if not low <= found <= high:
+        if walled:
+            return _without_fit(curve)
+        return Optimum(size=curve.size, status="unknown", best_log2_lr=at, best_loss=loss)
+    stderr = df = None
+    if valleys.df is not None:
+        variance, df = valleys.variance_along(np.eye(len(valleys.theta))[valleys.at(1, index)])
+        stderr = math.sqrt(variance)
+    minima = lowest + one.offsets + valleys.own(0, index)
+    shifts = found + valleys.own(1, index)
+    return Optimum(
+        size=curve.size,
+        status="walled" if walled else "fitted",
+        best_log2_lr=at,
+        best_loss=loss,
+        log2_lr=found,
+        stderr=stderr,
+        df=df,
+        plus_minus=half_width(stderr, df),
+        loss=lowest,
+        loss_plus_minus=mean_half_width(minima),
+        curvature=math.exp(log_curvature),
+        per_seed=tuple((seed, float(shift)) for seed, shift in zip(one.seeds, shifts, strict=True)),
+    )
+
+
+def _without_fit(curve: Curve) -> Optimum:
+    """The optimum where there are too few rates beside the best one."""
+    usable = curve.usable
+    if not usable.any():
+        return Optimum(size=curve.size, status="unknown")
+    best = int(np.nanargmin(curve.mean))
     at, loss = float(curve.log2_lr[best]), float(curve.mean[best])
     walls = [abs(float(curve.log2_lr[i]) - at) for i in (best - 1, best + 1) if 0 <= i < len(usable) and not usable[i]]
     edge = best in (0, len(usable) - 1)
     if edge or not walls:
-        status = "edge" if edge else "unknown"
-        return Optimum(size=curve.size, status=status, best_log2_lr=at, best_loss=loss)
+        return Optimum(size=curve.size, status="edge" if edge else "unknown", best_log2_lr=at, best_loss=loss)
     stderr = max(walls) / 2
+    losses = curve.losses[:, best]
     return Optimum(
         size=curve.size,
         status="walled",

@@ -7,10 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from equimu._interval import mean_half_width
+from equimu._interval import half_width
+from equimu.report._bottom import Bottom
 from equimu.report._cells import Curve
-from equimu.report._fit import Fit, Optimum
-from equimu.report._parabola import Parabola
+from equimu.report._fit import Fit
+from equimu.report._valley import Valleys
+
+# Confidence of the two-sided interval whose upper end an interval has that begins at a regret of nothing. Where only the
+# upper end can be wrong, 80% two-sided is 90%; somewhat less, as most regrets there are smaller than their error.
+_ONE_END = 0.77
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +25,27 @@ class Regret:
     Attributes:
         size: the size.
         doublings: log2 of the size over the smallest one.
-        status: `"measured"`: between rates that were run. `"at least"`: the size's own optimum lies at the edge of
-            its grid, so that its own best may be lower still. `"diverged"`: the rate lies at, beside or beyond one
-            that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no
-            other to compare with.
-        value: nats per token; None where status is `"diverged"` or `"unknown"`. Noise can make it negative.
-        plus_minus: half of its 90% interval over seeds, the rate held fixed; None with fewer than two.
+        status: `"measured"`: between rates that were run. `"at least"`: no curve could be fitted, as at the edge of a grid, so
+            that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside
+            or beyond one that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no other to
+            compare with.
+        value: nats per token; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is the
+            difference of two measured losses.
+        low: the lower end of its 90% interval, for the rate as it is; None if not known.
+        high: the upper end. Where the rate may well be the size's own best, the interval begins at 0 and is no wider up.
     """
 
     size: int
     doublings: float
     status: Literal["measured", "at least", "diverged", "unknown"]
     value: float | None = None
-    plus_minus: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def plus_minus(self) -> float | None:
+        """Half the width of the interval, which need not be symmetric."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def carried_rate(fit: Fit) -> float | None:
@@ -44,8 +57,7 @@ def carried_rate(fit: Fit) -> float | None:
 def regrets(curves: Sequence[Curve], fit: Fit) -> tuple[Regret, ...]:
     """Zero-shot regret of every size but the smallest.
 
-    Between grid points the loss is read off the size's own parabola plus the linearly interpolated distance of the
-    measured losses from it; that distance is 0 at the optimum, so the regret there is 0.
+    Near the minimum the fitted curve tells; the further from it, the more the losses measured at the neighbouring rates.
 
     Args:
         curves: one per size, ascending.
@@ -55,8 +67,7 @@ def regrets(curves: Sequence[Curve], fit: Fit) -> tuple[Regret, ...]:
         One regret per size after the first.
     """
     rate = carried_rate(fit)
-    rows = list(zip(curves, fit.optima, fit.parabolas, strict=True))
-    return tuple(_regret(curve, optimum, parabola, rate, rows[0][0].size) for curve, optimum, parabola in rows[1:])
+    return tuple(_regret(curve, fit, i, rate, curves[0].size) for i, curve in enumerate(curves) if i)
 
 
 def growth(regrets: Sequence[Regret]) -> float | None:
@@ -74,8 +85,9 @@ def growth(regrets: Sequence[Regret]) -> float | None:
     return math.fsum(doublings * value for doublings, value in known) / square if known else None
 
 
-def _regret(curve: Curve, optimum: Optimum, parabola: Parabola | None, rate: float | None, smallest: int) -> Regret:
+def _regret(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: int) -> Regret:
     doublings = math.log2(curve.size / smallest)
+    optimum = fit.optima[i]
     if rate is None or optimum.best_log2_lr is None:
         lost = bool(curve.diverged.any()) and rate is not None
         return Regret(size=curve.size, doublings=doublings, status="diverged" if lost else "unknown")
@@ -86,32 +98,76 @@ def _regret(curve: Curve, optimum: Optimum, parabola: Parabola | None, rate: flo
         return Regret(size=curve.size, doublings=doublings, status="diverged")
     if not (len(left) and len(right)) or len(grid) == 1:
         return Regret(size=curve.size, doublings=doublings, status="unknown")
-    at = np.array([_above_best(curve, losses, optimum, parabola, rate) for losses in _rows(curve, parabola)])
-    return Regret(
-        size=curve.size,
-        doublings=doublings,
-        status="at least" if optimum.status == "edge" else "measured",
-        value=float(at.mean()),
-        plus_minus=mean_half_width(at),
-    )
+    index = fit.place[i]
+    if fit.valleys is None or index is None or optimum.curvature is None:
+        status = "at least"
+        value, low, high = _of_the_grid(curve, fit.noise, float(optimum.best_log2_lr), rate)
+    else:
+        status = "measured"
+        value, low, high = _of_the_curve(curve, fit.valleys, index, rate)
+    return Regret(size=curve.size, doublings=doublings, status=status, value=value, low=low, high=high)
 
 
-def _rows(curve: Curve, parabola: Parabola | None) -> np.ndarray:
-    """The losses of the seeds that have every usable rate, or the means if there is none."""
-    complete = np.isfinite(curve.losses[:, curve.usable]).all(axis=1)
-    return curve.losses[complete] if complete.any() else curve.mean[None]
+def _of_the_grid(
+    curve: Curve, noise: float | None, best: float, rate: float
+) -> tuple[float, float | None, float | None]:
+    """Measured losses only: that at the rate, less the lowest one."""
+    grid, mean = curve.log2_lr[curve.usable], curve.mean[curve.usable]
+    value = float(np.interp(rate, grid, mean) - np.min(mean))
+    if noise is None:
+        return value, None, None
+    runs = np.isfinite(curve.losses[:, curve.usable]).sum(axis=0)
+    weights = _interpolation(grid, rate) - (grid == best)
+    half = half_width(noise * math.sqrt(float(np.sum(weights**2 / runs))), math.inf) or 0.0
+    return value, value - half, value + half
 
 
-def _above_best(curve: Curve, losses: np.ndarray, optimum: Optimum, parabola: Parabola | None, rate: float) -> float:
-    """One seed's loss at the rate, less its loss at the size's optimum."""
-    grid, measured = curve.log2_lr[curve.usable], losses[curve.usable]
-    if parabola is None or optimum.log2_lr is None:
-        best = float(measured[np.flatnonzero(grid == optimum.best_log2_lr)[0]])
-        return float(np.interp(rate, grid, measured)) - best
-    near = np.isclose(grid[:, None], parabola.centre + parabola.u, rtol=0, atol=1e-6).any(axis=1)
-    shape = np.polynomial.Polynomial(parabola.solve @ (measured[near] - parabola.cut))
-    knots = np.append(grid, optimum.log2_lr)
-    rest = np.append(measured - shape(grid - parabola.centre), 0.0)
-    order = np.argsort(knots)
-    here = shape(rate - parabola.centre) + np.interp(rate, knots[order], rest[order])
-    return float(here - shape(optimum.log2_lr - parabola.centre))
+def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: float) -> tuple[float, float | None, float | None]:
+    """The height of the fitted curve at the rate, drawn to the losses measured beside it as the fit is trusted less.
+
+    The interval is that of the signed root of the height, which is nearly normal where the height is not.
+    """
+    (root,), (gradient,) = valleys.climb(index, np.array([rate]))
+    fitted = 0.5 * float(root) ** 2
+    one = valleys.bottoms[index]
+    known = valleys.df is not None
+    variance, df = valleys.variance_along(gradient) if known else (0.0, math.inf)
+    misfit = float(np.interp(rate, one.x, one.misfit))
+    variance = root**2 * variance + misfit**2
+    # What was measured less what is fitted, between the rates next to this one.
+    grid = curve.log2_lr[curve.usable]
+    near = _interpolation(grid, rate)
+    losses = valleys.theta[valleys.at(0, index)] + 0.5 * valleys.climb(index, grid)[0] ** 2
+    beside = _levelled(curve, one) - losses
+    rest = float(near @ beside)
+    runs = np.isfinite(curve.losses[:, curve.usable]).sum(axis=0)
+    measured = float(np.sum(near**2 / runs)) * one.noisier * valleys.variance
+    measured += float(valleys.covariance[valleys.at(0, index), valleys.at(0, index)])
+    # Straight lines between rates that differ in how far the fit misses them: the truth is anywhere between.
+    measured += 0.25 * float(near @ (beside - rest) ** 2)
+    trust = measured / (measured + variance) if measured + variance > 0 else 1.0
+    value = max(fitted + (1 - trust) * rest, 0.0)
+    if not known:
+        return value, None, None
+    height = math.copysign(math.sqrt(2 * value), root)
+    # By the fit alone the root's variance is its own; far from the minimum it is that of the height over its slope.
+    steep = max(abs(float(root)), abs(height), 1e-12)
+    stderr = math.sqrt(variance * trust) / steep
+    half = half_width(stderr, df) or 0.0
+    if abs(height) > half:
+        return value, 0.5 * (abs(height) - half) ** 2, 0.5 * (abs(height) + half) ** 2
+    # An interval that begins at nothing has one end only at which it can be wrong.
+    return value, 0.0, 0.5 * (abs(height) + (half_width(stderr, df, _ONE_END) or 0.0)) ** 2
+
+
+def _levelled(curve: Curve, one: Bottom) -> np.ndarray:
+    """The mean loss at each usable rate, those near the best one with the seeds' offsets taken out."""
+    x, mean = curve.log2_lr[curve.usable], curve.mean[curve.usable]
+    at = np.searchsorted(x, one.x)
+    mean[at] = one.y
+    return mean
+
+
+def _interpolation(grid: np.ndarray, rate: float) -> np.ndarray:
+    """The weight of each rate of the grid in linear interpolation at one."""
+    return np.array([float(np.interp(rate, grid, row)) for row in np.eye(len(grid))])

@@ -1,5 +1,6 @@
 """From the cells of a sweep to everything that is said about it."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ from equimu.report._leaves import Leaves, leaves
 from equimu.report._regret import Regret, carried_rate, growth, regrets
 from equimu.report._verdict import Verdict, verdict
 
+# A repr fits on a screen.
+_LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Panel:
     """One parameterization of a sweep.
 
@@ -40,8 +44,12 @@ class Panel:
     verdict: Verdict
     leaves: Leaves | None
 
+    def __repr__(self) -> str:
+        text = f"{self.parameterization}: {self.verdict.sentence}"
+        return textwrap.fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    ", max_lines=_PANEL_LINES)
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """A learning-rate sweep, judged.
 
@@ -59,6 +67,13 @@ class Report:
     def along(self) -> str:
         """What the sweep is over: `"width"`, `"depth"`, ..."""
         return self.panels[0].curves[0].along
+
+    def __repr__(self) -> str:
+        lines = [f"Report over {self.along}: {len(self.panels)} parameterization{'s' if len(self.panels) > 1 else ''}"]
+        lines += [line for panel in self.panels for line in repr(panel).splitlines()]
+        if len(lines) > _LINES:
+            lines[_LINES - 1 :] = ["  and more: see equimu.report.print_table(report)"]
+        return "\n".join(lines)
 
 
 def report(cells: Iterable[Cell]) -> Report:
@@ -104,6 +119,6 @@ def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, f
         above_best=tuple(
             None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
-        verdict=verdict(group, fitted, line),
+        verdict=verdict(group, fitted, line, costs),
         leaves=None if carried is None else leaves(cells, carried),
     )

@@ -14,8 +14,8 @@ NOTE = (
     "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each size is "
     "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of size; scatter: "
     "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest size, less the "
-    "size's own best; per doubling: how it grows. Above best: loss at the optimum, less that of the best "
-    "parameterization at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
+    "size's own best, with its 90% interval; per doubling: how it grows. Above best: loss at the optimum, less that of the "
+    "best parameterization at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
     "grows (octaves per doubling), the share of its entries whose update epsilon decides, and the time in which weight "
     "decay alone would shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
@@ -201,7 +201,9 @@ def optimum_text(optimum: Optimum, curve: Curve) -> str:
 def _regret(regret: Regret) -> str:
     if regret.value is None:
         return "diverges" if regret.status == "diverged" else "not known"
-    text = plus_minus(regret.value, regret.plus_minus, 3, sign=True)
+    text = plus_minus(regret.value, None, 3, sign=True)
+    if regret.low is not None and regret.high is not None:
+        text += f" ({regret.low + 0.0:.3f} to {regret.high:.3f})"
     return f"at least {text}" if regret.status == "at least" else text
 
 

@@ -28,7 +28,7 @@ class SweepConfig:
     depths: tuple[int, ...] = ()
     """Numbers of blocks, at the one width that run.model.width is, in place of widths."""
     log2_learning_rates: tuple[float, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     base_width: int | None = None
     """Width that the rules are relative to; None for the smallest of the grid."""
     base_n_layer: int | None = None

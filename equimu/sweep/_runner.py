@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,32 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._folder import local_folder
-from equimu.sweep._grid import SweepConfig, cells
+from equimu.sweep._grid import SweepConfig, cells, parameterization_name
 from equimu.train import Run, RunConfig, RuntimeConfig, build_tree, launcher, listening, open_data, train
 
+_SHOWN = 20  # runs that the repr of a sweep names
+
 OnCell = Callable[[Run, int, int], None]
+
+
+class Runs(list[Run]):
+    """The finished runs of a sweep, a list that prints as a summary and the first few of them."""
+
+    def __repr__(self) -> str:
+        lost = sum(run.status == "diverged" for run in self)
+        lines = [f"{len(self)} runs, {lost} diverged"]
+        for run in self[:_SHOWN]:
+            config = run.config
+            name = parameterization_name(config.parameterization)
+            line = (
+                f"{name}, width {config.model.width}, depth {config.model.n_layer}, "
+                f"log2 LR {math.log2(config.optimizer.learning_rate):g}, seed {config.seed}: "
+                + (f"{run.validation_loss:.4f}" if run.status == "finished" else "diverged")
+            )
+            lines.append(f"  {line[:78]}")
+        if len(self) > _SHOWN:
+            lines.append(f"  and {len(self) - _SHOWN} more")
+        return "\n".join(lines)
 
 
 def cores() -> int:
@@ -28,7 +51,7 @@ def sweep(
     workers: int | None = None,
     runtime: RuntimeConfig | None = None,
     on_cell: OnCell | None = None,
-) -> list[Run]:
+) -> Runs:
     """Trains every cell of the grid that is not done yet. Interrupted and called again, it goes on where it was.
 
     SIGINT and SIGTERM end it behind the steps that run, saved.
@@ -85,7 +108,7 @@ def sweep(
             stop.ask()
             pool.shutdown(cancel_futures=True)
             raise
-    return [runs[cell] for cell in grid]
+    return Runs(runs[cell] for cell in grid)
 
 
 def _check(grid: list[RunConfig]) -> None:

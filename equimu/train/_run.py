@@ -39,7 +39,7 @@ class StorageError(EquimuError):
     exit_code = ExitCode.STORAGE
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A finished run, as its folder tells it.
 
@@ -53,6 +53,13 @@ class Run:
     status: Literal["finished", "diverged"]
     validation_loss: float
     rows: tuple[Mapping[str, Any], ...]
+
+    def __repr__(self) -> str:
+        # The rows and the config are thousands of lines: what tells this run from the others of a sweep.
+        return (
+            f"Run({self.folder.name[:12]}, {self.status}, validation_loss={self.validation_loss:.4f}, "
+            f"seed={self.config.seed}, {len(self.rows)} rows)"
+        )
 
 
 class RunFolder:
