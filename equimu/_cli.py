@@ -1,5 +1,6 @@
 """The command line: flags to configs, results to text. A mistake is one line on stderr and exit code 2."""
 
+import abc
 import contextlib
 import dataclasses
 import io
@@ -11,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import jax
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, nearest, printable
 from equimu._folder import local_folder
 from equimu._json import loads
 from equimu._progress import progress
-from equimu._storage import local_path
+from equimu._storage import local_path, one_line
+from equimu._values import Count, Part, PathLike, Positive, Seconds, Size, check_fields
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import OffError, check_run, print_check, write_check
 from equimu.parameterization import table, to_json
@@ -49,10 +52,22 @@ from equimu.train import (
 )
 
 _Flat = tyro.conf.arg(name="")
+_Place = tyro.conf.Positional[PathLike]
+
+
+class _Command(abc.ABC):
+    """A command as its flags, checked."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @abc.abstractmethod
+    def __call__(self) -> None:
+        """Runs it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Show:
+class Show(_Command):
     """Print the rule table of a config: how each array is drawn, multiplied and trained."""
 
     config: Annotated[RunConfig, _Flat] = RunConfig()
@@ -75,11 +90,11 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(_Command):
     """Train one model. A run that was interrupted goes on; one that was done before is not done again."""
 
     config: Annotated[RunConfig, _Flat] = RunConfig()
-    out: str = "runs"
+    out: PathLike = "runs"
     """Root of the run folders."""
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -98,13 +113,13 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(_Command):
     """Sweep learning rates over widths and parameterizations, and report. Interrupted, it goes on where it was."""
 
     config: Annotated[SweepConfig, _Flat] = SweepConfig()
-    out: str = "runs/sweep"
+    out: PathLike = "runs/sweep"
     """Root of the run folders; the report is written there too."""
-    workers: int | None = None
+    workers: Size | None = None
     """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -125,12 +140,12 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(_Command):
     """Report on the finished runs below a folder: table, figure and verdict."""
 
-    runs: tyro.conf.Positional[str]
+    runs: _Place
     """Root of the run folders."""
-    out: str | None = None
+    out: PathLike | None = None
     """Folder for the report; the root itself by default."""
 
     def __call__(self) -> None:
@@ -141,16 +156,16 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
+class Data(_Command):
     """Make a token store from text, for --data.store."""
 
-    store: tyro.conf.Positional[str]
+    store: _Place
     """Folder or URL of the store."""
-    corpus: str = "stdlib"
+    corpus: PathLike = "stdlib"
     """"stdlib", or a file, folder or glob of text."""
-    tokenizer: str = "bytes"
+    tokenizer: PathLike = "bytes"
     """"bytes", or the path of a Hugging Face tokenizers JSON file."""
-    validation_share: float = 0.05
+    validation_share: Part = 0.05
     """Share of the documents held out."""
     dtype: str | None = None
     """uint8, uint16 or uint32; the smallest that holds the vocabulary by default."""
@@ -169,7 +184,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(_Command):
     """Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit."""
 
     topology: tyro.conf.Positional[str] = ""
@@ -177,15 +192,15 @@ class Plan:
     config: Annotated[RunConfig, _Flat] = RunConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     """Its data, fsdp and tensor are the mesh; fsdp takes all devices where all three are 1."""
-    vocab_size: int | None = None
+    vocab_size: Size | None = None
     """Of the model; by default that of the tokenizer."""
-    sweep: int | None = None
+    sweep: Size | None = None
     """Instead, try all meshes that divide the run, and compile so many of the best."""
-    sweep_rows: tuple[int, ...] = ()
+    sweep_rows: tuple[Size, ...] = ()
     """Sizes of a batch that the sweep tries; --data.rows by default."""
-    sweep_accumulate: tuple[int, ...] = ()
+    sweep_accumulate: tuple[Count, ...] = ()
     """Numbers of parts that the sweep tries to work a batch off in; 1, 2, 4, 8 and 16 by default."""
-    seconds: float = 600.0
+    seconds: Seconds = 600.0
     """After which compiling is given up."""
     format: Annotated[str, tyro.conf.arg(metavar="{text,json}")] = "text"
 
@@ -230,24 +245,24 @@ class Plan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CoordCheck:
+class CoordCheck(_Command):
     """Tell whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something is off."""
 
     config: Annotated[RunConfig, _Flat] = RunConfig()
     """Its width (or depth), learning rate, schedule and steps are not used."""
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[Size, ...] = (64, 128, 256)
     """Values of d_model, multiples of --model.head-dim."""
-    depths: tuple[int, ...] = ()
+    depths: tuple[Size, ...] = ()
     """Values of n_layer to check instead of widths, at --model.width."""
-    heads: int | None = None
+    heads: Size | None = None
     """Number of heads at every width, so that head_dim grows; by default --model.head-dim stays."""
-    learning_rate: float = 2**-9
+    learning_rate: Positive = 2**-9
     """So small that a few steps are far from the end of training."""
-    check_steps: int = 3
+    check_steps: Count = 3
     """Updates."""
-    seeds: int = 6
+    seeds: Count = 6
     """How many initial weights; the intervals come from their spread."""
-    out: str = "runs/coord-check"
+    out: PathLike = "runs/coord-check"
     """Folder for the table, the figure and the data."""
 
     def __call__(self) -> None:
@@ -311,9 +326,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("equimu: interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("equimu: there is not enough memory for this; take a smaller model, batch or seq", file=sys.stderr)
+        sys.exit(ExitCode.MISTAKE)
     except BrokenPipeError:
         # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # what is no file of a run, a store or a report, all of which have words of their own
+        print(f"equimu: {printable(one_line(error))}", file=sys.stderr)
+        sys.exit(ExitCode.MISTAKE)
     sys.exit(ExitCode.DONE)
 
 
@@ -347,7 +370,7 @@ def _parse(arguments: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(_one_line(errors.getvalue())) from None
+        raise EquimuError(_own_words(stop) or _one_line(errors.getvalue())) from None
 
 
 def _overview() -> str:
@@ -401,6 +424,16 @@ def _refuse_address(data: DataConfig, path: Path, flags: Sequence[str]) -> None:
     raise EquimuError(
         f"the config {path} has data.store={store!r}, which is not on this machine; give --data.store, too"
     )
+
+
+def _own_words(stop: BaseException) -> str | None:
+    """What a config said, of which tyro made an exit; None where tyro itself has something to say."""
+    behind = stop
+    while behind is not None:
+        if isinstance(behind, EquimuError):
+            return str(behind)
+        behind = behind.__cause__ or behind.__context__
+    return None
 
 
 def _one_line(message: str) -> str:

@@ -14,7 +14,7 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_axes", "_errors", "_folder", "_interval", "_json", "_progress", "_service", "_storage", "_types"},
+    0: {"_axes", "_errors", "_folder", "_interval", "_json", "_progress", "_service", "_storage", "_types", "_values"},
     1: {"parameterization", "attention", "data", "checkpoint"},
     2: {"nn", "optim"},
     3: {"train"},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from equimu._errors import EquimuError, ExitCode
 from equimu._types import PyTree
+from equimu._values import Count, Positive, Size, check, checked
 from equimu.data import Batch, Loader
 from equimu.diagnostics._check import CoordinateProbe
 from equimu.diagnostics._result import CoordinateCheck
@@ -57,6 +58,13 @@ def check_run(
     Raises:
         EquimuError: as `coord_check`; heads that do not divide a width.
     """
+    check(RunConfig, config=config)
+    widths, depths = (
+        checked(name, sizes, tuple[Size, ...]) for name, sizes in (("widths", widths), ("depths", depths))
+    )
+    check(Size | None, heads=heads)
+    check(Positive, learning_rate=learning_rate)
+    check(Count, steps=steps, seeds=seeds)
     store = open_data(config.data)
     loader = Loader(store, seq=config.data.seq, rows=config.data.rows, seed=config.seed, windows=config.data.windows)
     sizes = [{"n_layer": depth} for depth in depths] or [{"d_model": width} for width in widths]

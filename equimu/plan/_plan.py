@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from equimu._errors import EquimuError, ExitCode
+from equimu._values import Seconds, Size, check
 from equimu.data import tokenizer_from_name
 from equimu.plan._child import compile_elsewhere
 from equimu.plan._chips import Chip
@@ -153,6 +154,10 @@ def plan(
         >>> plan = mu.plan(config, "v5p:4x4x8")
         >>> plan.fits, plan.memory.total, plan.times.schedule
     """
+    check(Size, data=data, fsdp=fsdp, tensor=tensor)
+    check(Size | None, vocab_size=vocab_size)
+    check(Seconds | None, seconds=seconds)
+    check(RunConfig, config=config)
     machine = parse_topology(topology)
     mesh = mesh_for(machine, data, fsdp, tensor)
     vocab_size = vocab_size_of(config) if vocab_size is None else vocab_size

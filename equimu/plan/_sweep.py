@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from equimu._errors import EquimuError
+from equimu._values import Count, Seconds, Size, check, checked
 from equimu.plan._estimate import Estimate, estimate, shapes_of
 from equimu.plan._mesh import MeshShape, meshes, why_not
 from equimu.plan._plan import Plan, plan, vocab_size_of
@@ -54,6 +55,11 @@ def sweep_plans(
     Raises:
         EquimuError: as `plan`; no mesh divides the run.
     """
+    rows, accumulate = checked("rows", rows, tuple[Size, ...]), checked("accumulate", accumulate, tuple[Count, ...])
+    check(Size, compiled=compiled)
+    check(Size | None, vocab_size=vocab_size)
+    check(Seconds, seconds=seconds)
+    check(RunConfig, config=config)
     machine = parse_topology(topology)
     check_compiler(machine)
     vocab_size = vocab_size_of(config) if vocab_size is None else vocab_size

@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 
 from equimu._errors import EquimuError
+from equimu._values import checked, shown
 from equimu.plan._chips import CHIPS, Chip
 
 CPU = "cpu"
 # More are valid: any size that the compiler knows.
+_MOST_CPUS, _MOST_CHIPS = 2**10, 2**16
 EXAMPLES = ("v3:8x8", "v3:16x8", "v4:4x4x8", "v5e:16x16", "v5p:4x4x8", "v6e:16x16", "cpu:8")
 
 
@@ -29,19 +31,22 @@ def parse_topology(name: str) -> Topology:
     Raises:
         EquimuError: no such kind, or not that many dimensions. Whether the compiler knows the size shows when it is asked.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    match = re.fullmatch(r"(\w+):(\d{1,9}(?:x\d{1,9})*)", checked("topology", name, str)[:100], re.ASCII)
     sizes = [int(size) for size in match[2].split("x")] if match else []
     chip = CHIPS.get(match[1]) if match else None
     is_cpu = match is not None and match[1] == CPU and len(sizes) == 1
     if min(sizes, default=0) < 1 or not (is_cpu or (chip is not None and len(sizes) == chip.dimensions)):
         raise unknown_topology(name)
-    return Topology(name=name, chip=chip, devices=math.prod(sizes) * (chip.per_chip if chip else 1))
+    devices = math.prod(sizes) * (chip.per_chip if chip else 1)
+    if devices > (_MOST_CPUS if chip is None else _MOST_CHIPS):
+        raise EquimuError(f"topology {name!r} has {devices} devices, more than can be compiled for")
+    return Topology(name=name, chip=chip, devices=devices)
 
 
 def unknown_topology(name: str, reason: str = "") -> EquimuError:
     """The error for a name that is none."""
     why = f" ({reason})" if reason else ""
-    return EquimuError(f"topology {name!r} is unknown{why}; valid are names such as {', '.join(EXAMPLES)}")
+    return EquimuError(f"topology {shown(name)} is unknown{why}; valid are names such as {', '.join(EXAMPLES)}")
 
 
 def check_compiler(topology: Topology) -> None:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import Log2, Seed, Size, check_fields
 from equimu.train import ParameterizationConfig, RunConfig
 
 _NAMES: tuple[str, ...] = typing.get_args(typing.get_type_hints(ParameterizationConfig)["name"])
@@ -24,17 +25,18 @@ class SweepConfig:
     parameterizations: tuple[str, ...] = ("mup", "sp")
     """Names as in parameterization.name; with -absolute behind them for that form, -none for Everett's other alignment, or a
     number for the power of the depth (completep-0.5)."""
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    depths: tuple[int, ...] = ()
+    widths: tuple[Size, ...] = (32, 64, 128, 256)
+    depths: tuple[Size, ...] = ()
     """Numbers of blocks, at the one width that run.model.width is, in place of widths."""
-    log2_learning_rates: tuple[float, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    base_width: int | None = None
+    log2_learning_rates: tuple[Log2, ...] = (-9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    base_width: Size | None = None
     """Width that the rules are relative to; None for the smallest of the grid."""
-    base_n_layer: int | None = None
+    base_n_layer: Size | None = None
     """Depth that the rules are relative to; None for the smallest of the grid."""
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("parameterizations", "widths", "depths", "log2_learning_rates", "seeds"):
             values = getattr(self, name)
             if not values and name != "depths":

@@ -11,6 +11,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._folder import local_folder
+from equimu._values import Size, check, checked
 from equimu.sweep._grid import SweepConfig, cells, parameterization_name
 from equimu.train import Run, RunConfig, RuntimeConfig, build_tree, launcher, listening, open_data, train
 
@@ -73,7 +74,9 @@ def sweep(
         EquimuError: whatever is wrong with any cell, before the first is trained.
         Interrupted: a signal came.
     """
-    runtime = runtime or RuntimeConfig()
+    check(SweepConfig, config=config)
+    check(Size | None, workers=workers)
+    runtime = checked("runtime", runtime or RuntimeConfig(), RuntimeConfig)
     local_folder(out, "--out")
     started_by = launcher(runtime)
     if started_by is not None:
@@ -86,8 +89,6 @@ def sweep(
     devices = runtime.data * runtime.fsdp * runtime.tensor
     if workers is None:
         workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1
-    if workers < 1:
-        raise EquimuError(f"workers must be at least 1, got {workers}")
     if workers > 1 and devices > 1:
         # Two programs with collectives on the same devices can wait for each other.
         raise EquimuError(f"workers={workers} cannot share a mesh of {devices} devices; leave workers out")

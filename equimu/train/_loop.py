@@ -14,6 +14,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._folder import local_folder
+from equimu._values import check, checked
 from equimu.data import Batch, Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
 from equimu.parameterization import to_json
 from equimu.train._agree import Agreement, Wish
@@ -60,7 +61,8 @@ def train(
         StorageError: the folder can no longer be written.
         Interrupted: a signal came; what there was is saved.
     """
-    runtime = runtime or RuntimeConfig()
+    check(RunConfig, config=config)
+    runtime = checked("runtime", runtime or RuntimeConfig(), RuntimeConfig)
     root = local_folder(out, "--out")
     connect(runtime)
     try:

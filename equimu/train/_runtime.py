@@ -4,30 +4,31 @@ import dataclasses
 from typing import Literal
 
 from equimu._errors import EquimuError
+from equimu._values import Count, Index, PathLike, Seconds, Size, check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Devices, processes and checkpoints of a run."""
 
-    data: int = 1
+    data: Size = 1
     """Devices over which the rows of a batch are spread, each with a copy of the weights."""
-    fsdp: int = 1
+    fsdp: Size = 1
     """Devices over which rows and weights are spread."""
-    tensor: int = 1
+    tensor: Size = 1
     """Devices over which each layer is spread."""
 
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
     """Steps between checkpoints; None to go by time."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Seconds = 60.0
     """Seconds between checkpoints, and before the first: a shorter run has none."""
-    keep: int = 2
+    keep: Count = 2
     """Newest checkpoints that are kept."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Checkpoints at multiples of this step are kept for good; None for none."""
     save_final: bool | None = None
     """Whether the last step is saved; None for runs that were saved before their end."""
-    restore_from: str | None = None
+    restore_from: PathLike | None = None
     """A run's folder or one of its checkpoints to begin from: weights, optimizer state and step. The rules must fit, the config
     may be another. A run begun this way is another run than without."""
 
@@ -35,25 +36,19 @@ class RuntimeConfig:
     """Whether a start by Slurm, Open MPI, Kubernetes or on a TPU pod is looked for, to join the processes."""
     coordinator: str | None = None
     """host:port of process 0, where processes are started by hand; the next two go with it."""
-    processes: int | None = None
-    process_id: int | None = None
-    heartbeat_seconds: float = 30.0
+    processes: Size | None = None
+    process_id: Index | None = None
+    heartbeat_seconds: Seconds = 30.0
     """A process that is silent for so long is taken for dead, and the others end."""
 
     def __post_init__(self):
-        for name in ("data", "fsdp", "tensor", "keep", "checkpoint_every", "keep_every", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise EquimuError(f"runtime.{name} must be at least 1, got {value}")
-        for name in ("checkpoint_seconds", "heartbeat_seconds"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise EquimuError(f"runtime.{name} must be a time above 0, got {value}")
+        check_fields(self, "runtime.")
         by_hand = {name: getattr(self, name) for name in ("coordinator", "processes", "process_id")}
         if len({value is None for value in by_hand.values()}) > 1:
             lacking = ", ".join(f"runtime.{name}" for name, value in by_hand.items() if value is None)
             raise EquimuError(f"coordinator, processes and process_id go together; give {lacking} too")
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+        host, _, port = (self.coordinator or "").rpartition(":")
+        if self.coordinator is not None and not (host and port.isdecimal() and 0 < int(port[:9]) < 2**16):
             raise EquimuError(f"runtime.coordinator must be of the form host:port, got {self.coordinator!r}")
         if self.processes is not None and not 0 <= (self.process_id or 0) < self.processes:
             raise EquimuError(f"runtime.process_id counts from 0 to {self.processes - 1}, got {self.process_id}")
