@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from equimu._errors import EquimuError
+from equimu._values import path_text
 
 _MOST_BYTES = 2**30
 
@@ -127,6 +128,12 @@ def _refuse(mode: int, path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def is_of_the_kernel(path: Path) -> bool:
+    """Whether a path leads into a file system that the kernel makes up, whose files may have no end and take no others."""
+    real = os.path.realpath(path)
+    return any(real == root or real.startswith(f"{root}/") for root in ("/proc", "/sys"))
+
+
 def local_folder(place: str | Path, what: str) -> Path:
     """The local folder that a user named.
 
@@ -137,15 +144,30 @@ def local_folder(place: str | Path, what: str) -> Path:
     Raises:
         EquimuError: nothing was named, a URL was, or what no path can hold.
     """
-    text = str(place)
-    if not text:
-        raise EquimuError(f"{what} is empty; write a folder, or . for the current one")
+    text = path_text(what, place)
     # pathlib makes one slash of two.
     if re.match(r"[a-z][a-z0-9+.-]+:/", text):
         raise EquimuError(f"{what} must be a local folder, got {text!r}")
-    if "\0" in text:
-        raise EquimuError(f"{what} holds a NUL, which no path can")
-    return Path(text).expanduser()
+    folder = expanded(text, what)
+    above = folder
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if is_of_the_kernel(folder) or not os.path.isdir(above):
+        why = "of the kernel" if os.path.isdir(above) else "no folder"
+        raise EquimuError(f"{what} must be a folder, and {above} is {why}")
+    return folder
+
+
+def expanded(text: str, what: str) -> Path:
+    """The path that a text is, `~` expanded.
+
+    Raises:
+        EquimuError: nobody knows the home of the user that it names.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise EquimuError(f"{what} {text!r} is no path: {error}") from None
 
 
 def _parts(folder: Path, name: str) -> list[str]:

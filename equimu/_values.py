@@ -31,7 +31,7 @@ class Range:
     most: int | float | None = None
 
     def refusal(self, value: float) -> str | None:
-        """What a number must be and is not; None if it is."""
+        """What is wrong with a number, as the words behind its name; None if nothing is."""
         bounds: dict[str, tuple[Any, Callable[[Any, Any], bool]]] = {
             "above": (self.above, operator.gt),
             "at least": (self.least, operator.ge),
@@ -41,7 +41,8 @@ class Range:
         given = {word: bound for word, (bound, _) in bounds.items() if bound is not None}
         if all(bound is None or holds(value, bound) for bound, holds in bounds.values()):
             return None
-        return " and ".join(f"{word} {_power(bound)}" for word, bound in given.items())
+        told = " and ".join(f"{word} {_power(bound)}" for word, bound in given.items())
+        return f"must be {told}, got {shown(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +50,16 @@ class PathText:
     """A text that can be a path or a URL."""
 
     def refusal(self, value: str) -> str | None:
-        """What the text must be and is not; None if it is."""
+        """What is wrong with the text, as the words behind its name; None if nothing is."""
         if not value:
-            return "a path, which '' is not (write . for the current folder)"
+            return "is empty; write a path, or . for the current folder"
         if "\0" in value:
-            return "a path, which holds no NUL"
+            return "holds a NUL, which no path can"
         if "://" in value:
             return None
         content = value.encode(errors="surrogateescape")
         if len(content) > _LONGEST_PATH or max(map(len, content.split(b"/"))) > _LONGEST_NAME:
-            return f"a path, with names of at most {_LONGEST_NAME} bytes and {_LONGEST_PATH} in all"
+            return f"has {len(content)} bytes; a path has at most {_LONGEST_PATH}, and each name in it {_LONGEST_NAME}"
         return None
 
 
@@ -108,7 +109,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         for limit in options[1:]:
             reason = limit.refusal(found) if isinstance(limit, Range | PathText) else None
             if reason is not None:
-                raise EquimuError(f"{name} must be {reason}, got {shown(value)}")
+                raise EquimuError(f"{name} {reason}")
         return found
     if origin in (typing.Union, types.UnionType):
         return _of_union(name, value, options)

@@ -1,6 +1,11 @@
 """Corpora: which files, in which order, cut into which documents, and what is refused."""
 
+import gzip
+import json
 import os
+import sys
+import tracemalloc
+import types
 
 import pytest
 
@@ -68,7 +73,32 @@ def test_a_long_file_among_others_is_cut(tmp_path, monkeypatch):
     write(tmp_path, a_txt=long, b_txt="short")
     *pieces, short = documents(tmp_path)
     assert "".join(pieces) == long and short == "short"
-    assert len(pieces) == 3 and max(map(len, pieces)) <= 111
+    assert len(pieces) == 4 and max(map(len, pieces)) <= 100
+    assert all(piece.endswith("\n") for piece in pieces)
+
+
+def test_a_long_line_is_cut_at_spaces_into_bounded_pieces(tmp_path):
+    words = " ".join(f"word{i}" for i in range(200_000))
+    (tmp_path / "text8").write_text(words)
+    pieces = documents(tmp_path / "text8")
+    assert "".join(pieces) == words
+    assert 200 <= len(pieces) <= 300 and all(piece.endswith(" ") for piece in pieces[:-1])
+
+
+def test_a_long_line_is_never_read_whole(tmp_path):
+    """Neither alone nor among others, with spaces or without."""
+    for text in ("x" * 3_500_000, "ab " * 1_200_000):
+        long = tmp_path / "long.txt"
+        long.write_text(text)
+        (tmp_path / "short.txt").write_text("short")
+        for spec in (tmp_path, long):
+            pieces = [piece for piece in documents(spec) if piece != "short"]
+            assert "".join(pieces) == text and max(map(len, pieces)) <= 2**20
+        tracemalloc.start()
+        next(iter(read_corpus(str(tmp_path)).documents()))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * 2**20  # the decoder holds a piece a few times
 
 
 def test_json_lines(tmp_path):
@@ -78,6 +108,97 @@ def test_json_lines(tmp_path):
     path.write_text('{"text": "one"}\n{"content": "two"}\n')
     with pytest.raises(EquimuError, match="line 2"):
         documents(path)
+
+
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "A.JSONL", "a.Jsonl"])
+@pytest.mark.parametrize("lines", [LINES, f"\ufeff{LINES}", LINES.replace("\n", "\n\n  \r\n"), "\n" + LINES.strip()])
+def test_json_lines_of_any_spelling(tmp_path, name, lines):
+    (tmp_path / name).write_bytes(lines.encode())
+    assert documents(tmp_path / name) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name, content, wanted", [("a.jsonl.gz", LINES, ["one", "two"]), ("B.TXT.GZ", "plain", ["plain"])]
+)
+def test_compressed_files_are_read_as_what_they_hold(tmp_path, name, content, wanted):
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()))
+    (tmp_path / "other.txt").write_text("other")
+    assert documents(tmp_path) == [*wanted, "other"]
+
+
+def test_zstd_names_the_package_where_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl.zst").write_bytes(b"(\xb5/\xfd")
+    for name in ("zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EquimuError, match="a.jsonl.zst .*pip install zstandard"):
+        documents(tmp_path / "a.jsonl.zst")
+
+
+def test_zstd_is_read_by_the_module_that_is_there(tmp_path, monkeypatch):
+    """A stand-in with the interface of Python 3.14's module, whose compression is gzip."""
+    stand_in = types.SimpleNamespace(ZstdFile=lambda file: gzip.GzipFile(fileobj=file), ZstdError=ValueError)
+    monkeypatch.setitem(sys.modules, "compression", types.ModuleType("compression"))
+    monkeypatch.setitem(sys.modules, "compression.zstd", stand_in)
+    (tmp_path / "a.JSONL.zst").write_bytes(gzip.compress(LINES.encode()))
+    assert documents(tmp_path / "a.JSONL.zst") == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: not a document .JSON nested"),
+        ("a.jsonl", b'{"text": ' + b"[" * 300 + b"]" * 300 + b"}", "line 1: .*nested more than 200 deep"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": 1}', "line 3: .*no object with a text"),
+        ("a.jsonl", b'{"text": "a"}\n["text"]', "line 2: .*no object with a text"),
+        ("a.jsonl", b'{"text": "a"', "line 1: not a document"),
+        ("a.jsonl", b'{"n": 1' + b"0" * 5000 + b"}", "an integer of 5001 digits"),
+        ("a.gz", b"no gzip at all", "a.gz: Not a gzipped file"),
+        ("a.gz", gzip.compress(b"a text " * 1000)[:-20], "a.gz: .*end"),
+        ("a.gz", gzip.compress(os.urandom(1000))[:-100] + b"x" * 100, "cannot read .*a.gz"),
+    ],
+)
+def test_what_is_no_document_is_told_in_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EquimuError, match=words) as error:
+        documents(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_each_file_once_whatever_links_there_are(tmp_path, capsys):
+    write(tmp_path, lib__a_txt="one", lib__sub__b_txt="two")
+    (tmp_path / "lib64").symlink_to("lib")
+    (tmp_path / "lib" / "up").symlink_to(tmp_path)
+    (tmp_path / "lib" / "sub" / "up").symlink_to("..")
+    (tmp_path / "again.txt").symlink_to("lib/a.txt")
+    (tmp_path / "dead.txt").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for spec in (tmp_path, tmp_path / "**" / "*.txt", tmp_path / "**"):
+        corpus = read_corpus(str(spec))
+        assert sorted(corpus.documents()) == ["one", "two"]
+        assert corpus.paths == (tmp_path / "lib" / "a.txt", tmp_path / "lib" / "sub" / "b.txt")
+        assert corpus.doubled == 4
+        assert (
+            f"{corpus.doubled} lead to what is there already, {corpus.broken} lead nowhere" in capsys.readouterr().err
+        )
+    assert read_corpus(str(tmp_path)).broken == 2
+    assert documents(tmp_path / "again.txt") == ["o", "n", "e"]  # named, it is read; a lone file is cut
+
+
+def test_a_folder_that_is_only_reached_by_a_link_is_read(tmp_path, capsys):
+    write(tmp_path, elsewhere__a_txt="one", corpus__b_txt="two")
+    (tmp_path / "corpus" / "more").symlink_to(tmp_path / "elsewhere")
+    assert documents(tmp_path / "corpus") == ["two", "one"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("spec", ["/proc", "/proc/self/environ", "/sys", "a\0b", "", "x" * 300, "~nobody-there/x"])
+def test_what_is_no_place_of_text_is_an_error(spec):
+    with pytest.raises(EquimuError) as error:
+        read_corpus(spec)
+    assert "\n" not in str(error.value)
 
 
 def test_one_stray_byte_is_replaced_but_binary_is_left_out(tmp_path):

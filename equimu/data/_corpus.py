@@ -1,15 +1,21 @@
 """Where text comes from: the sources of the Python standard library, or files, folders and globs."""
 
+import collections
 import dataclasses
+import fnmatch
 import glob
 import hashlib
 import json
 import os
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, printable
+from equimu._folder import is_of_the_kernel
+from equimu._values import path_text
+from equimu.data._text import is_json_lines, json_lines, pieces
 
 _LONGEST_DOCUMENT = 2**20  # characters; longer files are cut, so that memory stays bounded
 _PIECES_OF_LONE_FILE = 256  # so that a split by document has something to split
@@ -22,19 +28,24 @@ _NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests",
 class Corpus:
     """Text files in a fixed order, read document by document.
 
-    A file is one document; a `.jsonl` file has one per line, in the field `text`. A file of more than 2^20
-    characters is cut at ends of lines into documents of about that length, and a corpus of one text file is
-    cut into about 256, so that it can be split into training and validation documents.
+    A file is one document; a `.jsonl` file has one per line, in the field `text`, blank lines left out. Either may be compressed:
+    `.gz`, or `.zst` (needs the package `zstandard`, before Python 3.14). The case of these endings does not matter. A file of more
+    than 2^20 characters is cut into documents of at most that length, at the last end of a line in it, or else the last space; and
+    a corpus of one text file is cut into about 256, so that it can be split into training and validation documents.
 
     Attributes:
         name: what was asked for: `"stdlib"`, or the path or glob.
         paths: the files, sorted.
         fingerprint: changes when a file is added, removed or written (told by path, size and time).
+        doubled: paths that lead to one of the files, or to a folder of them, through a symbolic link, and are left out.
+        broken: symbolic links that lead nowhere, or in a circle.
     """
 
     name: str
     paths: tuple[Path, ...]
     fingerprint: str
+    doubled: int = 0
+    broken: int = 0
 
     def documents(self, on_left_out: Callable[[Path], object] = lambda path: None) -> Iterator[str]:
         """The documents in order, empty ones left out.
@@ -49,21 +60,18 @@ class Corpus:
             EquimuError: a file cannot be read, or a line of a `.jsonl` file is no document.
         """
         for path in self.paths:
-            try:
-                longest = _LONGEST_DOCUMENT
-                if len(self.paths) == 1:
-                    longest = min(longest, max(1, path.stat().st_size // _PIECES_OF_LONE_FILE))
-                for text in _json_lines(path) if path.suffix == ".jsonl" else _pieces(path, longest):
-                    if _is_text(text):
-                        yield text
-                    else:
-                        on_left_out(path)
-            except OSError as error:
-                raise EquimuError(f"cannot read {path}: {error.strerror}") from None
+            for text in _documents(path, alone=len(self.paths) == 1):
+                if _is_text(text):
+                    yield text
+                else:
+                    on_left_out(path)
 
 
 def read_corpus(spec: str) -> Corpus:
     """Finds the files of a corpus; reads none of them.
+
+    Symbolic links are followed, and each file is taken once, by its real path; how many links are left out, and why, is told on
+    stderr.
 
     Args:
         spec: `"stdlib"`, the sources of the running Python's standard library (about 12 MB, so the text
@@ -74,25 +82,107 @@ def read_corpus(spec: str) -> Corpus:
         The corpus.
 
     Raises:
-        EquimuError: nothing is there.
+        EquimuError: nothing is there, or it is no path of text.
     """
-    if spec == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        found = root.rglob("*.py")
-        # The build's own settings are generated, full of the paths of one machine.
-        found = (p for p in found if not p.name.startswith("_sysconfigdata"))
-        paths = [p for p in found if _NOT_STDLIB.isdisjoint(p.relative_to(root).parts)]
-    else:
-        root = Path(spec).expanduser()
-        pattern = os.path.join(glob.escape(str(root)), "**", "*") if root.is_dir() else str(root)
-        # A file whose name looks like a glob is still that file.
-        found = [root] if root.is_file() else map(Path, glob.glob(pattern, recursive=True))
-        paths = [p for p in found if p.is_file()]
-    if not paths:
-        what = "has no files" if root.exists() else "does not exist"
+    spec = path_text("corpus", spec)
+    try:
+        found = _find_stdlib() if spec == "stdlib" else _find(Path(spec).expanduser())
+    except (OSError, RuntimeError) as error:  # the latter of an unknown user's home
+        told = getattr(error, "strerror", None) or error
+        raise EquimuError(f"corpus {spec!r} cannot be read: {told}") from None
+    if not found.paths:
+        what = "has no files" if os.path.lexists(Path(spec).expanduser()) else "does not exist"
         raise EquimuError(f"corpus {spec!r} {what}; write 'stdlib' or a file, folder or glob of text files")
-    paths.sort(key=lambda path: path.as_posix())
-    return Corpus(name=spec, paths=tuple(paths), fingerprint=_fingerprint(paths))
+    if found.doubled or found.broken:
+        told = f"{found.doubled} lead to what is there already, {found.broken} lead nowhere"
+        print(f"equimu: corpus {printable(repr(spec))}: symbolic links left out: {told}", file=sys.stderr, flush=True)
+    paths = sorted(found.paths.values(), key=lambda path: path.as_posix())
+    return Corpus(
+        name=spec,
+        paths=tuple(paths),
+        fingerprint=_fingerprint(paths),
+        doubled=found.doubled,
+        broken=found.broken,
+    )
+
+
+class _Found:
+    """Files by their real paths: each once, however many links lead to it."""
+
+    def __init__(self):
+        self.paths: dict[str, Path] = {}
+        self.doubled = self.broken = 0
+
+    def add(self, path: Path) -> None:
+        """Adds a file, unless it is there; what is no file is nothing."""
+        real = os.path.realpath(path)
+        if os.path.isfile(real) and not is_of_the_kernel(Path(real)):
+            if real in self.paths:
+                self.doubled += 1
+            self.paths.setdefault(real, path)
+        elif not os.path.exists(real):
+            self.broken += 1
+
+    def add_below(self, top: Path, pattern: tuple[str, ...]) -> None:
+        """Adds the files below a folder whose names fit a pattern. Hidden ones are left out, and links come last."""
+        seen: set[str] = set()
+        folders, links = collections.deque([top]), collections.deque[Path]()
+        while folders or links:
+            folder = (folders or links).popleft()
+            real = os.path.realpath(folder)
+            if os.path.isdir(real) and (real in seen or is_of_the_kernel(Path(real))):
+                self.doubled += real in seen
+            elif os.path.isdir(real):
+                seen.add(real)
+                for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                    path = folder / entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_symlink():
+                        links.append(path)
+                    elif entry.is_dir():
+                        folders.append(path)
+                    elif _fits(path.relative_to(top).parts, pattern):
+                        self.add(path)
+            elif _fits(folder.relative_to(top).parts, pattern):
+                self.add(folder)
+
+
+def _find(root: Path) -> _Found:
+    found = _Found()
+    if is_of_the_kernel(root):
+        raise EquimuError(
+            f"corpus '{root}' is of the kernel, which has no text; write a file, folder or glob of text files"
+        )
+    if root.is_dir():  # whose name may look like a glob, as that of a file
+        found.add_below(root, ("**",))
+    elif root.is_file() or "**" not in root.parts:
+        for path in [root] if root.is_file() else sorted(map(Path, glob.glob(str(root))), key=Path.is_symlink):
+            found.add(path)
+    else:
+        # glob follows links around in circles.
+        at = root.parts.index("**")
+        for top in glob.glob(str(Path(*root.parts[:at]))):
+            found.add_below(Path(top), root.parts[at:])
+    return found
+
+
+def _find_stdlib() -> _Found:
+    found, root = _Found(), Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        # The build's own settings are generated, full of the paths of one machine.
+        if not path.name.startswith("_sysconfigdata") and _NOT_STDLIB.isdisjoint(path.relative_to(root).parts):
+            found.add(path)
+    return found
+
+
+def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the names along a path fit a glob, of which `**` is any number of folders, and at its end any file below."""
+    if not pattern or not names:
+        return not pattern and not names
+    if pattern[0] == "**":
+        return len(pattern) == 1 or any(_fits(names[i:], pattern[1:]) for i in range(len(names)))
+    return fnmatch.fnmatch(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
 def _fingerprint(paths: list[Path]) -> str:
@@ -101,25 +191,15 @@ def _fingerprint(paths: list[Path]) -> str:
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:32]
 
 
-def _pieces(path: Path, longest: int) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        while text := file.read(longest):
-            text += file.readline()
-            yield text
-
-
-def _json_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise EquimuError(f'{path}, line {number}: not a document; every line must be {{"text": "..."}}')
-            if text:
-                # JSON can hold half a surrogate pair, which no UTF-8 can
-                yield text.encode(errors="replace").decode()
+def _documents(path: Path, *, alone: bool) -> Iterator[str]:
+    if is_json_lines(path):
+        return filter(None, json_lines(path))
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise EquimuError(f"cannot read {path}: {error.strerror}") from None
+    target = min(_LONGEST_DOCUMENT, max(1, size // _PIECES_OF_LONE_FILE)) if alone else _LONGEST_DOCUMENT
+    return pieces(path, target, _LONGEST_DOCUMENT)
 
 
 def _is_text(text: str) -> bool:
