@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import equinox as eqx
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import Index, Size, check, check_class, checked, shown
 
 AXIS_WORDS = frozenset({"in", "out", "inner", "kernel", "table", "stack"})
 
@@ -62,9 +63,17 @@ class Axes:
     trained: bool | None = None
 
     def __post_init__(self):
+        check(str | None, tied_multiplier=self.tied_multiplier, beside=self.beside, norm_of=self.norm_of)
+        check(float | None, constant=self.constant)
+        check(bool, as_model=self.as_model)
+        check(bool | None, trained=self.trained)
         for word in (*self.words, *(self.tied or ())):
             if word not in AXIS_WORDS:
                 raise EquimuError(f"{word!r} is no axis word: {nearest(word, AXIS_WORDS)}")
+        if self.split is not None:
+            pair = checked("split", self.split, tuple[Index, ...])
+            if len(pair) != 2 or pair[0] >= len(self.words) or pair[1] < 1:
+                raise EquimuError(f"split={self.split} must be an index into {self.words} and a number of parts")
         if (self.tied is None) != (self.tied_multiplier is None):
             raise EquimuError("a tied array needs both `tied` and `tied_multiplier`")
         if self.tied is not None and len(self.tied) != len(self.words):
@@ -98,15 +107,19 @@ def axes(
     return Axes(
         words,
         constant=constant,
-        tied=None if tied is None else tuple(tied),
+        tied=None if tied is None else checked("tied", _listed(tied), tuple[str, ...]),
         tied_multiplier=tied_multiplier,
         beside=beside,
         norm_of=norm_of,
         split=split,
-        strides=None if strides is None else tuple(strides),
+        strides=None if strides is None else checked("strides", _listed(strides), tuple[Size, ...]),
         as_model=as_model,
         trained=trained,
     )
+
+
+def _listed(values: Any) -> Any:
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
 
 
 def register_axes(cls: type, **fields: Declaration) -> None:
@@ -125,12 +138,18 @@ def register_axes(cls: type, **fields: Declaration) -> None:
         >>> register_axes(MyLayer, weight=("in", "out"), bias=("out",))
         >>> register_axes(MyAttention, **{"key.weight": ("inner", "in")})
     """
+    check_class("the class of register_axes", cls)
     known = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else None
     for field, declaration in fields.items():
         _check_path(cls, field)
         if known is not None and (first := re.split(r"[.\[]", field)[0]) not in known:
             raise EquimuError(f"{cls.__name__} has no field {first!r}: {nearest(first, known)}")
-        _REGISTRY.setdefault(cls, {})[field] = Axes(declaration) if isinstance(declaration, tuple) else declaration
+        if isinstance(declaration, tuple):
+            declaration = Axes(declaration)
+        elif not (isinstance(declaration, Axes) or callable(declaration)):
+            told = f"write a tuple of axis words, axes(...), or a function of the module; got {shown(declaration)}"
+            raise EquimuError(f"the declaration of {cls.__name__}.{field} is none: {told}")
+        _REGISTRY.setdefault(cls, {})[field] = declaration
 
 
 def register_residual(cls: type, *parts: str) -> None:
@@ -150,13 +169,14 @@ def register_residual(cls: type, *parts: str) -> None:
     Example:
         >>> register_residual(MyBlock, "attention.output_proj", "mlp.layers[-1]")
     """
+    check_class("the class of register_residual", cls)
     for part in parts:
         _check_path(cls, part)
     _BRANCH_ENDS[cls] = parts
 
 
 def _check_path(cls: type, part: str) -> None:
-    if not re.fullmatch(_PATH, part):
+    if not re.fullmatch(_PATH, checked("a path", part, str)):
         raise EquimuError(f"{part!r} is no path below a {cls.__name__}; write it as in Python, e.g. 'mlp.layers[-1]'")
 
 

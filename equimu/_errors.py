@@ -34,7 +34,7 @@ class EquimuError(ValueError):
     exit_code: ExitCode = ExitCode.MISTAKE
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: object, valid: Iterable[str]) -> str:
     """Words to end an error message with: the nearest valid name if there is one, and all valid names.
 
     Args:
@@ -45,7 +45,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         For example `did you mean 'relative'? (valid: absolute, relative)`.
     """
     names = sorted(valid)
-    matches = difflib.get_close_matches(name, names, n=1)
+    matches = difflib.get_close_matches(str(name), names, n=1)
     guess = f"did you mean {matches[0]!r}? " if matches else ""
     return f"{guess}(valid: {', '.join(names)})"
 

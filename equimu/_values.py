@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from equimu._errors import EquimuError, nearest
 
@@ -180,6 +183,20 @@ def check_keys(name: str, value: Any) -> None:
         isinstance(key, str) for key in typing.cast(typing.Mapping[Any, Any], value)
     ):
         raise EquimuError(f"{name} must be a dict by names, got {shown(value)}")
+
+
+def check_key(name: str, value: Any) -> None:
+    """Raises an `EquimuError` unless a value is a random key, or several, of either kind."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    if dtype is None or not (
+        jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and shape and shape[-1] in (2, 4))
+    ):
+        raise EquimuError(f"{name} must be a random key, as jax.random.key(0) is, got {shown(value)}")
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is known only when the program runs."""
+    return isinstance(value, Tracer)
 
 
 def path_text(name: str, value: Any) -> str:

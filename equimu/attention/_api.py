@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
+from equimu._values import Integer, checked, is_traced
 from equimu.attention._backends import BACKENDS, choose, choose_by_platform, find, refusal
 from equimu.attention._device import default_platform
-from equimu.attention._problem import Aval, Segments, check, split_segments
+from equimu.attention._problem import Aval, Segments, check, check_arrays, check_window, split_segments
 from equimu.attention._varying import vary_alike
 
 
@@ -122,13 +124,19 @@ def decode_attention(
     Raises:
         EquimuError: as in `dot_product_attention`, or a `length` that the queries or the cache do not have room for.
     """
+    check_arrays(q=q, k_cache=k_cache, v_cache=v_cache)
+    check_window(window)
+    if min(q.ndim, k_cache.ndim) < 3:
+        raise EquimuError("q and the caches need at least the axes (seq, heads, head_dim)")
+    if not is_traced(length):
+        length = checked("length", length, Integer)
     if isinstance(length, int) and not q.shape[-3] <= length <= k_cache.shape[-3]:
         raise EquimuError(
             f"length is {length}: with {q.shape[-3]} queries and a cache of {k_cache.shape[-3]} positions it must be "
             f"{q.shape[-3]} to {k_cache.shape[-3]}"
         )
     q_offset = length - q.shape[-3]
-    if window is not None and window >= 1 and window + q.shape[-3] - 1 < k_cache.shape[-3]:
+    if window is not None and window + q.shape[-3] - 1 < k_cache.shape[-3]:
         reach = window + q.shape[-3] - 1
         start = jnp.clip(length - reach, 0, k_cache.shape[-3] - reach)
         k_cache = jax.lax.dynamic_slice_in_dim(k_cache, start, reach, axis=-3)
@@ -183,6 +191,7 @@ def explain(
     """
     problem = check(q, k, v, scale=scale, causal=causal, window=window, segment_ids=segment_ids, q_offset=q_offset)
     problem = problem.trimmed()
+    platform = checked("platform", platform, Literal["cpu", "cuda", "rocm", "gpu", "tpu"] | None)
     if platform is None:
         platform = problem.platform or default_platform()
     chosen = choose(problem, platform)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._values import check as check_value
+from equimu._values import is_traced, shown
 from equimu.attention._device import capability, chip, known_platform
 from equimu.attention._visible import Visibility
 
@@ -57,6 +59,25 @@ def split_segments(segment_ids: Segments) -> tuple[Any, Any]:
     return segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
 
 
+def check_arrays(**arrays: Any) -> None:
+    """Raises an `EquimuError` unless each, by its name, is an array or the shape of one."""
+    for name, array in arrays.items():
+        if not isinstance(array, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            raise EquimuError(f"{name} must be an array, got {shown(array)}")
+
+
+def check_window(window: Any) -> None:
+    """Raises an `EquimuError` unless it is a number of positions or None."""
+    if window is None:
+        return
+    if not isinstance(window, int | np.integer) or isinstance(window, bool):
+        raise EquimuError(
+            f"window is {shown(window)}: give the number of visible positions as a whole number, or None"
+        )
+    if window < 1:
+        raise EquimuError(f"window is {window}: give the number of visible positions, at least 1, or None")
+
+
 def check(
     q: Aval,
     k: Aval,
@@ -74,6 +95,8 @@ def check(
         EquimuError: ranks, shapes, dtypes or head counts that do not fit together, a window that is not
             positive, a scale, an offset or a window that is not a number, segment ids that are not integers.
     """
+    check_arrays(q=q, k=k, v=v)
+    check_value(bool, causal=causal)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 3:
             raise EquimuError(
@@ -99,24 +122,27 @@ def check(
             f"q has {heads} heads, which are not divisible by the {kv_heads} heads of k and v: "
             "each key/value head must serve equally many query heads"
         )
-    if window is not None and not isinstance(window, int | np.integer):
-        raise EquimuError(f"window is {window!r}: give the number of visible positions as a whole number, or None")
-    if window is not None and window < 1:
-        raise EquimuError(f"window is {window}: give the number of visible positions, at least 1, or None")
+    check_window(window)
     for name, value, kinds, needed in (
         ("scale", scale, (jnp.floating, jnp.integer), "a number, for example head_dim**-0.5"),
         ("q_offset", q_offset, (jnp.integer,), "a whole number"),
     ):
-        if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
             raise EquimuError(f"{name} is {value!r}: give {needed}")
         if jnp.ndim(value) != 0:
             raise EquimuError(f"{name} has shape {jnp.shape(value)}: give a scalar (vmap where it varies)")
         dtype = jnp.result_type(value)
         if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
             raise EquimuError(f"{name} has dtype {dtype}: give {needed}")
+    if not is_traced(scale):
+        check_value(float, scale=scale)
 
+    if isinstance(segment_ids, tuple) and len(segment_ids) != 2:
+        raise EquimuError(f"segment_ids are {len(segment_ids)} arrays: give one, or a pair (of the queries, of the keys)")
     q_segments, k_segments = split_segments(segment_ids)
     for name, ids, seq in (("queries", q_segments, seq_q), ("keys", k_segments, seq_k)):
+        if ids is not None:
+            check_arrays(**{f"segment_ids of the {name}": ids})
         if ids is not None and not jnp.issubdtype(ids.dtype, jnp.integer):
             raise EquimuError(f"segment_ids of the {name} have dtype {ids.dtype}: give integers")
         if ids is not None and ids.shape != (*batch, seq):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError
 from equimu._types import Key
+from equimu._values import Positive, Size, check, check_key
 from equimu.attention import dot_product_attention
 from equimu.nn._linear import Linear
 from equimu.nn._norm import Gain, RMSNorm
@@ -68,6 +69,11 @@ class SelfAttention(eqx.Module):
         Raises:
             EquimuError: sizes that do not divide each other.
         """
+        check(Size, d_model=d_model, head_dim=head_dim)
+        check(Size | None, n_kv_head=n_kv_head)
+        check(Positive | None, rotary_base=rotary_base)
+        check(float | None, scale=scale)
+        check_key("key", key)
         if d_model % head_dim != 0:
             raise EquimuError(f"d_model {d_model} is not a multiple of head_dim {head_dim}; change either")
         if rotary_base is not None and head_dim % 2 != 0:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._axes import axes, register_axes
 from equimu._types import Key
+from equimu._values import Size, check, check_key
 from equimu.nn._parallel import TENSOR, own_positions, scatter_positions, sharers
 
 
@@ -25,6 +26,8 @@ class Embedding(eqx.Module):
             d_model: width of a row.
             key: random key.
         """
+        check(Size, vocab_size=vocab_size, d_model=d_model)
+        check_key("key", key)
         self.weight = jax.random.normal(key, (vocab_size, d_model))
         self.vocab_size = vocab_size
 
@@ -45,6 +48,8 @@ class TiedEmbedding(eqx.Module):
 
     def __init__(self, vocab_size: int, d_model: int, *, key: Key):
         """See `Embedding`."""
+        check(Size, vocab_size=vocab_size, d_model=d_model)
+        check_key("key", key)
         self.weight = jax.random.normal(key, (vocab_size, d_model))
         self.readout_multiplier = jnp.asarray(1.0 / d_model)
         self.vocab_size = vocab_size

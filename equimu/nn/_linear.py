@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._axes import Axes, axes, register_axes
 from equimu._types import Key
+from equimu._values import Size, check, check_key
 from equimu.nn._parallel import scatter_positions
 
 # The side of a map that devices along `tensor` share, and the number of equal parts that it may be cut into.
@@ -48,6 +49,8 @@ class Linear(eqx.Module):
                 it is `"in"`, the output is summed over the devices, and each gets that of its own positions.
             key: random key for the weight.
         """
+        check(Size, d_in=d_in, d_out=d_out)
+        check_key("key", key)
         draw = jnp.zeros((d_in, d_out)) if zero else jax.random.normal(key, (d_in, d_out)) * d_in**-0.5
         self.weight = draw
         self.bias = jnp.zeros(d_out) if use_bias else None

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
+from equimu._values import Size, check, check_key
 from equimu.nn._linear import Linear
 from equimu.nn._parallel import check_share, gather_positions, sharers
 
@@ -55,6 +56,8 @@ class MLP(eqx.Module):
         Raises:
             EquimuError: unknown activation.
         """
+        check(Size, d_model=d_model, d_ff=d_ff)
+        check_key("key", key)
         if activation not in get_args(Activation):
             raise EquimuError(f"activation {activation!r} is unknown: {nearest(activation, get_args(Activation))}")
         up_key, gate_key, down_key = jax.random.split(key, 3)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from equimu._axes import register_axes
 from equimu._errors import EquimuError, nearest
+from equimu._values import NotNegative, Size, check
 
 Gain: TypeAlias = Literal["none", "vector", "scalar"]
 
@@ -37,6 +38,8 @@ class RMSNorm(eqx.Module):
         Raises:
             EquimuError: unknown kind of gain.
         """
+        check(Size, d_model=d_model)
+        check(NotNegative, eps=eps)
         if gain not in get_args(Gain):
             raise EquimuError(f"gain {gain!r} is unknown: {nearest(gain, get_args(Gain))}")
         self.gain = {"none": None, "vector": jnp.ones(d_model), "scalar": jnp.ones(())}[gain]

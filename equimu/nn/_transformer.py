@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from equimu._axes import register_residual
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
+from equimu._values import Count, Positive, Size, check, check_key
 from equimu.attention._device import default_platform, known_platform
 from equimu.nn._attention import SelfAttention
 from equimu.nn._embedding import Embedding, TiedEmbedding
@@ -118,8 +119,13 @@ class Transformer(eqx.Module):
         """
         if not isinstance(remat, bool) and remat not in get_args(get_args(Remat)[1]):
             raise EquimuError(f"remat {remat!r} is unknown: {nearest(str(remat), ('projections', 'True', 'False'))}")
-        if n_layer < 1:
-            raise EquimuError(f"n_layer must be at least 1, got {n_layer}")
+        check(Size, vocab_size=vocab_size, d_model=d_model, n_layer=n_layer)
+        check(Positive, d_ff_multiple=d_ff_multiple)
+        check(Count, unroll=unroll)
+        switches = (zero_query, zero_residual, zero_unembedding, tie_embeddings, embedding_norm, qk_norm, use_bias)
+        names = "zero_query zero_residual zero_unembedding tie_embeddings embedding_norm qk_norm use_bias"
+        check(bool, **dict(zip(names.split(), switches, strict=True)))
+        check_key("key", key)
         d_ff = int(d_ff_multiple * d_model)
         if d_ff < 1:
             raise EquimuError(f"d_ff_multiple {d_ff_multiple} leaves the MLP no hidden units at d_model {d_model}")

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Scalar
+from equimu._values import Count, Index, NotNegative, checked, is_traced
 
 Decay: TypeAlias = Literal["linear", "cosine", "constant"]
 Schedule: TypeAlias = Callable[[Any], Any]
@@ -38,6 +39,9 @@ def warmup_schedule(
     """
     if decay not in get_args(Decay):
         raise EquimuError(f"decay {decay!r} is unknown: {nearest(decay, get_args(Decay))}")
+    for name, value, hint in (("total", total, Count), ("warmup", warmup, Index), ("floor", floor, NotNegative)):
+        if not is_traced(value):
+            checked(name, value, hint)
 
     def factor(step: Int[Array, ""] | int) -> Float[Array, ""]:
         n = jnp.asarray(step, jnp.float32)
