@@ -29,7 +29,7 @@ COUNTS: dict[str, int] = {
     "mesh": 12,
     "stop": 10,
     "disk": 5,
-    "malformed": 100,
+    "malformed": 700,
     "cost": 5,
     "soak": 30,
 }

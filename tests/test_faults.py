@@ -76,7 +76,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_malformed_inputs_are_one_line_each(tmp_path):
-    assert counts(campaign(tmp_path, "malformed", 15, 6)) == [15]
+    assert counts(campaign(tmp_path, "malformed", 15, 6)) == [15, 15, 15]
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def _data(folder: Path) -> Iterator[_Case]:
         "split": (3, "test"),
     }
     yield "Loader", Loader, {**common, "seed": 0}, {**loader, "seed": (1.5, "0", None)}
-    yield "OrderedLoader", OrderedLoader, common, {**loader, "first": (0, -1, 1.5, "2")}
+    yield "OrderedLoader", OrderedLoader, common, {**loader, "seq": _NO_SIZE, "first": (0, -1, 1.5, "2")}
     made = Loader(store, seq=8, rows=2, seed=0)
     yield "Loader.batch", made.batch, {"step": 0}, {"step": (-1, 1.5, "0", None), "rows": (3, [2], [], [0.5], "01")}
 
@@ -313,8 +313,8 @@ def _runs(folder: Path) -> Iterator[_Case]:
         "steps": (0, 1.5, "3"),
         "seeds": (0, 1.5, "3"),
     }
-    yield "read_cells", read_cells, {}, {"root": (*_NO_PATH, text_file, str(folder / "text"), "/proc")}
-    yield "Checkpoints", Checkpoints, {}, {"root": (3, None, "", text_file)}
+    yield "read_cells", read_cells, {}, {"root": (*_NO_PATH, text_file, str(folder / "nowhere"), "/proc")}
+    yield "Checkpoints", Checkpoints, {}, {"root": _NO_PATH[:4], "keep": _NO_COUNT}
     fields = types.SimpleNamespace
     yield "SweepConfig.run", SweepConfig, {}, {"run": (fields(), None, 3)}
 

@@ -4,11 +4,14 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.campaign import _calls as _calls_of
+from benchmarks.campaign import _lines as _lines_of
 from benchmarks.campaign import _runs
-from benchmarks.campaign._children import equimu
+from benchmarks.campaign._children import equimu, isolated
 from benchmarks.campaign._result import Result
 from equimu._errors import ExitCode
 
@@ -123,13 +126,53 @@ def _cut(path: Path) -> None:
 
 
 def run(count: int, seed: int, folder: Path) -> list[Result]:
-    """As many of them; from 80 on, all."""
+    """As many of each, out of command lines and calls with a wrong value each, and of damaged inputs."""
     _inputs(folder)
+    return [*_with_words(count, seed, folder), *_lines(count, seed, folder), *isolated(lambda: _calls(count, seed, folder), folder)]
+
+
+def _calls(count: int, seed: int, folder: Path) -> list[Result]:
+    before = _files(folder)
+    calls = _some(list(_calls_of.calls(folder)), count, seed)
+    told = [(what, _calls_of.outcome(call)) for what, call in calls]
+    failures = [f"{what}: {wrong}" for what, wrong in told if wrong is not None]
+    if left := _files(folder) - before:
+        failures.append(f"leaves {sorted(left)[:5]}")
+    outcome = f"an EquimuError of one line within {_calls_of.SECONDS} s, nothing left behind"
+    return [Result(part="malformed", what="calls of the API", count=len(calls), outcome=outcome, failures=tuple(failures))]
+
+
+def _lines(count: int, seed: int, folder: Path) -> list[Result]:
+    lines = _some(list(_lines_of.lines(folder)), count, seed)
+    failures: list[str] = []
+    for line in lines:
+        before = _files(folder)
+        child = equimu(line, folder / "out.txt")
+        try:
+            code = child.wait(_calls_of.SECONDS)
+        except TimeoutError as error:
+            failures.append(f"{line}: {error}")
+            continue
+        told = child.output().strip()
+        if code != ExitCode.MISTAKE or "\n" in told or not told.startswith("equimu: "):
+            failures.append(f"{line}: code {code}: {told[-300:]}")
+        elif left := _files(folder) - before - {"out.txt"}:
+            failures.append(f"{line}: leaves {sorted(left)[:5]}")
+    outcome = f"one line within {_calls_of.SECONDS} s, exit code 2, nothing left behind"
+    return [Result(part="malformed", what="command lines", count=len(lines), outcome=outcome, failures=tuple(failures))]
+
+
+def _some(values: list[Any], count: int, seed: int) -> list[Any]:
+    chosen = np.random.default_rng(seed).permutation(len(values))[:count]
+    return [values[number] for number in sorted(chosen)]
+
+
+def _with_words(count: int, seed: int, folder: Path) -> list[Result]:
     cases = list(_cases(folder))
     chosen = np.random.default_rng(seed).permutation(len(cases))[:count]
     failures = [failure for number in sorted(chosen) for failure in _try(folder, *cases[number])]
     outcome = "one line each, exit code 2, nothing left behind"
-    return [Result(part="malformed", what="inputs", count=len(chosen), outcome=outcome, failures=tuple(failures))]
+    return [Result(part="malformed", what="damaged and wrong inputs, by the words of the message", count=len(chosen), outcome=outcome, failures=tuple(failures))]
 
 
 def _inputs(folder: Path) -> None:

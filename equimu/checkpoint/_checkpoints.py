@@ -13,6 +13,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Count, check, path_text
 from equimu.checkpoint._arrays import Box, described, read_arrays, verify_files, write_arrays
 from equimu.checkpoint._faults import Damaged, damage, patiently
 from equimu.checkpoint._hosts import Hosts
@@ -60,11 +61,9 @@ class Checkpoints:
     """
 
     def __init__(self, root: str | Path, *, keep: int = 2, keep_every: int | None = None):
-        if keep < 1:
-            raise EquimuError(f"keep={keep} would keep no checkpoint; write 1 or more")
-        if keep_every is not None and keep_every < 1:
-            raise EquimuError(f"keep_every={keep_every} is no number of steps; write 1 or more, or None")
-        self._root = str(root)
+        check(Count, keep=keep)
+        check(Count | None, keep_every=keep_every)
+        self._root = path_text("the root of the checkpoints", root)
         self._place = open_place(root)
         self._hosts = Hosts(self._root)
         self._keep, self._keep_every = keep, keep_every

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._values import Count, Index, Integer, Size, check, checked
 from equimu.data._order import ShuffledOrder
 from equimu.data._store import TokenStore
 from equimu.data._windows import Batch, windows_of
@@ -50,7 +51,8 @@ class Loader:
         windows: str = "concatenate",
         split: str = "train",
     ):
-        self._rows = _checked_rows(rows)
+        self._rows = _checked(store, split, windows, seq, rows)
+        check(Integer, seed=seed)
         self._windows = windows_of(store, split, windows, seq, tail=False)
         self._order = ShuffledOrder(self._windows.count, seed)
         self.windows_per_epoch = self._windows.count
@@ -68,8 +70,7 @@ class Loader:
         Raises:
             EquimuError: negative step, rows outside the batch, or a damaged store.
         """
-        if step < 0:
-            raise EquimuError(f"step={step} is negative; steps count from 0")
+        check(Index, step=step)
         places = step * self._rows + np.array(_part(rows, self._rows))
         return self._windows.batch(self._order(places))
 
@@ -133,11 +134,10 @@ class OrderedLoader:
         split: str = "validation",
         first: int | None = None,
     ):
-        self._rows = _checked_rows(rows)
+        self._rows = _checked(store, split, windows, seq, rows)
+        check(Count | None, first=first)
         self._windows = windows_of(store, split, windows, seq, tail=True)
         self._eod = store.info.eod
-        if first is not None and first < 1:
-            raise EquimuError(f"first={first} batches are none; write 1 or more, or None for all")
         batches = -(-self._windows.count // rows)
         self._batches = batches if first is None else min(first, batches)
 
@@ -170,15 +170,18 @@ class OrderedLoader:
         return batch
 
 
-def _checked_rows(rows: int) -> int:
-    if rows < 1:
-        raise EquimuError(f"rows={rows} make no batch; write 1 or more")
+def _checked(store: TokenStore, split: str, windows: str, seq: int, rows: int) -> int:
+    check(TokenStore, store=store)
+    check(str, split=split, windows=windows)
+    check(Size, seq=seq, rows=rows)
     return rows
 
 
 def _part(rows: _Rows | None, whole: int) -> _Rows:
     if rows is None:
         return range(whole)
+    listed = list(rows) if isinstance(rows, range | np.ndarray) else rows
+    checked("rows", listed, tuple[Integer, ...])
     if len(rows) == 0 or min(rows) < 0 or max(rows) >= whole:
         raise EquimuError(f"rows={rows} are not rows of a batch of {whole}; write a range within 0 and {whole}")
     return rows

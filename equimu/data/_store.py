@@ -19,7 +19,10 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from equimu._errors import EquimuError, nearest
+from equimu._folder import is_of_the_kernel
 from equimu._json import loads
+from equimu._storage import local_path
+from equimu._values import checked, path_text
 from equimu.data._arrays import check_files, open_array, open_place, told_as
 from equimu.data._tokenizer import Tokenizer
 
@@ -28,6 +31,7 @@ SPLITS = ("train", "validation")
 DTYPES = ("uint8", "uint16", "uint32")
 _INFO = "equimu-tokens.json"
 _MOST_INFO_BYTES = 2**26
+_FIRST_SECONDS = 8.0  # until a place on a network has answered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class TokenStore:
         Raises:
             EquimuError: no such split, or the array is lost or damaged.
         """
-        split, _, offsets = name.partition("-")
+        split, _, offsets = checked("the split", name, str).partition("-")
         if split not in self.info.tokens:
             raise EquimuError(f"a token store has no split {split!r}; {nearest(split, self.info.tokens)}")
         size = self.info.documents[split] + 1 if offsets else self.info.tokens[split]
@@ -130,13 +134,26 @@ def open_store(place: str | Path, tokenizer: Tokenizer | None = None) -> TokenSt
     Raises:
         EquimuError: there is no store, it is damaged, or it was written with another tokenizer.
     """
-    place = str(place)
+    place = checked_place(place)
     info = read_info(place)
     if info is None:
         raise EquimuError(f"there is no token store at {place!r}; make one with `equimu data` or `write_store`")
     if tokenizer is not None:
         _refuse_other_tokenizer(place, info, tokenizer)
     return TokenStore(place, info)
+
+
+def checked_place(place: str | Path) -> str:
+    """The place of a token store as text.
+
+    Raises:
+        EquimuError: it can be none: empty, say, or among what the kernel makes up.
+    """
+    text = path_text("the place of the token store", place)
+    path = local_path(text)
+    if path is not None and is_of_the_kernel(path):
+        raise EquimuError(f"{text!r} is of the kernel, where no token store can be; write a folder or URL")
+    return text
 
 
 def _refuse_other_tokenizer(place: str, info: StoreInfo, tokenizer: Tokenizer) -> None:
@@ -155,7 +172,10 @@ def read_info(place: str) -> StoreInfo | None:
     kvstore = open_place(place)
     with told_as(f"cannot read token store {place!r}"):
         check_files(place, _INFO, _MOST_INFO_BYTES)
-        read = kvstore.read(_INFO).result()
+        try:
+            read = kvstore.read(_INFO).result(timeout=_FIRST_SECONDS)
+        except TimeoutError:
+            raise EquimuError(f"token store {place!r} cannot be reached: no word of it in {_FIRST_SECONDS:g} s") from None
     if read.state == "missing":
         return None
     with _reading(place):

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._folder import expanded
+from equimu._values import path_text
 from equimu.data._bounded import bounded
 
 # What published tokenizers call the two special tokens; used only where exactly one of a list is there.
@@ -100,7 +102,7 @@ class HuggingFaceTokenizer:
     """
 
     def __init__(self, path: str | Path, *, bos: str | None = None, eod: str | None = None):
-        path = Path(path).expanduser()
+        path = expanded(path_text("the path of the tokenizer", path), "the path of the tokenizer")
         try:
             import tokenizers
         except ImportError:
@@ -201,6 +203,7 @@ def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = 
     Raises:
         EquimuError: see `HuggingFaceTokenizer`; or special tokens given for `"bytes"`.
     """
+    name = path_text("the tokenizer", name)
     if name != "bytes":
         return HuggingFaceTokenizer(name, bos=bos, eod=eod)
     if bos is not None or eod is not None:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import Integer, Part, check
 from equimu.data._arrays import ArrayWriter, delete_below, told_as
 from equimu.data._corpus import Corpus, read_corpus
 from equimu.data._orphans import being_written, remove_orphans
-from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, commit_info, read_info
+from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, checked_place, commit_info, read_info
 from equimu.data._tokenizer import Tokenizer
 
 _ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this size
@@ -54,11 +55,14 @@ def write_store(
         EquimuError: empty corpus, a file that cannot be read, one document only, a vocabulary larger than the
             dtype, another store at this place, or a place that cannot be written.
     """
-    place = str(place)
-    if not place:
-        raise EquimuError("the place of the token store is empty; write a folder or URL, or . for the current folder")
-    if not 0 < validation < 1:
-        raise EquimuError(f"validation={validation} must lie between 0 and 1, such as 0.05")
+    place = checked_place(place)
+    if place.startswith(("http://", "https://")):
+        raise EquimuError(f"nothing can be written to {place!r}; write a folder, or a URL such as gs://bucket/name")
+    check(Corpus, corpus=corpus)
+    check(Tokenizer, tokenizer=tokenizer)
+    check(Part, validation=validation)
+    check(Integer, split_seed=split_seed)
+    check(str | None, dtype=dtype)
     token_dtype = _token_dtype(tokenizer, dtype)
     recipe = _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
     store = _made_before(place, recipe)
@@ -122,9 +126,11 @@ def prepare(
     Raises:
         EquimuError: as `read_corpus` and `write_store`.
     """
+    check(Tokenizer, tokenizer=tokenizer)
+    check(Part, validation=validation)
+    folder = checked_place(default_cache() if folder is None else folder).rstrip("/") or "/"
     corpus = read_corpus(spec)
     recipe = _recipe(corpus, tokenizer, validation, split_seed, _token_dtype(tokenizer, None))
-    folder = str(default_cache() if folder is None else folder).rstrip("/")
     place = f"{folder}/tokens-{recipe[:16]}"
     return write_store(place, corpus, tokenizer, validation=validation, split_seed=split_seed)
 

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from equimu._errors import EquimuError
+from equimu._values import Size, check
 
 AXES = ("data", "fsdp", "tensor")
 # A batch's rows are spread over these; on `tensor` every device sees the same rows.
@@ -27,6 +28,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
     Raises:
         EquimuError: there are more devices, or fewer.
     """
+    check(Size, data=data, fsdp=fsdp, tensor=tensor)
     shape = (data, fsdp, tensor)
     needed = math.prod(shape)
     if devices is None:
