@@ -16,11 +16,11 @@ import jax
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, nearest, printable
-from equimu._folder import local_folder
+from equimu._folder import expanded, local_folder, read_regular
 from equimu._json import loads
 from equimu._progress import progress
 from equimu._storage import local_path, one_line
-from equimu._values import Count, Part, PathLike, Positive, Seconds, Size, check_fields
+from equimu._values import Count, Part, PathLike, Positive, Seconds, Size, check_fields, path_text
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import OffError, check_run, print_check, write_check
 from equimu.parameterization import table, to_json
@@ -51,6 +51,7 @@ from equimu.train import (
     train,
 )
 
+_MOST_CONFIG_BYTES = 2**26
 _Flat = tyro.conf.arg(name="")
 _Place = tyro.conf.Positional[PathLike]
 
@@ -395,15 +396,19 @@ def _take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
         if flag == "--config":
             if index + 1 == len(flags):
                 raise EquimuError("--config needs a file behind it")
-            return Path(flags[index + 1]), flags[:index] + flags[index + 2 :]
+            return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
         if flag.startswith("--config="):
-            return Path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
+            return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
     return None, flags
+
+
+def _config_path(text: str) -> Path:
+    return expanded(path_text("--config", text), "--config")
 
 
 def _read_config_file(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_CONFIG_BYTES).decode()
         values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
     except OSError as error:
         raise EquimuError(f"cannot read the config {path}: {error.strerror}") from None

@@ -49,6 +49,22 @@ def read_inside(folder: Path, name: str, most: int = _MOST_BYTES) -> bytes:
         return file.read(most)
 
 
+def read_regular(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """The content of a regular file that a user named, through whatever links.
+
+    Raises:
+        OSError: it is none (a pipe would be waited for, a device may have no end), holds too much, or cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        folder = stat.S_ISDIR(found.st_mode)
+        raise OSError(errno.EINVAL, "a folder, not a file" if folder else "not a regular file", str(path))
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
+    with path.open("rb") as file:
+        return file.read(most)
+
+
 def write_inside(folder: Path, name: str, content: bytes) -> None:
     """Writes a file below a folder such that it is there whole or not at all, also after a loss of power.
 

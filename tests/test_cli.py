@@ -166,7 +166,7 @@ BAD = {
     "store whose description was changed": (["train", "--data.store", "{tmp}/changed"], "checksum"),
     "store whose description was cut off": (["train", "--data.store", "{tmp}/cut"], "cannot be read"),
     "store of another format": (["train", "--data.store", "ftp://somewhere/store"], "cannot open"),
-    "everything held out": (["data", "{tmp}/store", *("--validation-share", "1")], "between 0 and 1"),
+    "everything held out": (["data", "{tmp}/store", *("--validation-share", "1")], "above 0 and below 1"),
     "store where another is": (
         ["data", "{tmp}/hollow", "--corpus", "{tmp}/two.jsonl"],
         "holds a token store made from other",

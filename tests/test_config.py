@@ -1,11 +1,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from equimu import EquimuError, RunConfig, SweepConfig
 from equimu.sweep import cells, parameterization_name
-from equimu.train import ModelConfig, config_from_dict, config_to_dict
+from equimu.train import ModelConfig, OptimizerConfig, config_from_dict, config_to_dict
 from equimu.train._config import digest
 
 
@@ -40,6 +41,51 @@ def test_config_errors_name_the_key(values, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["widths", "depths", "log2_learning_rates", "seeds", "parameterizations"])
+@pytest.mark.parametrize("value", [64, "mup", 2.5, None, {"a": 1}])
+def test_a_single_value_for_a_list_is_told_what_to_write(name, value):
+    for make in (lambda: config_from_dict(SweepConfig, {name: value}), lambda: SweepConfig(**{name: value})):
+        with pytest.raises(EquimuError) as error:
+            make()
+        told = str(error.value)
+        assert (
+            f"{name} must be a list" in told
+            and f"write [{value!r}]" in told
+            and "\n" not in told
+            and "Union" not in told
+        )
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"parameterization": {"tune": "output.lr=2"}}, "parameterization.tune must be a list, got 'output.lr=2'"),
+        ({"model": {"n_kv_head": "2"}}, "model.n_kv_head must be int, got '2'"),
+        (
+            {"model": {"attention_scale": []}},
+            r"attention_scale must be '1/head_dim' or '1/sqrt\(head_dim\)' or float, got",
+        ),
+        ({"steps": 10**5000}, "steps must be .*an integer of 16610 bits"),
+        ({"model": {"width": 2**40}}, r"model.width must be below 2\*\*31"),
+        ({"optimizer": {"clip_norm": 0}}, "clip_norm must be above 0"),
+        ({"model": {"unroll": 0}}, "unroll must be at least 1"),
+        ({"data": {"corpus": ""}}, "data.corpus is empty"),
+        ({"data": {"corpus": "x" * 300}}, "data.corpus has 300 bytes"),
+    ],
+)
+def test_values_out_of_their_type_are_one_line(values, words):
+    with pytest.raises(EquimuError, match=words) as error:
+        config_from_dict(RunConfig, values)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_numbers_of_other_types_are_the_same_run():
+    """NumPy's numbers, and an int where a float belongs, give the identity of plain ones."""
+    plain = RunConfig(steps=7, optimizer=OptimizerConfig(learning_rate=1.0))
+    other = RunConfig(steps=np.int64(7), optimizer=OptimizerConfig(learning_rate=1))
+    assert digest(config_to_dict(other)) == digest(config_to_dict(plain))
 
 
 def test_digest_changes_with_every_field():

@@ -150,17 +150,17 @@ def test_mistakes(store):
     loader = Loader(store, seq=8, rows=4, seed=0)
     ordered = OrderedLoader(store, seq=8, rows=4)
     cases = [
-        (lambda: Loader(store, seq=8, rows=0, seed=0), "rows=0"),
-        (lambda: Loader(store, seq=0, rows=4, seed=0), "seq=0"),
+        (lambda: Loader(store, seq=8, rows=0, seed=0), "rows must be at least 1"),
+        (lambda: Loader(store, seq=0, rows=4, seed=0), "seq must be at least 1"),
         (lambda: Loader(store, seq=8, rows=4, seed=0, split="valid"), "did you mean 'validation'"),
         (lambda: Loader(store, seq=8, rows=4, seed=0, windows="doc"), "concatenate"),
         (lambda: Loader(store, seq=10**6, rows=4, seed=0), "too few"),
-        (lambda: loader.batch(-1), "negative"),
-        (lambda: loader.iterate(-1), "negative"),
+        (lambda: loader.batch(-1), "step must be at least 0"),
+        (lambda: loader.iterate(-1), "step must be at least 0"),
         (lambda: loader.batch(0, range(2, 5)), "range within 0 and 4"),
         (lambda: loader.batch(0, range(0)), "range within 0 and 4"),
         (lambda: ordered.batch(len(ordered)), "does not exist"),
-        (lambda: OrderedLoader(store, seq=8, rows=4, first=0), "first=0"),
+        (lambda: OrderedLoader(store, seq=8, rows=4, first=0), "first must be at least 1"),
     ]
     for call, words in cases:
         with pytest.raises(EquimuError, match=words) as error:

@@ -321,8 +321,8 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, corpus):
     cases = [
         (lambda: write_store(place, corpus, Wide(257), dtype="uint8"), "vocabulary of 257.*'uint16'"),
         (lambda: write_store(place, corpus, ByteTokenizer(), dtype="int8"), "did you mean 'uint8'"),
-        (lambda: write_store(place, corpus, ByteTokenizer(), validation=0.0), "between 0 and 1"),
-        (lambda: write_store(place, corpus, ByteTokenizer(), validation=1.0), "between 0 and 1"),
+        (lambda: write_store(place, corpus, ByteTokenizer(), validation=0.0), "above 0 and below 1"),
+        (lambda: write_store(place, corpus, ByteTokenizer(), validation=1.0), "above 0 and below 1"),
         (lambda: open_store(place), "there is no token store"),
         (lambda: open_store("nope://bucket/x"), "cannot open 'nope://bucket/x'"),
     ]

@@ -313,7 +313,7 @@ def test_linear_maps_the_last_axis_and_adds_up_in_the_dtype_asked_for():
         ({"d_model": 18}, ["d_model 18 is not a multiple of head_dim 4"]),
         ({"head_dim": 1}, ["head_dim 1 is odd", "rotary"]),
         ({"n_kv_head": 3}, ["3 key/value heads do not divide the 4 query heads"]),
-        ({"n_kv_head": 0}, ["0 key/value heads"]),
+        ({"n_kv_head": 0}, ["n_kv_head must be at least 1"]),
         ({"n_layer": 0}, ["n_layer must be at least 1, got 0"]),
         ({"d_ff_multiple": 0.01}, ["d_ff_multiple 0.01", "no hidden units"]),
         ({"tie_embeddings": True, "zero_unembedding": True}, ["zero_unembedding and tie_embeddings exclude"]),

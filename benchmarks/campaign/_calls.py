@@ -101,59 +101,94 @@ def _cases(folder: Path) -> Iterator[_Case]:
 
 
 def _configs() -> Iterator[_Case]:
-    yield "ModelConfig", ModelConfig, {}, {
-        "width": _NO_SIZE,
-        "n_layer": _NO_SIZE,
-        "n_kv_head": _NO_SIZE,
-        "d_ff_multiple": (*_NO_NUMBER, 0, -1.0),
-        "activation": (3, "sine", ["relu"]),
-        "rotary_base": (*_NO_NUMBER, 0.0),
-        "attention_scale": ("1/2", math.nan, []),
-        "norm_eps": (-1.0, math.nan),
-        "use_bias": (1, "yes", None),
-        "unroll": _NO_COUNT,
-        "attention_backend": _NO_TEXT,
-    }
-    yield "ParameterizationConfig", ParameterizationConfig, {}, {
-        "name": ("mop", 3),
-        "alpha": (0.0, math.nan, "1"),
-        "base_width": _NO_SIZE,
-        "tune": ("output.multiplier=4", 4, [4]),
-    }
-    yield "OptimizerConfig", OptimizerConfig, {}, {
-        "learning_rate": (*_NO_NUMBER, -1.0, lambda step: 1.0),
-        "b1": _NO_RATE,
-        "clip_norm": (0, -1.0, math.nan),
-        "warmup": _NO_SHARE,
-    }
-    yield "DataConfig", DataConfig, {}, {
-        "corpus": _NO_PATH,
-        "seq": _NO_SIZE,
-        "rows": _NO_SIZE,
-        "validation_share": (0, 1, *_NO_SHARE),
-    }
-    yield "RunConfig", RunConfig, {}, {
-        "model": (3, None, {}, OptimizerConfig()),
-        "steps": _NO_COUNT,
-        "seed": _NO_SEED,
-        "accumulate": (0, 3, 1.0),
-        "z_loss": (-1.0, math.nan),
-        "validation_batches": (0, -1, 1.5),
-    }
-    yield "RuntimeConfig", RuntimeConfig, {}, {
-        "fsdp": _NO_SIZE,
-        "checkpoint_seconds": _NO_TIME,
-        "heartbeat_seconds": _NO_TIME,
-        "restore_from": ("", 3),
-    }
-    yield "SweepConfig", SweepConfig, {}, {
-        "widths": _NO_LIST,
-        "depths": _NO_LIST,
-        "log2_learning_rates": (-3.0, [200.0], [5000], [math.nan], ["-3"]),
-        "seeds": (0, [-1], [2**64], [0.5]),
-        "parameterizations": ("mup", [3], ["mop"]),
-        "base_width": _NO_SIZE,
-    }
+    yield (
+        "ModelConfig",
+        ModelConfig,
+        {},
+        {
+            "width": _NO_SIZE,
+            "n_layer": _NO_SIZE,
+            "n_kv_head": _NO_SIZE,
+            "d_ff_multiple": (*_NO_NUMBER, 0, -1.0),
+            "activation": (3, "sine", ["relu"]),
+            "rotary_base": (*_NO_NUMBER, 0.0),
+            "attention_scale": ("1/2", math.nan, []),
+            "norm_eps": (-1.0, math.nan),
+            "use_bias": (1, "yes", None),
+            "unroll": _NO_COUNT,
+            "attention_backend": _NO_TEXT,
+        },
+    )
+    yield (
+        "ParameterizationConfig",
+        ParameterizationConfig,
+        {},
+        {
+            "name": ("mop", 3),
+            "alpha": (0.0, math.nan, "1"),
+            "base_width": _NO_SIZE,
+            "tune": ("output.multiplier=4", 4, [4]),
+        },
+    )
+    yield (
+        "OptimizerConfig",
+        OptimizerConfig,
+        {},
+        {
+            "learning_rate": (*_NO_NUMBER, -1.0, lambda step: 1.0),
+            "b1": _NO_RATE,
+            "clip_norm": (0, -1.0, math.nan),
+            "warmup": _NO_SHARE,
+        },
+    )
+    yield (
+        "DataConfig",
+        DataConfig,
+        {},
+        {
+            "corpus": _NO_PATH,
+            "seq": _NO_SIZE,
+            "rows": _NO_SIZE,
+            "validation_share": (0, 1, *_NO_SHARE),
+        },
+    )
+    yield (
+        "RunConfig",
+        RunConfig,
+        {},
+        {
+            "model": (3, None, {}, OptimizerConfig()),
+            "steps": _NO_COUNT,
+            "seed": _NO_SEED,
+            "accumulate": (0, 3, 1.0),
+            "z_loss": (-1.0, math.nan),
+            "validation_batches": (0, -1, 1.5),
+        },
+    )
+    yield (
+        "RuntimeConfig",
+        RuntimeConfig,
+        {},
+        {
+            "fsdp": _NO_SIZE,
+            "checkpoint_seconds": _NO_TIME,
+            "heartbeat_seconds": _NO_TIME,
+            "restore_from": ("", 3),
+        },
+    )
+    yield (
+        "SweepConfig",
+        SweepConfig,
+        {},
+        {
+            "widths": _NO_LIST,
+            "depths": _NO_LIST,
+            "log2_learning_rates": (-3.0, [200.0], [5000], [math.nan], ["-3"]),
+            "seeds": (0, [-1], [2**64], [0.5]),
+            "parameterizations": ("mup", [3], ["mop"]),
+            "base_width": _NO_SIZE,
+        },
+    )
 
 
 def _attention() -> Iterator[_Case]:
@@ -200,18 +235,28 @@ def _layers() -> Iterator[_Case]:
     }
     yield "Transformer", mu.nn.Transformer, right, wrong
     yield "Linear", mu.nn.Linear, dict(d_in=2, d_out=3, key=key), {"d_in": _NO_SIZE, "d_out": _NO_SIZE, "key": no_key}
-    yield "Embedding", mu.nn.Embedding, dict(vocab_size=4, d_model=2, key=key), {
-        "vocab_size": _NO_SIZE,
-        "d_model": _NO_SIZE,
-    }
+    yield (
+        "Embedding",
+        mu.nn.Embedding,
+        dict(vocab_size=4, d_model=2, key=key),
+        {
+            "vocab_size": _NO_SIZE,
+            "d_model": _NO_SIZE,
+        },
+    )
     yield "RMSNorm", mu.nn.RMSNorm, dict(d_model=4), {"d_model": _NO_SIZE, "gain": (3, "vectors"), "eps": (-1.0, "x")}
     yield "MLP", mu.nn.MLP, dict(d_model=4, d_ff=8, key=key), {"d_model": _NO_SIZE, "d_ff": _NO_SIZE}
-    yield "warmup_schedule", mu.warmup_schedule, dict(total=10, warmup=1), {
-        "total": (0, -1, "9", None),
-        "warmup": (-1, "1", None),
-        "decay": (3, "linaer"),
-        "floor": (-1.0, math.nan, "0", None),
-    }
+    yield (
+        "warmup_schedule",
+        mu.warmup_schedule,
+        dict(total=10, warmup=1),
+        {
+            "total": (0, -1, "9", None),
+            "warmup": (-1, "1", None),
+            "decay": (3, "linaer"),
+            "floor": (-1.0, math.nan, "0", None),
+        },
+    )
 
 
 def _axes() -> Iterator[_Case]:
@@ -229,16 +274,26 @@ def _axes() -> Iterator[_Case]:
 
     no_class = (3, "Linear", None, mu.nn.Linear(2, 2, key=jax.random.key(0)))
     declarations = (3, math.nan, "out", None, ["out", "in"], ("out", math.nan), ("oot",), (3,))
-    yield "register_axes", registered, {"weight": ("in", "out")}, {"cls": no_class, "weight": declarations, "weigth": (("in",),)}
+    yield (
+        "register_axes",
+        registered,
+        {"weight": ("in", "out")},
+        {"cls": no_class, "weight": declarations, "weigth": (("in",),)},
+    )
     yield "register_residual", residual, {}, {"cls": no_class, "part": (3, "mlp down", None)}
-    yield "axes", axes, {}, {
-        "words": ((3, "in"), (math.nan,), ("oot",)),
-        "constant": (math.nan, math.inf, "0", [0.0]),
-        "tied": (("in",), 3),
-        "beside": (3,),
-        "norm_of": (3,),
-        "split": (3, (0,), (5, 2), (0, 0), ("in", 2)),
-    }
+    yield (
+        "axes",
+        axes,
+        {},
+        {
+            "words": ((3, "in"), (math.nan,), ("oot",)),
+            "constant": (math.nan, math.inf, "0", [0.0]),
+            "tied": (("in",), 3),
+            "beside": (3,),
+            "norm_of": (3,),
+            "split": (3, (0,), (5, 2), (0, 0), ("in", 2)),
+        },
+    )
 
 
 def _data(folder: Path) -> Iterator[_Case]:
@@ -247,18 +302,33 @@ def _data(folder: Path) -> Iterator[_Case]:
     text_file = str(folder / "text" / "00.txt")
     yield "read_corpus", read_corpus, {}, {"spec": (*_NO_PATH, "/proc", "http://localhost/x", "~nobody-there/x")}
     written = dict(place=str(folder / "new"), corpus=corpus, tokenizer=tokenizer)
-    yield "write_store", write_store, written, {
-        "place": (*_NO_PATH, text_file, f"{text_file}/below", "/proc/x", "http://localhost:9/x", "nope://x"),
-        "corpus": (3, None, "stdlib"),
-        "tokenizer": (3, None, "bytes"),
-        "validation": (0, 1, *_NO_SHARE),
-        "split_seed": (1.5, "0", None),
-        "dtype": (3, "int8", "float32"),
-    }
+    yield (
+        "write_store",
+        write_store,
+        written,
+        {
+            "place": (*_NO_PATH, text_file, f"{text_file}/below", "/proc/x", "http://localhost:9/x", "nope://x"),
+            "corpus": (3, None, "stdlib"),
+            "tokenizer": (3, None, "bytes"),
+            "validation": (0, 1, *_NO_SHARE),
+            "split_seed": (1.5, "0", None),
+            "dtype": (3, "int8", "float32"),
+        },
+    )
     kept = dict(spec=str(folder / "text"), tokenizer=tokenizer, folder=str(folder / "new"))
     yield "prepare", prepare, kept, {"spec": _NO_PATH, "tokenizer": ("bytes",), "folder": (3, "", text_file, "/proc/x")}
-    yield "open_store", open_store, {}, {"place": (*_NO_PATH, text_file, str(folder), "/proc", "nope://x", "http://localhost:9/x")}
-    yield "tokenizer_from_name", tokenizer_from_name, {}, {"name": (*_NO_PATH, str(folder), text_file, "/proc/self/mem")}
+    yield (
+        "open_store",
+        open_store,
+        {},
+        {"place": (*_NO_PATH, text_file, str(folder), "/proc", "nope://x", "http://localhost:9/x")},
+    )
+    yield (
+        "tokenizer_from_name",
+        tokenizer_from_name,
+        {},
+        {"name": (*_NO_PATH, str(folder), text_file, "/proc/self/mem")},
+    )
     common: dict[str, Any] = dict(store=store, seq=8, rows=2)
     loader = {
         "store": (3, None, str(folder / "store")),
@@ -277,44 +347,69 @@ def _runs(folder: Path) -> Iterator[_Case]:
     config = RunConfig(data=DataConfig(corpus=str(folder / "text")), steps=1)
     text_file, new = str(folder / "text" / "00.txt"), str(folder / "runs")
     no_folder = (*_NO_PATH, text_file, f"{text_file}/below", "/proc/x", "gs://bucket/x")
-    yield "train", train, dict(config=config, out=new), {
-        "config": _NO_OBJECT,
-        "out": no_folder,
-        "runtime": (3, {}, config),
-        "on_row": (3, "f"),
-    }
-    yield "sweep", sweep, dict(config=SweepConfig(run=config), out=new), {
-        "config": (*_NO_OBJECT, config),
-        "out": no_folder,
-        "workers": _NO_SIZE,
-        "runtime": (3, {}),
-        "on_cell": (3,),
-    }
+    yield (
+        "train",
+        train,
+        dict(config=config, out=new),
+        {
+            "config": _NO_OBJECT,
+            "out": no_folder,
+            "runtime": (3, {}, config),
+            "on_row": (3, "f"),
+        },
+    )
+    yield (
+        "sweep",
+        sweep,
+        dict(config=SweepConfig(run=config), out=new),
+        {
+            "config": (*_NO_OBJECT, config),
+            "out": no_folder,
+            "workers": _NO_SIZE,
+            "runtime": (3, {}),
+            "on_cell": (3,),
+        },
+    )
     yield "make_mesh", make_mesh, {}, {"data": _NO_SIZE, "fsdp": (0, 3.5, 64)}
-    yield "plan", mu.plan, dict(config=config, topology="cpu:2"), {
-        "config": _NO_OBJECT,
-        "topology": (3, None, "", "cpu", "cpu:0", "cpu:1000000000000", "v5p:99999x99999x99999", "cpu:٣"),
-        "data": (0, 7, 1.5),
-        "vocab_size": _NO_SIZE,
-        "seconds": _NO_TIME,
-    }
-    yield "sweep_plans", sweep_plans, dict(config=config, topology="cpu:2"), {
-        "compiled": _NO_SIZE,
-        "rows": (0, [0], [1.5], 8),
-        "accumulate": ([0], 4, ["1"]),
-        "seconds": _NO_TIME,
-    }
-    yield "check_run", check_run, dict(config=config), {
-        "config": _NO_OBJECT,
-        "widths": (64, [], [0], [64, 64], [64], "64"),
-        "depths": (2, [0], [1.5]),
-        "heads": (0, -1, 1.5, 5),
-        "learning_rate": (0, -1.0, math.nan, "1"),
-        "steps": (0, 1.5, "3"),
-        "seeds": (0, 1.5, "3"),
-    }
+    yield (
+        "plan",
+        mu.plan,
+        dict(config=config, topology="cpu:2"),
+        {
+            "config": _NO_OBJECT,
+            "topology": (3, None, "", "cpu", "cpu:0", "cpu:1000000000000", "v5p:99999x99999x99999", "cpu:٣"),
+            "data": (0, 7, 1.5),
+            "vocab_size": _NO_SIZE,
+            "seconds": _NO_TIME,
+        },
+    )
+    yield (
+        "sweep_plans",
+        sweep_plans,
+        dict(config=config, topology="cpu:2"),
+        {
+            "compiled": _NO_SIZE,
+            "rows": (0, [0], [1.5], 8),
+            "accumulate": ([0], 4, ["1"]),
+            "seconds": _NO_TIME,
+        },
+    )
+    yield (
+        "check_run",
+        check_run,
+        dict(config=config),
+        {
+            "config": _NO_OBJECT,
+            "widths": (64, [], [0], [64, 64], [64], "64"),
+            "depths": (2, [0], [1.5]),
+            "heads": (0, -1, 1.5, 5),
+            "learning_rate": (0, -1.0, math.nan, "1"),
+            "steps": (0, 1.5, "3"),
+            "seeds": (0, 1.5, "3"),
+        },
+    )
     yield "read_cells", read_cells, {}, {"root": (*_NO_PATH, text_file, str(folder / "nowhere"), "/proc")}
-    yield "Checkpoints", Checkpoints, {}, {"root": _NO_PATH[:4], "keep": _NO_COUNT}
+    yield "Checkpoints", Checkpoints, {"root": new}, {"root": _NO_PATH[:4], "keep": _NO_COUNT}
     fields = types.SimpleNamespace
     yield "SweepConfig.run", SweepConfig, {}, {"run": (fields(), None, 3)}
 
@@ -327,7 +422,9 @@ def main() -> None:
         for number in range(8):
             (folder / "text" / f"{number:02}.txt").write_text(f"document {number} " * 40)
         write_store(folder / "store", read_corpus(str(folder / "text")), tokenizer_from_name("bytes"))
-        found = [(what, outcome(call)) for what, call in calls(folder) if not sys.argv[1:] or what.startswith(sys.argv[1])]
+        found = [
+            (what, outcome(call)) for what, call in calls(folder) if not sys.argv[1:] or what.startswith(sys.argv[1])
+        ]
     wrong = [f"{what}: {told}" for what, told in found if told is not None]
     print(*wrong, f"{len(found)} calls, {len(wrong)} wrong", sep="\n")
 

@@ -15,16 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Programs from the cache of compiled ones make XLA talk of the processor's features, at length.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import grain  # noqa: F401
+import jax
+import tensorstore  # noqa: F401
 
-import grain  # noqa: E402, F401
-import jax  # noqa: E402
-import tensorstore  # noqa: E402, F401
-
-import equimu.checkpoint  # noqa: E402, F401
-from equimu._cli import main  # noqa: E402
+import equimu.checkpoint  # noqa: F401
+from equimu._cli import main
 
 
 class Child:

@@ -51,7 +51,16 @@ def lines(folder: Path) -> Iterator[list[str]]:
         yield ["sweep", "--run.data.corpus", text, "--out", out]
         yield ["report", text, "--out", out]
         yield ["coord-check", "--data.corpus", text, "--out", out]
-    for place in (file, f"{file}/below", "/proc/x", "http://localhost:9/x", "https://localhost/x", "nope://x", "", _LONG):
+    for place in (
+        file,
+        f"{file}/below",
+        "/proc/x",
+        "http://localhost:9/x",
+        "https://localhost/x",
+        "nope://x",
+        "",
+        _LONG,
+    ):
         yield ["data", place, "--corpus", text]
         yield ["report", place]
         yield [*trained, "--data.store", place]

@@ -60,8 +60,8 @@ _FLAGS: tuple[tuple[str, str], ...] = (
     ("--data.store {}/nowhere", "no token store"),
     ("--data.store {}/text", "no token store"),
     ("--data.store nope://x", "nope"),
-    ("--data.validation-share 0", "between 0 and 1"),
-    ("--data.validation-share 1.5", "between 0 and 1"),
+    ("--data.validation-share 0", "above 0 and below 1"),
+    ("--data.validation-share 1.5", "above 0 and below 1"),
     ("--data.seq 10000000", "window"),
     ("--runtime.checkpoint-every 0", "checkpoint_every must be at least 1"),
     ("--runtime.keep 0", "keep must be at least 1"),
@@ -128,7 +128,11 @@ def _cut(path: Path) -> None:
 def run(count: int, seed: int, folder: Path) -> list[Result]:
     """As many of each, out of command lines and calls with a wrong value each, and of damaged inputs."""
     _inputs(folder)
-    return [*_with_words(count, seed, folder), *_lines(count, seed, folder), *isolated(lambda: _calls(count, seed, folder), folder)]
+    return [
+        *_with_words(count, seed, folder),
+        *_lines(count, seed, folder),
+        *isolated(lambda: _calls(count, seed, folder), folder),
+    ]
 
 
 def _calls(count: int, seed: int, folder: Path) -> list[Result]:
@@ -139,7 +143,9 @@ def _calls(count: int, seed: int, folder: Path) -> list[Result]:
     if left := _files(folder) - before:
         failures.append(f"leaves {sorted(left)[:5]}")
     outcome = f"an EquimuError of one line within {_calls_of.SECONDS} s, nothing left behind"
-    return [Result(part="malformed", what="calls of the API", count=len(calls), outcome=outcome, failures=tuple(failures))]
+    return [
+        Result(part="malformed", what="calls of the API", count=len(calls), outcome=outcome, failures=tuple(failures))
+    ]
 
 
 def _lines(count: int, seed: int, folder: Path) -> list[Result]:
@@ -172,7 +178,15 @@ def _with_words(count: int, seed: int, folder: Path) -> list[Result]:
     chosen = np.random.default_rng(seed).permutation(len(cases))[:count]
     failures = [failure for number in sorted(chosen) for failure in _try(folder, *cases[number])]
     outcome = "one line each, exit code 2, nothing left behind"
-    return [Result(part="malformed", what="damaged and wrong inputs, by the words of the message", count=len(chosen), outcome=outcome, failures=tuple(failures))]
+    return [
+        Result(
+            part="malformed",
+            what="damaged and wrong inputs, by the words of the message",
+            count=len(chosen),
+            outcome=outcome,
+            failures=tuple(failures),
+        )
+    ]
 
 
 def _inputs(folder: Path) -> None:

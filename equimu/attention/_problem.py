@@ -71,9 +71,7 @@ def check_window(window: Any) -> None:
     if window is None:
         return
     if not isinstance(window, int | np.integer) or isinstance(window, bool):
-        raise EquimuError(
-            f"window is {shown(window)}: give the number of visible positions as a whole number, or None"
-        )
+        raise EquimuError(f"window is {shown(window)}: give the number of visible positions as a whole number, or None")
     if window < 1:
         raise EquimuError(f"window is {window}: give the number of visible positions, at least 1, or None")
 
@@ -127,7 +125,7 @@ def check(
         ("scale", scale, (jnp.floating, jnp.integer), "a number, for example head_dim**-0.5"),
         ("q_offset", q_offset, (jnp.integer,), "a whole number"),
     ):
-        if isinstance(value, bool) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+        if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
             raise EquimuError(f"{name} is {value!r}: give {needed}")
         if jnp.ndim(value) != 0:
             raise EquimuError(f"{name} has shape {jnp.shape(value)}: give a scalar (vmap where it varies)")
@@ -138,7 +136,9 @@ def check(
         check_value(float, scale=scale)
 
     if isinstance(segment_ids, tuple) and len(segment_ids) != 2:
-        raise EquimuError(f"segment_ids are {len(segment_ids)} arrays: give one, or a pair (of the queries, of the keys)")
+        raise EquimuError(
+            f"segment_ids are {len(segment_ids)} arrays: give one, or a pair (of the queries, of the keys)"
+        )
     q_segments, k_segments = split_segments(segment_ids)
     for name, ids, seq in (("queries", q_segments, seq_q), ("keys", k_segments, seq_k)):
         if ids is not None:

@@ -28,10 +28,12 @@ _NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests",
 class Corpus:
     """Text files in a fixed order, read document by document.
 
-    A file is one document; a `.jsonl` file has one per line, in the field `text`, blank lines left out. Either may be compressed:
-    `.gz`, or `.zst` (needs the package `zstandard`, before Python 3.14). The case of these endings does not matter. A file of more
-    than 2^20 characters is cut into documents of at most that length, at the last end of a line in it, or else the last space; and
-    a corpus of one text file is cut into about 256, so that it can be split into training and validation documents.
+    A file is one document; a `.jsonl` file has one per line, in the field `text`, blank lines left out. Either may be
+    compressed: `.gz`, or `.zst` (needs the package `zstandard`, before Python 3.14). The case of these endings does not matter.
+
+    A file of more than 2^20 characters is cut into documents of at most that length, each at its last end of a line, or else
+    behind its last space; and a corpus of one text file is cut into about 256, so that it can be split into training and
+    validation documents.
 
     Attributes:
         name: what was asked for: `"stdlib"`, or the path or glob.

@@ -175,7 +175,9 @@ def read_info(place: str) -> StoreInfo | None:
         try:
             read = kvstore.read(_INFO).result(timeout=_FIRST_SECONDS)
         except TimeoutError:
-            raise EquimuError(f"token store {place!r} cannot be reached: no word of it in {_FIRST_SECONDS:g} s") from None
+            raise EquimuError(
+                f"token store {place!r} cannot be reached: no word of it in {_FIRST_SECONDS:g} s"
+            ) from None
     if read.state == "missing":
         return None
     with _reading(place):

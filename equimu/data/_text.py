@@ -24,8 +24,8 @@ def is_json_lines(path: Path) -> bool:
 def pieces(path: Path, target: int, longest: int) -> Iterator[str]:
     """The text of a file, cut at the first end of a line after `target` characters.
 
-    Where that would be more than `longest`, it is cut at the last end of a line before `target`, or else behind the last space, or
-    else right there, so that no piece is longer than `longest`. Bytes that are not UTF-8 become U+FFFD.
+    Where that would be more than `longest`, it is cut at the last end of a line before `target`, or else behind the last
+    space, or else right there, so that no piece is longer than `longest`. Bytes that are not UTF-8 become U+FFFD.
 
     Raises:
         EquimuError: the file cannot be read or is not compressed as its name says.

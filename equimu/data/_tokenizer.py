@@ -1,9 +1,7 @@
 """Text to token ids and back: raw bytes, or any tokenizer file of Hugging Face's `tokenizers`."""
 
 import dataclasses
-import errno
 import hashlib
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._folder import expanded
+from equimu._folder import expanded, read_regular
 from equimu._values import path_text
 from equimu.data._bounded import bounded
 
@@ -110,11 +108,7 @@ class HuggingFaceTokenizer:
                 f"tokenizer file {path} needs the package 'tokenizers': pip install 'equimu[hf]'"
             ) from None
         try:
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-                raise OSError(errno.EINVAL, "not a regular file")
-            if path.stat().st_size > _MOST_BYTES:
-                raise OSError(errno.EFBIG, f"larger than {_MOST_BYTES} bytes")
-            content = path.read_bytes()
+            content = read_regular(path, _MOST_BYTES)
         except OSError as error:
             raise EquimuError(
                 f"cannot read tokenizer file {path}: {error.strerror}; write 'bytes' or the path of a tokenizer.json"
