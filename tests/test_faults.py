@@ -74,6 +74,15 @@ def test_full_disk_is_one_line_and_the_run_goes_on(tmp_path):
     assert counts(campaign(tmp_path, "disk", 1, 4)) == [1]
 
 
+def test_wrong_arguments_are_told_in_one_line():
+    """Without the type checker that refuses them first in the other tests."""
+    parts = ("dot", "decode", "register", "axes", "SweepConfig", "ModelConfig", "Loader")
+    command = [sys.executable, "-m", "benchmarks.campaign._calls", *parts]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    *_, last = ended.stdout.splitlines()
+    assert ended.returncode == 0 and int(last.split()[0]) >= 200, ended.stdout + ended.stderr
+
+
 @pytest.mark.slow
 def test_malformed_inputs_are_one_line_each(tmp_path):
     assert counts(campaign(tmp_path, "malformed", 15, 6)) == [15, 15, 15]

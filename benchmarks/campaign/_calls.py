@@ -422,11 +422,10 @@ def main() -> None:
         for number in range(8):
             (folder / "text" / f"{number:02}.txt").write_text(f"document {number} " * 40)
         write_store(folder / "store", read_corpus(str(folder / "text")), tokenizer_from_name("bytes"))
-        found = [
-            (what, outcome(call)) for what, call in calls(folder) if not sys.argv[1:] or what.startswith(sys.argv[1])
-        ]
+        found = [(what, outcome(call)) for what, call in calls(folder) if what.startswith(tuple(sys.argv[1:]) or "")]
     wrong = [f"{what}: {told}" for what, told in found if told is not None]
     print(*wrong, f"{len(found)} calls, {len(wrong)} wrong", sep="\n")
+    sys.exit(int(bool(wrong)))
 
 
 if __name__ == "__main__":

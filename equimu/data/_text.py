@@ -78,7 +78,7 @@ def _text_of(line: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, **options: str) -> Generator[io.TextIOBase]:
+def _opened(path: Path, encoding: str, newline: str) -> Generator[io.TextIOBase]:
     compression = _endings(path)[1]
     errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
     zstd = _zstd(path) if compression == ".zst" else None
@@ -86,7 +86,7 @@ def _opened(path: Path, **options: str) -> Generator[io.TextIOBase]:
         errors = (*errors, zstd.ZstdError)
     try:
         with path.open("rb") as file, _decompressed(file, compression, zstd) as content:
-            yield io.TextIOWrapper(content, errors="replace", **options)
+            yield io.TextIOWrapper(content, encoding=encoding, errors="replace", newline=newline)
     except errors as error:
         told = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise EquimuError(f"cannot read {path}: {told}") from None

@@ -11,7 +11,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._folder import local_folder
-from equimu._values import Size, check, check_function, checked
+from equimu._values import Size, check, check_function
 from equimu.sweep._grid import SweepConfig, cells, parameterization_name
 from equimu.train import Run, RunConfig, RuntimeConfig, build_tree, launcher, listening, open_data, train
 
@@ -76,7 +76,8 @@ def sweep(
     """
     check(SweepConfig, config=config)
     check(Size | None, workers=workers)
-    runtime = checked("runtime", RuntimeConfig() if runtime is None else runtime, RuntimeConfig)
+    runtime = RuntimeConfig() if runtime is None else runtime
+    check(RuntimeConfig, runtime=runtime)
     if on_cell is not None:
         check_function("on_cell", on_cell, "of a run, the number of cells done, and of all")
     local_folder(out, "--out")

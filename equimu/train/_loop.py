@@ -14,7 +14,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._folder import local_folder
-from equimu._values import check, check_function, checked
+from equimu._values import check, check_function
 from equimu.data import Batch, Loader, OrderedLoader, TokenStore, open_store, prepare, tokenizer_from_name
 from equimu.parameterization import to_json
 from equimu.train._agree import Agreement, Wish
@@ -62,7 +62,8 @@ def train(
         Interrupted: a signal came; what there was is saved.
     """
     check(RunConfig, config=config)
-    runtime = checked("runtime", RuntimeConfig() if runtime is None else runtime, RuntimeConfig)
+    runtime = RuntimeConfig() if runtime is None else runtime
+    check(RuntimeConfig, runtime=runtime)
     if on_row is not None:
         check_function("on_row", on_row, "of a row of metrics")
     root = local_folder(out, "--out")
