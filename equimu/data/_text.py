@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from equimu._errors import EquimuError
 from equimu._json import loads
 
+_SHORTEST = 2**12  # characters of a piece that ends within a line
 _LONGEST_LINE = 2**26  # characters of a line of JSON
 _ZSTD = ("compression.zstd", "zstandard")  # of Python 3.14 and later, and of the package
 
@@ -25,7 +26,8 @@ def pieces(path: Path, target: int, longest: int) -> Iterator[str]:
     """The text of a file, cut at the first end of a line after `target` characters.
 
     Where that would be more than `longest`, it is cut at the last end of a line before `target`, or else behind the last
-    space, or else right there, so that no piece is longer than `longest`. Bytes that are not UTF-8 become U+FFFD.
+    space, or else right there, so that no piece is longer than `longest`; for this, `target` is at least 4096. Bytes that are
+    not UTF-8 become U+FFFD.
 
     Raises:
         EquimuError: the file cannot be read or is not compressed as its name says.
@@ -33,15 +35,11 @@ def pieces(path: Path, target: int, longest: int) -> Iterator[str]:
     with _opened(path, encoding="utf-8", newline="") as file:
         text = ""
         while text := text + file.read(longest + 1 - len(text)):
-            cut = len(text)
-            if cut > target:
-                ends = (
-                    text.find("\n", target - 1, longest),
-                    text.rfind("\n", 0, target),
-                    text.rfind(" ", 0, target),
-                    target - 1,
-                )
-                cut = 1 + next(end for end in ends if end >= 0)
+            cut = len(text) if len(text) <= target else 1 + text.find("\n", target - 1, longest)
+            if not cut:  # no line ends there
+                within = min(max(target, _SHORTEST), longest)
+                ends = (text.rfind("\n", 0, within), text.rfind(" ", 0, within), within - 1)
+                cut = len(text) if len(text) <= within else 1 + next(end for end in ends if end >= 0)
             yield text[:cut]
             text = text[cut:]
 
