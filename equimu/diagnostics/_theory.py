@@ -122,11 +122,14 @@ class _Growth:
       may grow without being much of the whole.
     - `start`: of their size at the start, at most.
     - `narrow`: of the smallest at the start, which come out of matrices with few outputs.
+    - `vanishing`: of the part of a change that updates of such matrices make. Where the slopes that they gather are
+      independent, as at first, it falls with the size, but at small sizes it may be the larger part.
     """
 
     change: Interval
     start: float
     narrow: float = 0.0
+    vanishing: float = 0.0
 
 
 def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
@@ -136,7 +139,8 @@ def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
     if by_width:
         wide = max((leaf.contribution.high for leaf in features if leaf.trained and not leaf.narrowing), default=0.0)
         narrow = [leaf.passes for leaf in features if leaf.narrowing and leaf.drawn]
-        return _Growth(Interval(wide, max(wide, largest)), 0.0, min([0.0, *narrow]))
+        few = [leaf.contribution.low for leaf in features if leaf.narrowing and leaf.trained]
+        return _Growth(Interval(wide, max(wide, largest)), 0.0, min([0.0, *narrow]), min([0.0, *few]))
     ends = [leaf for leaf in features if leaf.ends_branch]
     if not ends:
         return _Growth(Interval(math.inf, math.inf), math.inf)  # nobody knows what is added up
@@ -169,6 +173,7 @@ def _layer(own: list[LeafTheory], growth: _Growth) -> SiteTheory:
     high = max([contribution.high for contribution in trained] + [e + growth.change.high for e in passed], default=low)
     # The first weights of few outputs also pass a part of the change that is not aligned with them. It vanishes, slowly.
     low = min([low] + [leaf.passes + growth.change.low for leaf in passing if leaf.is_readout])
+    low = min([low] + [leaf.passes + growth.vanishing for leaf in passing])
     # Decay changes what a layer puts out, too; where updates shrink with the size, it is what is left of a change.
     high = max([high] + [leaf.passes + leaf.decay for leaf in own if leaf.drawn and leaf.trained])
     if growth.change.high > EXACT and passed:
