@@ -170,7 +170,7 @@ def local_folder(place: str | Path, what: str) -> Path:
         above = above.parent
     if is_of_the_kernel(folder) or not os.path.isdir(above):
         why = "of the kernel" if os.path.isdir(above) else "no folder"
-        raise EquimuError(f"{what} must be a folder, and {above} is {why}")
+        raise EquimuError(f"{what} must be a folder, and {above} is {why}; choose another folder")
     return folder
 
 

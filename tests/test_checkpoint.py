@@ -355,8 +355,8 @@ def test_another_format_is_refused(tmp_path, monkeypatch):
 def test_arguments_that_cannot_be(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")
     cases = [
-        (lambda: Checkpoints(tmp_path, keep=0), "keep=0 would keep no checkpoint"),
-        (lambda: Checkpoints(tmp_path, keep_every=0), "keep_every=0"),
+        (lambda: Checkpoints(tmp_path, keep=0), "keep must be at least 1, got 0"),
+        (lambda: Checkpoints(tmp_path, keep_every=0), "keep_every must be at least 1"),
         (lambda: Checkpoints("nope://x/y"), "cannot open 'nope://x/y'"),
         (lambda: checkpoints.save(-1, small(), {}), "step=-1 is negative"),
         (lambda: checkpoints.save(1, {"f": jax.nn.relu}, {}), r"\['f'\] is a .*eqx.filter"),

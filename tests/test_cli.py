@@ -173,7 +173,7 @@ BAD = {
     ),
     "no place for the store": (["data"], "store"),
     # run folders
-    "runs below a file": (["train", *TINY, *TEXT, "--out", "{tmp}/list.json"], "choose another --out"),
+    "runs below a file": (["train", *TINY, *TEXT, "--out", "{tmp}/list.json"], "choose another folder"),
     "report of a damaged run": (["report", "{tmp}/damaged"], "no readable run"),
     "report of a run without its config": (["report", "{tmp}/bare"], "no readable run"),
 }
