@@ -178,12 +178,14 @@ def test_rows_that_do_not_divide_are_an_error():
         run(bigram, batch("full"), mesh_of(2), accumulate=3)
 
 
-@pytest.mark.parametrize("shape", [(16, 1, 1), (3, 3, 1), (0, 1, 1), (2, 2, 1), (8, 1, 2)])
+@pytest.mark.parametrize("shape", [(16, 1, 1), (3, 3, 1), (2, 2, 1), (8, 1, 2)])
 def test_mesh_that_does_not_fit_the_devices_is_an_error(shape):
     with pytest.raises(
         EquimuError, match=rf"a mesh of {'×'.join(map(str, shape))} .* is one of \d+ devices, there are 8"
     ):
         make_mesh(*shape)
+    with pytest.raises(EquimuError, match="data must be at least 1, got 0"):
+        make_mesh(0, 1, 1)
 
 
 def test_mesh_is_of_all_devices_or_of_one():

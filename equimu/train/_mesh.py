@@ -33,7 +33,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequenc
     needed = math.prod(shape)
     if devices is None:
         devices = jax.devices()[: 1 if needed == 1 and jax.process_count() == 1 else None]
-    if min(shape) < 1 or needed != len(devices):
+    if needed != len(devices):
         raise EquimuError(
             f"a mesh of {data}×{fsdp}×{tensor} (data×fsdp×tensor) is one of {needed} devices, there are {len(devices)}; "
             "the product must be their number"
