@@ -8,9 +8,11 @@ optimizer = mu.adamw(tree, learning_rate=2**-6)
 logits = mu.scaled(tree, model)(tokens)
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from equimu import attention as attention
 from equimu import data as data
-from equimu import diagnostics as diagnostics
 from equimu import nn as nn
 from equimu import optim as optim
 from equimu import parameterization as parameterization
@@ -19,8 +21,6 @@ from equimu._axes import axes as axes
 from equimu._axes import register_axes as register_axes
 from equimu._axes import register_residual as register_residual
 from equimu._errors import EquimuError as EquimuError
-from equimu.diagnostics import coord_check as coord_check
-from equimu.diagnostics import register_sites as register_sites
 from equimu.optim import adafactor as adafactor
 from equimu.optim import adamw as adamw
 from equimu.optim import convert as convert
@@ -58,3 +58,16 @@ from equimu.sweep import sweep as sweep  # the function, as `train` below: their
 from equimu.train import RunConfig as RunConfig
 from equimu.train import RuntimeConfig as RuntimeConfig
 from equimu.train import train as train
+
+if TYPE_CHECKING:
+    from equimu import diagnostics as diagnostics
+    from equimu.diagnostics import coord_check as coord_check
+    from equimu.diagnostics import register_sites as register_sites
+
+
+def __getattr__(name: str) -> Any:
+    """Diagnostics are imported when they are first asked for: many a program never does."""
+    if name in ("diagnostics", "coord_check", "register_sites"):
+        module = importlib.import_module("equimu.diagnostics")
+        return module if name == "diagnostics" else getattr(module, name)
+    raise AttributeError(f"module 'equimu' has no attribute {name!r}")
