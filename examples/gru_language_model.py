@@ -85,8 +85,7 @@ def stays(widths, log2_rates, steps):
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     text = np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
     cells = []
-    for name, table in {"μP": mu.mup(), "SP": mu.sp()}.items():
-        scheme = table.with_start("constructor")  # at the base width, as the model draws itself
+    for name, scheme in {"μP": mu.mup(), "SP": mu.sp()}.items():
         for width in widths:
             sizes = {"base": {"width": widths[0]}, "target": {"width": width}}
             found = train(text, scheme, sizes, [2.0**r for r in log2_rates], steps)

@@ -97,8 +97,7 @@ def train(make, scheme, sizes, rates, steps):
 def stays(make, widths, log2_rates, steps):
     """Trains at all widths, prints the best learning rates, and tells whether μP's stay."""
     cells = []
-    for name, table in {"μP": mu.mup(), "SP": mu.sp()}.items():
-        scheme = table.with_start("constructor")  # at the base width, as the model draws itself
+    for name, scheme in {"μP": mu.mup(), "SP": mu.sp()}.items():
         for width in widths:
             sizes = {"base": {"width": widths[0]}, "target": {"width": width}}
             found = train(make, scheme, sizes, [2.0**r for r in log2_rates], steps)
