@@ -157,7 +157,7 @@ class _Strangers:
         in_lines = len(lines) <= 2 and all(line.startswith("equimu: ") for line in lines)
         self.refused += code == ExitCode.MISTAKE
         if code not in (ExitCode.DONE, ExitCode.MISTAKE) or (code == ExitCode.MISTAKE and not in_lines):
-            yield f"{what}: code {code}: {told[-300:]}"
+            yield f"{what}: code {code}: {told[-300:]!r}"
         if _state(self._outside) != before or secret.stat().st_atime_ns != 0 or _SECRET in told:
             yield f"{what}: something outside was read or written"
         if (self._place / "ran").exists():
