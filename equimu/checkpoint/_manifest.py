@@ -127,8 +127,8 @@ def refuse_other_arrays(found: Mapping[str, Any], like: PyTree, where: str, *, c
         if tuple(array["shape"]) != leaf.shape:
             different.append(f"{path} has shape {tuple(array['shape'])}, not {leaf.shape}")
         elif not _are_such_keys(array["key_impl"], leaf):
-            found = array["dtype"] if array["key_impl"] is None else f"a key of {array['key_impl']}"
-            different.append(f"{path} is {found}, not {leaf.dtype}")
+            kind = array["dtype"] if array["key_impl"] is None else f"a key of {array['key_impl']}"
+            different.append(f"{path} is {kind}, not {leaf.dtype}")
         elif array["dtype"] != str(leaf.dtype) and not (cast and _are_floats(array, leaf)):
             different.append(f"{path} is {array['dtype']}, not {leaf.dtype}")
     if different:
