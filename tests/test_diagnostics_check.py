@@ -28,6 +28,9 @@ QUICK = [
     "features read out by a sum, in a method",
 ]
 
+# Some models draw their arrays otherwise than a library does, to be mistaken in that, and are told so.
+pytestmark = pytest.mark.filterwarnings("ignore:initialize draws")
+
 
 def check_fault(fault: Fault):
     good, bad = fault.healthy(), fault.planted()
