@@ -1,7 +1,7 @@
 """python -m benchmarks.third_party: models of other packages, untouched, parameterized, checked and trained for some steps.
 
 They are no dependencies: `pip install --no-deps esm2quinox jaxonlayers equimo einops loguru lz4 banax` (equimo asks for jax
-0.11.1 or newer). A package that is not there is left out. What `parameterize` refuses is told with a line to write; the line is
+0.11.1 or newer). A package that is not there is left out. What `parameterize` refuses comes with a line to write; the line is
 written, and then it has to pass.
 """
 
@@ -182,7 +182,7 @@ def main() -> int:
     print(f"| package | model | lines to write | uses that disagree | coordinate check | loss over {STEPS} steps |")
     print("|---|---|---|---|---|---|")
     written: list[str] = []
-    told: list[str] = []
+    verdicts: list[str] = []
     failed = 0
     for subject in subjects():
         lines = lines_to_write(subject)
@@ -208,8 +208,8 @@ def main() -> int:
             f"{'passed' if check.passed else 'off'} | {before:.3f} to {after:.3f} |",
             flush=True,
         )
-        told += [] if check.passed else [f"{subject.package}: {check.verdict}"]
-    print("\n" + "\n\n".join([*(f"    {line}" for line in written), *told]))
+        verdicts += [] if check.passed else [f"{subject.package}: {check.verdict}"]
+    print("\n" + "\n\n".join([*(f"    {line}" for line in written), *verdicts]))
     return failed
 
 

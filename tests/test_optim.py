@@ -439,9 +439,9 @@ def test_lion_takes_a_tree_for_adam_whose_rates_are_the_same():
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({"learning_rate": -1.0}, "learning_rate must be finite and not negative, got -1"),
+        ({"learning_rate": -1.0}, "learning_rate must be at least 0, got -1"),
         ({"learning_rate": float("nan")}, "learning_rate must be finite"),
-        ({"learning_rate": 0.1, "weight_decay": -0.1}, "weight_decay must be finite"),
+        ({"learning_rate": 0.1, "weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"learning_rate": 0.1, "clip_norm": float("inf")}, "clip_norm must be finite"),
     ],
 )

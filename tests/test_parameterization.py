@@ -123,7 +123,7 @@ def test_axis_that_grows_otherwise_than_its_width_has_its_own_ratio():
         ({"d_model": 32}, {"d_model": 16}, ["base d_model 32 is larger than the target's 16"]),
         ({"d_model": 16}, {"width": 16}, ["same sizes", "['d_model']", "['width']"]),
         ({}, {}, ["same sizes"]),
-        ({"d_model": 0}, {"d_model": 16}, ["d_model must be a positive integer, got 0"]),
+        ({"d_model": 0}, {"d_model": 16}, ["d_model must be at least 1, got 0"]),
         ({"d_model": 16, "norm_eps": 1}, {"d_model": 16, "norm_eps": 2}, ["norm_eps changes no array", "leave it out"]),
         ({"d_model": 20}, {"d_model": 24}, ["d_model 20 is not a multiple of head_dim 8"]),
     ],

@@ -61,13 +61,13 @@ def calls(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def outcome(call: Callable[[], object]) -> str | None:
-    """What is wrong with how a wrong call ended; None if it was told in one line."""
+    """What is wrong with how a wrong call ended; None if its message is one line."""
     before = signal.signal(signal.SIGALRM, _late)
     signal.alarm(SECONDS)
     try:
         call()
     except EquimuError as error:
-        return f"told in several lines: {error}" if "\n" in str(error) else None
+        return f"a message of several lines: {error}" if "\n" in str(error) else None
     except _LateError:
         return f"not over after {SECONDS} s"
     except Exception as error:
@@ -423,7 +423,7 @@ def main() -> None:
             (folder / "text" / f"{number:02}.txt").write_text(f"document {number} " * 40)
         write_store(folder / "store", read_corpus(str(folder / "text")), tokenizer_from_name("bytes"))
         found = [(what, outcome(call)) for what, call in calls(folder) if what.startswith(tuple(sys.argv[1:]) or "")]
-    wrong = [f"{what}: {told}" for what, told in found if told is not None]
+    wrong = [f"{what}: {message}" for what, message in found if message is not None]
     print(*wrong, f"{len(found)} calls, {len(wrong)} wrong", sep="\n")
     sys.exit(int(bool(wrong)))
 

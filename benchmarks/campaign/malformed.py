@@ -138,8 +138,8 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
 def _calls(count: int, seed: int, folder: Path) -> list[Result]:
     before = _files(folder)
     calls = _some(list(_calls_of.calls(folder)), count, seed)
-    told = [(what, _calls_of.outcome(call)) for what, call in calls]
-    failures = [f"{what}: {wrong}" for what, wrong in told if wrong is not None]
+    outcomes = [(what, _calls_of.outcome(call)) for what, call in calls]
+    failures = [f"{what}: {wrong}" for what, wrong in outcomes if wrong is not None]
     if left := _files(folder) - before:
         failures.append(f"leaves {sorted(left)[:5]}")
     outcome = f"an EquimuError of one line within {_calls_of.SECONDS} s, nothing left behind"

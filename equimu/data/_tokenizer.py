@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -151,7 +151,7 @@ class HuggingFaceTokenizer:
         Raises:
             EquimuError: the file's patterns find no end on some text, or the package gives up.
         """
-        return [ids for part in _parts(texts) for ids in self._encode(part)]
+        return [ids for part in in_batches(texts, _PART_CHARACTERS) for ids in self._encode(part)]
 
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         seconds = _SECONDS + _SECONDS_PER_CHARACTER * sum(map(len, texts))
@@ -169,18 +169,18 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)
 
 
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts, a few at a time: what finds no end is found out early."""
-    part: list[str] = []
+def in_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The texts, as many at a time as have about so many characters together."""
+    batch: list[str] = []
     characters = 0
     for text in texts:
-        part.append(text)
+        batch.append(text)
         characters += len(text)
-        if characters >= _PART_CHARACTERS:
-            yield part
-            part, characters = [], 0
-    if part:
-        yield part
+        if characters >= size:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = None) -> Tokenizer:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from equimu.data._arrays import ArrayWriter, delete_below, told_as
 from equimu.data._corpus import Corpus, read_corpus
 from equimu.data._orphans import being_written, remove_orphans
 from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, checked_place, commit_info, read_info
-from equimu.data._tokenizer import Tokenizer
+from equimu.data._tokenizer import Tokenizer, in_batches
 
 _ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this size
 
@@ -200,19 +200,6 @@ def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
     return lowest + 1 if wanted <= lowest else highest
 
 
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    texts: list[str] = []
-    characters = 0
-    for text in documents:
-        texts.append(text)
-        characters += len(text)
-        if characters >= _ENCODE_CHARACTERS:
-            yield texts
-            texts, characters = [], 0
-    if texts:
-        yield texts
-
-
 def _write_arrays(
     place: str,
     folder: str,
@@ -228,7 +215,7 @@ def _write_arrays(
         offsets[split].append(np.array([0]))
     replaced = documents_replaced = 0
     left_out: list[Path] = []
-    for texts in _batches(corpus.documents(left_out.append)):
+    for texts in in_batches(corpus.documents(left_out.append), _ENCODE_CHARACTERS):
         sides = ["validation" if held_out(text) else "train" for text in texts]
         encoded = tokenizer.encode_batch(texts)
         for split in SPLITS:

@@ -13,8 +13,7 @@ from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer
 from equimu.diagnostics._pool import first_of_pool, pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
-from equimu.parameterization import Parameterization, parameterize, rules_of, scaled
-from equimu.parameterization._check_uses import disagreements
+from equimu.parameterization import Parameterization, disagreements, parameterize, rules_of, scaled
 
 EditTree: TypeAlias = Callable[[PyTree], PyTree]
 SEEDS = range(6)

@@ -9,8 +9,7 @@ from equimu.diagnostics._judge import FLAT, Row
 from equimu.diagnostics._laws import LeafTheory
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._theory import SiteTheory, Theory
-from equimu.parameterization import ROLES, Disagreement, Parameterization, Role
-from equimu.parameterization._leaves import is_within
+from equimu.parameterization import ROLES, Disagreement, Parameterization, Role, is_within
 
 # An explanation must predict the miss this well, and must predict one that is worth a name.
 _CLOSE, _LARGE = 0.12, 0.15

@@ -19,7 +19,7 @@ from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import ANY, EXACT, Interval, LeafTheory, is_by_width, leaf_theories
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
-from equimu.parameterization._leaves import is_within
+from equimu.parameterization import is_within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree, Scalar
-from equimu.optim._numbers import check_counts, check_numbers
+from equimu._values import Count, check
+from equimu.optim._numbers import check_numbers
 from equimu.optim._optimizers import adam_direction
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, retained, update_rule
@@ -55,7 +56,7 @@ def adafactor(
     check_numbers(
         decay_rate=decay_rate, eps=eps, min_scale=min_scale, clipping_threshold=clipping_threshold, momentum=momentum
     )
-    check_counts(min_dim_size_to_factor=min_dim_size_to_factor)
+    check(Count, min_dim_size_to_factor=min_dim_size_to_factor)
     _check_real("adafactor", rules_of(tree))
 
     def direction(rule: Rule) -> optax.GradientTransformation:
@@ -126,7 +127,7 @@ def muon(
     """
     check_family("muon", tree, "muon")
     check_numbers(adam_learning_rate=adam_learning_rate, beta=beta, b1=b1, b2=b2, eps=eps)
-    check_counts(ns_steps=ns_steps)
+    check(Count, ns_steps=ns_steps)
     _check_real("muon", [rule for rule in rules_of(tree) if rule.role == "hidden"])
 
     def direction(rule: Rule) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 from equimu.parameterization._check_uses import Disagreement as Disagreement
 from equimu.parameterization._check_uses import check_uses as check_uses
+from equimu.parameterization._check_uses import disagreements as disagreements
 from equimu.parameterization._depth_schemes import completed_p as completed_p
 from equimu.parameterization._depth_schemes import completep as completep
 from equimu.parameterization._depth_schemes import depth_mup as depth_mup
@@ -22,6 +23,7 @@ from equimu.parameterization._law import narrowing as narrowing
 from equimu.parameterization._law import readers_ratio as readers_ratio
 from equimu.parameterization._law import width_ratio as width_ratio
 from equimu.parameterization._leaves import dotted as dotted
+from equimu.parameterization._leaves import is_within as is_within
 from equimu.parameterization._parameterization import BaseConstants as BaseConstants
 from equimu.parameterization._parameterization import Parameterization as Parameterization
 from equimu.parameterization._parameterization import Row as Row

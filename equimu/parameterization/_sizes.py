@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, SupportsIndex
 
 from equimu._axes import Axes
 from equimu._errors import EquimuError
+from equimu._values import Size, checked
 from equimu.parameterization._law import Dimensions
 from equimu.parameterization._leaves import Leaf, branch_ends, containers_of, locate
 from equimu.parameterization._repeats import Counted, Model, compare, counted, pattern
@@ -51,11 +51,13 @@ class Geometry:
 def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int]) -> Geometry:
     """Traces the model at the target and with one size changed at a time.
 
+    Args:
+        make: the constructor.
+        base, target: its sizes, as `checked_sizes` gives them.
+
     Raises:
-        EquimuError: base and target name different sizes, a size is no positive integer, larger at the base than at the
-            target, changes no array, or changes both widths and the number of residual blocks.
+        EquimuError: a size changes no array, or both widths and the number of residual blocks.
     """
-    base, target = checked_sizes(base, target)
     model = Blueprint(make, target).shapes()
     mine = Model(locate(model), containers_of(model))
     wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in mine.leaves}
@@ -115,17 +117,7 @@ def checked_sizes(
         raise EquimuError(
             f"base and target must name the same sizes, at least one: got {sorted(base)} and {sorted(target)}"
         )
-    plain: list[dict[str, int]] = []
-    for sizes in (base, target):
-        plain.append({})
-        for name, size in sizes.items():
-            try:
-                plain[-1][name] = 0 if isinstance(size, bool) else operator.index(size)
-            except TypeError:
-                plain[-1][name] = 0
-            if plain[-1][name] < 1:
-                raise EquimuError(f"{name} must be a positive integer, got {size!r}")
-    small, large = plain
+    small, large = ({name: checked(name, size, Size) for name, size in sizes.items()} for sizes in (base, target))
     for name in small:
         if small[name] > large[name]:
             raise EquimuError(
