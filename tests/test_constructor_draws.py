@@ -173,6 +173,23 @@ def test_draws_that_are_kept_can_be_traced_swept_and_written():
     assert rules_of(from_json(to_json(tree), like=tree)) == rules_of(tree)
 
 
+def test_mean_next_to_the_spread_moves_with_it_whether_numbers_are_traced_or_not():
+    class Tilted(eqx.Module):
+        head: jax.Array
+
+        def __init__(self, width, *, key):
+            self.head = (jax.random.normal(key, (width, 3)) + 0.1) * width**-0.5
+
+    register_axes(Tilted, head=("in", "out"))
+    tree = tree_of(Tilted, mup().with_start("constructor"))
+    plain = initialize(tree, KEY)
+    traced = eqx.filter_jit(lambda numbers, key: initialize(with_numbers(tree, numbers), key))(
+        jax.tree.map(jnp.float32, numbers_of(tree)), KEY
+    )
+    for model in (plain, traced):  # the law of a readout falls by the root of the widths' ratio faster
+        np.testing.assert_allclose(model.head, Tilted(WIDTH, key=KEY).head * (BASE / WIDTH) ** 0.5, rtol=1e-5)
+
+
 def test_draw_that_was_chosen_is_replaced_by_the_law_with_a_warning_that_names_it():
     with pytest.warns(UserWarning, match=r"tiny, which the constructor draws 0 ± .*time, which .* -4\.59") as caught:
         initialize(tree_of(Chosen), KEY)

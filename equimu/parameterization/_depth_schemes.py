@@ -5,12 +5,13 @@ width (`_schemes`), shifted and deepened.
 """
 
 import dataclasses
+import functools
 
 from equimu._errors import EquimuError
 from equimu.parameterization._law import ONE, batch_ratio, depth, fan_in, fan_out, length_ratio, map_fan_in, width_ratio
-from equimu.parameterization._parameterization import EpsRule, Parameterization, Row
+from equimu.parameterization._parameterization import EpsRule, Parameterization
 from equimu.parameterization._rule import ROLES, DecayRule, Family
-from equimu.parameterization._schemes import slope_law, tpv
+from equimu.parameterization._schemes import derived_row, slope_law, tpv
 
 
 def completep(
@@ -116,24 +117,18 @@ def umup(
     """
     if optimizer not in ("adam", "sign"):
         raise EquimuError(f"umup is defined for adam and sign, not for {optimizer}")
-    falling = Row(eps=1 / width_ratio if optimizer == "adam" else ONE)
+    row = functools.partial(derived_row, optimizer, decay)
     table = Parameterization(
         name="umup",
         optimizer=optimizer,
         decay=decay,
         branch=residual * ONE,
-        input=falling.replace(init_std=fan_in**-0.5, lr=fan_out**-0.5),
-        hidden=Row(init_std=fan_in**-0.5, lr=1 / fan_in, eps=slope_law(1) if optimizer == "adam" else ONE),
-        output=Row(init_std=1 / fan_in, lr=1 / fan_in),
+        input=row(std=fan_in**-0.5, lr=fan_out**-0.5, gradient=1 / width_ratio),
+        hidden=row(std=fan_in**-0.5, lr=1 / fan_in, gradient=slope_law(1)),
+        output=row(std=1 / fan_in, lr=1 / fan_in, gradient=ONE),
         # A bias is multiplied with the product that it is added to: (Wx + b) · fan_in^-1/2.
-        vector=falling.replace(lr=map_fan_in**-0.5),
+        vector=row(std=fan_in**-0.5, lr=map_fan_in**-0.5, gradient=1 / width_ratio),
     )
-    if decay == "l2":
-        # The same share of a step at all sizes: λ follows the gradient over the learning rate.
-        rows = {"input": table.input, "hidden": table.hidden, "output": table.output, "vector": table.vector}
-        falls = {"input": 1 / width_ratio, "hidden": slope_law(1), "output": ONE, "vector": 1 / width_ratio}
-        rows = {role: row.replace(weight_decay=falls[role] / row.lr) for role, row in rows.items()}
-        table = dataclasses.replace(table, **rows)
     shifted = table.shift("hidden", fan_in**-0.5).shift("output", 1 / fan_in).shift("vector", map_fan_in**-0.5)
     return shifted.with_plain_decay().with_depth(0.5, depth=depth).with_eps(eps)
 

@@ -83,17 +83,18 @@ def _made_by_model(leaf: Any) -> bool:
 def _moved(rule: Rule, made: Any) -> Any:
     """The constructor's draw with the rule's mean and standard deviation; untouched where it has them."""
     mean, std = rule.own_mean, rule.own_std
-    if std is None:  # too large to be measured before
+    if mean is None or std is None:  # too large to be measured before
         mean, std = jnp.real(jnp.mean(made)), jnp.std(made)
         factor = rule.init_std / std
         factor = jnp.where(jnp.abs(factor - 1) < TOLERANCE, 1.0, factor)
+        around_zero = _is(rule.init_mean, 0.0)
     else:
         factor = rule.init_std / std
-    if _is(factor, 1.0) and (_is(rule.init_mean, 0.0) or rule.init_mean == mean):
-        return made
-    level = _is(rule.init_mean, 0.0)
-    moved = made * factor if level else rule.init_mean + (made - mean) * factor
-    same = (factor == 1.0) if level else (factor == 1.0) & (jnp.asarray(rule.init_mean) == mean)
+        around_zero = not is_level(mean, std)
+    moved = made * factor if around_zero else rule.init_mean + (made - mean) * factor
+    same = factor == 1.0 if around_zero else (factor == 1.0) & (rule.init_mean == mean)
+    if isinstance(same, bool):
+        return made if same else moved.astype(rule.dtype)
     return jnp.where(same, made, moved.astype(rule.dtype))
 
 

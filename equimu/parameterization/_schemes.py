@@ -150,7 +150,7 @@ def everett(
         # Adafactor's steps are relative to the weight, whose standard deviation they follow by themselves.
         lr = lr * n_ratio ** powers.std[index] if optimizer == "adafactor" else lr
         multiplier = n ** -powers.multiplier[index]
-        return _row(optimizer, decay, std=std, multiplier=multiplier, lr=lr, adam=adam, gradient=gradient)
+        return derived_row(optimizer, decay, std=std, multiplier=multiplier, lr=lr, adam=adam, gradient=gradient)
 
     input_row = row(0, fan_out, fan_out_ratio, ONE)
     return Parameterization(
@@ -198,7 +198,7 @@ def spectral(
             "adafactor": 1 / n_in / (std if form == "absolute" else growth.get(role, ONE)),
             "muon": (n_out / n_in) ** 0.5 if role == "hidden" else 1 / n_in,
         }.get(optimizer, 1 / n_in)
-        return _row(optimizer, decay, std=std, lr=lr, adam=1 / n_in, gradient=_TABLE_3_GRADIENT[role])
+        return derived_row(optimizer, decay, std=std, lr=lr, adam=1 / n_in, gradient=_TABLE_3_GRADIENT[role])
 
     rows: dict[str, Any] = {role: row(role) for role in ("input", "hidden", "output", "vector")}
     return Parameterization(name=f"spectral-{form}", optimizer=optimizer, decay=decay, **rows).with_eps(eps)
@@ -227,14 +227,23 @@ def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterizatio
         return sgd[role] if optimizer == "sgd" else adam[role]
 
     rows: dict[str, Any] = {
-        role: _row(optimizer, decay, std=std[role], lr=rate(role), adam=adam[role], gradient=_TABLE_3_GRADIENT[role])
+        role: derived_row(
+            optimizer, decay, std=std[role], lr=rate(role), adam=adam[role], gradient=_TABLE_3_GRADIENT[role]
+        )
         for role in std
     }
     return Parameterization(name="tpv-3", optimizer=optimizer, decay=decay, **rows)
 
 
-def _row(
-    optimizer: Family, decay: DecayRule, *, std: Law, multiplier: Law = ONE, lr: Law, adam: Law, gradient: Law
+def derived_row(
+    optimizer: Family,
+    decay: DecayRule,
+    *,
+    std: Law,
+    multiplier: Law = ONE,
+    lr: Law,
+    adam: Law | None = None,
+    gradient: Law,
 ) -> Row:
     """A row whose epsilon, and whose decay where that is part of the gradient, follow the gradient's law.
 
@@ -242,7 +251,7 @@ def _row(
     where steps are normalised, as Adam's are. For the same share at all widths λ has to follow the inverse of that.
 
     Args:
-        adam: the learning rate of steps that are normalised entry by entry, whichever the optimizer is.
+        adam: the learning rate of steps that are normalised entry by entry, whichever the optimizer is; `lr` unless given.
         gradient: of the stored weight, its root mean square.
     """
     return Row(
@@ -250,7 +259,7 @@ def _row(
         multiplier=multiplier,
         lr=lr,
         eps=gradient if optimizer not in ("sign", "sgd") else ONE,
-        weight_decay=ONE if decay != "l2" else 1 / lr if optimizer == "sgd" else gradient / adam,
+        weight_decay=ONE if decay != "l2" else 1 / lr if optimizer == "sgd" else gradient / (adam or lr),
     )
 
 

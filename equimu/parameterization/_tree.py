@@ -118,7 +118,8 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     """
     if not rules_of(tree) and rules_of(model):
         raise EquimuError("the tree of rules is the first argument and the model the second: exchange them")
-    required_rules(tree, "this function")
+    if not rules_of(tree):
+        raise EquimuError(f"this is no tree of rules but {type(tree).__name__}; make the tree with parameterize(...)")
     # Where the model has None, the tree has a rule or None itself.
     rules, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     leaves, other = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_none)
