@@ -210,6 +210,34 @@ def test_generic_draws_are_replaced_without_a_warning_and_stand_in_the_table():
     assert f"0 ± {WIDTH**-0.5 / 3**0.5:.3g}" in table(tree)
 
 
+def test_matrix_that_is_made_without_the_key_is_warned_of_unless_that_is_declared():
+    class Fixed(eqx.Module):
+        weight: jax.Array
+
+        def __init__(self, width, *, key):
+            self.weight = jnp.asarray(np.random.default_rng(0).normal(size=(width, width)), jnp.float32)
+
+    register_axes(Fixed, weight=("in", "out"))
+    with pytest.warns(UserWarning, match=r"weight starts from what the constructor computes without the key.*as_model"):
+        tree_of(Fixed)
+    register_axes(Fixed, weight=axes("in", "out", as_model=True))
+    assert rules_by_path(tree_of(Fixed))["weight"].lr == BASE / WIDTH
+
+
+def test_line_for_a_computed_table_leaves_it_untrained():
+    class Waves(eqx.Module):
+        table: jax.Array
+
+        def __init__(self, width, *, key):
+            self.table = jnp.sin(jnp.arange(5 * width).reshape(5, width))
+
+    with pytest.raises(EquimuError) as caught:
+        tree_of(Waves)
+    line = str(caught.value)[str(caught.value).index("equimu.register_axes(") :]
+    exec(line.replace("equimu.", ""), {"register_axes": register_axes, "axes": axes, "Waves": Waves})
+    assert rules_by_path(tree_of(Waves))["table"].lr == 0.0
+
+
 def test_key_of_the_constructor_s_own_is_warned_of():
     class Seeded(eqx.Module):
         weight: jax.Array

@@ -48,6 +48,27 @@ WRONG = {
     "mu.adamw(tree, learning_rate=0.1).init(wider)": [
         "embedding.weight is an array [11, 16] here and [11, 8] in the tree"
     ],
+    "mu.adamw(tree, learning_rate=None)": ["learning_rate must be float, got None"],
+    "mu.scaled(tree, tree)": ["a tree of rules was given in place of the model"],
+    "mu.initialize(tree, 0)": ["key must be a random key", "got 0"],
+    "mu.initialize(tree, jax.random.split(key, 2))": ["one random key, got 2 keys", "jax.vmap"],
+    "mu.multi_transform(tree, None)": ["factory must be a function"],
+    "mu.multi_transform(tree, lambda rule: None)": ["factory must make an optax transformation, and made None"],
+    "mu.mup().tune('output', multiplier=float('nan'))": ["multiplier of output must be finite, got nan"],
+    "mu.mup().tune('output', lr='2')": ["lr of output must be float, got '2'"],
+    "mu.mup().shift('output', 0)": ["a shift is by a positive factor, got 0"],
+    "mu.mup().replace('output', init_std='x')": ["a law must be float, got 'x'"],
+    "mu.completep('1')": ["alpha must be float, got '1'"],
+    "mu.parameterize(make, mu.mup(), base=dict(width=8), target=dict(width=8))": [
+        "make cannot be called as make(width=..., key=key)"
+    ],
+    "mu.parameterize(make, mu.completed_p(), **small, batch_ratio=float('nan'))": ["batch_ratio must be finite"],
+    "mu.check_uses(model, len, tokens)": ["check_uses takes the tree of rules", "got Transformer"],
+    "mu.check_uses(tree, lambda model, x: x, tokens)": ["function uses no array of the model"],
+    "check(sizes=[8, 16])": ["each of sizes must be a dict by names, got 8"],
+    "check(tree=tree)": ["tree must be a function", "got a tree"],
+    "check(seeds=3)": ["seeds is a list of seeds", "got 3"],
+    "check(optimizer=lambda tree: None)": ["optimizer must make an optax transformation, and made None"],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
     "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],
 }
@@ -58,7 +79,14 @@ make = functools.partial(mu.nn.Transformer, vocab_size=11, n_layer=1, head_dim=8
 tree = mu.parameterize(make, mu.mup(), base=dict(d_model=8), target=dict(d_model=8))
 model = make(d_model=8, key=jax.random.key(0))
 wider = eqx.filter(make(d_model=16, key=jax.random.key(0)), eqx.is_inexact_array)
+small = dict(base=dict(d_model=8), target=dict(d_model=8))
 key, tokens = jax.random.key(0), jnp.arange(4)
+def check(**odd):
+    given = dict(sizes=[dict(d_model=8), dict(d_model=16)], optimizer=lambda tree: mu.adamw(tree, learning_rate=0.1))
+    call = {name: odd.pop(name) for name in ("seeds", "tree") if name in odd}
+    loss = lambda model, tokens: model(tokens).sum()
+    probe = mu.diagnostics.CoordinateProbe(make, base=dict(d_model=8), loss=loss, batches=[tokens], **given | odd)
+    probe(mu.mup(), **call)
 def message(expression):
     try:
         eval(expression)

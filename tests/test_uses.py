@@ -1,5 +1,7 @@
 """How arrays are used is read off the traced program, under any transform, and compared with what is declared."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -243,3 +245,37 @@ def test_models_that_are_declared_right_agree(name):
         assert words is not None
         words = words[-len(wanted) :]  # copies that all read the same input, such as experts, are seen as outputs
         assert tuple(same.get(word, word) for word in words) == wanted, leaf.path
+
+
+class Tied(eqx.Module):
+    table: jax.Array
+    scale: Any
+
+    def __init__(self, width, scale, *, key):
+        self.table, self.scale = jax.random.normal(key, (11, width)), scale
+
+    def __call__(self, ids):
+        return self.table[ids] @ self.table.T
+
+
+class Multiplied(Tied):
+    def __call__(self, ids):
+        return super().__call__(ids) * self.scale
+
+
+mu.register_axes(Tied, table=mu.axes("table", "out", tied=("out", "in"), tied_multiplier="scale"))
+
+
+def test_a_tie_needs_an_array_that_the_model_multiplies_by():
+    def tree_of(cls, scale):
+        return mu.parameterize(
+            lambda width, key: cls(width, scale, key=key), mu.tpv(8), base={"width": 8}, target={"width": 16}
+        )
+
+    for nothing in (None, 1.0):
+        with pytest.raises(mu.EquimuError, match="table is declared to be used twice.*Tied.scale, which is no array"):
+            tree_of(Tied, nothing)
+    ids = jnp.arange(6)
+    (unused,) = mu.check_uses(tree_of(Tied, jnp.asarray(1.0)), lambda model, ids: model(ids).sum(), ids)
+    assert unused.path == "scale" and "the model does not use it" in str(unused)
+    assert mu.check_uses(tree_of(Multiplied, jnp.asarray(1.0)), lambda model, ids: model(ids).sum(), ids) == []

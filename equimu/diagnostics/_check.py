@@ -7,6 +7,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Count, check, check_function, check_keys, shown
 from equimu.diagnostics._explain import explain
 from equimu.diagnostics._judge import leaf_rows, site_rows
 from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured
@@ -40,8 +41,18 @@ class CoordinateProbe:
         """All arguments are those of `coord_check`."""
         if not isinstance(batches, list) or not batches:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EquimuError("batches is a list of batches, and not empty; write [batch] for a single one")
-        if steps < 1:
-            raise EquimuError(f"steps must be at least 1, got {steps}: a change needs an update")
+        check(Count, steps=steps)
+        check_function("loss", loss, "of a model and a batch")
+        check_function(
+            "optimizer", optimizer, "from a tree of rules to an optimizer, e.g. lambda tree: adamw(tree, ...)"
+        )
+        check_keys("base", base)
+        if not isinstance(sizes, list | tuple):
+            raise EquimuError(
+                f"sizes is a list of sizes by name, e.g. [{{'width': 64}}, {{'width': 128}}], got {shown(sizes)}"
+            )
+        for size in sizes:
+            check_keys("each of sizes", size)
         self._make = make
         self._base = dict(base)
         self._targets = [{**base, **size} for size in sizes]
@@ -58,8 +69,11 @@ class CoordinateProbe:
         on_size: Callable[[int, int], None] = lambda done, size: None,
     ) -> CoordinateCheck:
         """Trains at all sizes, and judges; arguments and result are those of `coord_check`."""
-        if not seeds:
-            raise EquimuError("a coordinate check needs at least one seed")
+        if not isinstance(seeds, Sequence) or not seeds:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise EquimuError(f"seeds is a list of seeds, at least one, e.g. range(6); got {shown(seeds)}")
+        check_function("tree", tree, "from a tree of rules to an edited one")
+        if rules_of(tree):
+            raise EquimuError("tree must be a function from a tree of rules to an edited one, got a tree")
         trees = [parameterize(self._make, parameterization, base=self._base, target=target) for target in self._targets]
         sizes = [target[self._size] for target in self._targets]
         measured: list[Measured] = []

@@ -31,6 +31,7 @@ from equimu.diagnostics._statistics import (
     wide,
     with_layers,
 )
+from equimu.optim import as_transformation
 from equimu.parameterization import NUMBERS, Rule, Use, initialize, is_rule, rules_of, with_numbers
 from equimu.parameterization._leaves import is_array_or_shape
 from equimu.parameterization._uses import uses_in
@@ -210,7 +211,7 @@ class Experiment:
             return eqx.partition(eqx.combine(params, code), has_rule)
 
         def optimizer(numbers: Any) -> optax.GradientTransformationExtraArgs:
-            return optax.with_extra_args_support(self._optimizer(with_numbers(like, numbers)))
+            return as_transformation("optimizer", self._optimizer(with_numbers(like, numbers)))
 
         def init(numbers: Any, params: PyTree) -> Any:
             return optimizer(numbers).init(split(params)[0])

@@ -4,6 +4,7 @@ from equimu.optim._convert import convert as convert
 from equimu.optim._epsilon import epsilon_shares as epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor as adafactor
 from equimu.optim._matrix_optimizers import muon as muon
+from equimu.optim._multi_transform import as_transformation as as_transformation
 from equimu.optim._multi_transform import multi_transform as multi_transform
 from equimu.optim._optimizers import adamw as adamw
 from equimu.optim._optimizers import lion as lion

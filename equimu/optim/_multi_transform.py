@@ -10,6 +10,7 @@ import optax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import check_function, shown
 from equimu.parameterization import Rule, dotted, required_rules, rules_of
 
 # What tells two leaves apart without telling their rules apart.
@@ -46,7 +47,8 @@ def multi_transform(
     """
     rules = required_rules(tree, "multi_transform")
     groups = groups_of(tree)
-    transforms = {name: optax.with_extra_args_support(factory(members[0])) for name, members in groups.items()}
+    check_function("factory", factory, "from a rule to its transformation, e.g. lambda rule: optax.sgd(0.1 * rule.lr)")
+    transforms = {name: as_transformation("factory", factory(members[0])) for name, members in groups.items()}
 
     def split(by_path: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {
@@ -81,6 +83,17 @@ def groups_of(tree: PyTree) -> dict[str, list[Rule]]:
     for rule in rules_of(tree):
         groups.setdefault(_group(rule), []).append(rule)
     return {f"{members[0].role} {index}": members for index, members in enumerate(groups.values())}
+
+
+def as_transformation(maker: str, made: Any) -> optax.GradientTransformationExtraArgs:
+    """What a user's function has made, as an optax transformation.
+
+    Raises:
+        EquimuError: it is none; `maker` is what the function is called.
+    """
+    if not isinstance(made, optax.GradientTransformation):
+        raise EquimuError(f"{maker} must make an optax transformation, and made {shown(made)}")
+    return optax.with_extra_args_support(made)
 
 
 def _by_path(params: PyTree, rules: list[Rule]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def update_rule(
     Raises:
         EquimuError: a number makes no sense, or the decay is another than the tree's.
     """
+    if learning_rate is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise EquimuError("learning_rate must be float, got None")
     check_numbers(learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm)
     if schedule is not None and not callable(schedule):
         raise EquimuError(

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu._values import Positive, check
 from equimu.parameterization._leaves import Leaf, is_within
 from equimu.parameterization._own_draws import OwnDraw, own_draws
 from equimu.parameterization._parameterization import BaseConstants, Parameterization
@@ -47,14 +48,16 @@ def rules_by_path(
             else:
                 words[leaf.path] = found
     if undeclared:
-        raise undeclared_error(
-            undeclared, geometry, uses(example[0], blueprint.shapes(), *example[1:]) if example else {}
-        )
+        used = uses(example[0], blueprint.shapes(), *example[1:]) if example else {}
+        computed = {path for path, start in started.items() if not start.drawn and start.fill is None}
+        raise undeclared_error(undeclared, geometry, used, computed)
     rules: dict[str, Rule] = {}
     for leaf in geometry.leaves:
         if leaf.path in words:
             start, draw = started[leaf.path], own.get(leaf.path)
             rules[leaf.path] = _rule(leaf, words[leaf.path], start, draw, geometry, parameterization, blueprint, run)
+    _warn_of_fixed_starts(geometry, rules)
+    _check_tied(geometry)
     for leaf in geometry.leaves:
         if leaf.trainable and leaf.tied_source is not None:
             rules[leaf.path] = tied_slot(leaf, rules[leaf.tied_source], geometry, parameterization, blueprint)
@@ -74,16 +77,27 @@ def run_ratios(
     Raises:
         EquimuError: one is not positive, or the parameterization has no rule for it.
     """
+    check(Positive, batch_ratio=batch_ratio, length_ratio=length_ratio)
     ratios = {"batch_ratio": Fraction(batch_ratio), "length_ratio": Fraction(length_ratio)}
     for name, ratio in ratios.items():
-        if ratio <= 0:
-            raise EquimuError(f"{name} must be positive, got {float(ratio):g}")
         if ratio != 1 and not parameterization.uses(name):
             raise EquimuError(
                 f"{name} {float(ratio):g} was given, and {parameterization.name} has no rule for it; use completed_p(), or "
                 "leave it out"
             )
     return ratios
+
+
+def _check_tied(geometry: Geometry) -> None:
+    """What is declared to be tied needs an array for the multiplier of its second use."""
+    slots = {leaf.tied_source for leaf in geometry.leaves if leaf.trainable}
+    for leaf in geometry.leaves:
+        if leaf.axes is not None and leaf.axes.tied is not None and leaf.path not in slots:
+            raise EquimuError(
+                f"{leaf.path} is declared to be used twice, with the multiplier of the second use in "
+                f"{type(leaf.owner).__name__}.{leaf.axes.tied_multiplier}, which is no array; make it jnp.asarray(1.0), and "
+                "multiply what the second use makes by it"
+            )
 
 
 def _check_depth(parameterization: Parameterization, geometry: Geometry) -> None:
@@ -193,6 +207,26 @@ def _warn_of_own_seeds(started: Mapping[str, Start]) -> None:
         warnings.warn(
             f"the constructor draws {seeded[0]}{more} from a random key of its own, so it draws the same numbers whatever key "
             "it is given; pass the key on",
+            stacklevel=4,
+        )
+
+
+def _warn_of_fixed_starts(geometry: Geometry, rules: Mapping[str, Rule]) -> None:
+    """A matrix that is trained, and that the constructor computes without the key, starts by no law; nobody said so."""
+    fixed = [
+        leaf.path
+        for leaf in geometry.leaves
+        if leaf.path in rules
+        and rules[leaf.path].init_mean is None
+        and rules[leaf.path].lr != 0.0
+        and rules[leaf.path].role in ("input", "hidden", "output")
+        and not (leaf.axes is not None and leaf.axes.as_model)
+    ]
+    if fixed:
+        more = f" and {len(fixed) - 1} more" if len(fixed) > 1 else ""
+        warnings.warn(
+            f"{fixed[0]}{more} starts from what the constructor computes without the key, at every size, so that no law scales "
+            "it; draw it with the key, or declare it with equimu.axes(..., as_model=True)",
             stacklevel=4,
         )
 

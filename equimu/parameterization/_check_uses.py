@@ -7,10 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import check_function
 from equimu.parameterization._leaves import Leaf, dotted, is_within, locate
 from equimu.parameterization._rule import Rule
-from equimu.parameterization._tree import rules_of
+from equimu.parameterization._tree import required_rules, rules_of
 from equimu.parameterization._uses import Use, shapes_of, uses, words_of
 
 
@@ -44,6 +46,9 @@ def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[D
         function: called as `function(model, *args)`; a loss, for example.
         *args: what else it takes, or its shapes.
 
+    Raises:
+        EquimuError: the tree has no rules, or the function uses no array of the model.
+
     Returns:
         One entry an array, in the order of the tree's leaves; empty where all agree.
 
@@ -51,7 +56,12 @@ def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[D
         >>> for disagreement in mu.check_uses(tree, loss, batch):
         ...     print(disagreement)
     """
-    return disagreements(tree, uses(function, tree, *args))
+    required_rules(tree, "check_uses")
+    check_function("function", function, "of a model and what else is given")
+    found = uses(function, tree, *args)
+    if not any(found.values()):
+        raise EquimuError("function uses no array of the model that it is given; give a loss of the model")
+    return disagreements(tree, found)
 
 
 def disagreements(tree: PyTree, found: Mapping[str, Sequence[Use]]) -> list[Disagreement]:
@@ -62,6 +72,10 @@ def disagreements(tree: PyTree, found: Mapping[str, Sequence[Use]]) -> list[Disa
     for rule in rules_of(tree):
         each = tuple(found.get(rule.path, ()))
         leaf = leaves[rule.path]
+        if leaf.tied_source is not None and not each:
+            what = f"is declared to multiply the second use of {leaf.tied_source}, and the model does not use it"
+            line = "multiply what the second use makes by it, or take equimu.nn.TiedEmbedding"
+            made.append(_disagreement(rule, each, what, line))
         if not each or rule.role == "scalar" or leaf.tied_source is not None:
             continue
         declared = _sides(rule, frozenset(a for a, word in enumerate(rule.axes) if word in _IN))
@@ -149,8 +163,8 @@ def _line(leaf: Leaf, words: Sequence[str] | None, shapes: PyTree) -> str:
 def _tied_line(leaf: Leaf, shapes: PyTree) -> str:
     tied = 'equimu.axes("table", "out", tied=("out", "in"), tied_multiplier="scale")'
     return (
-        "take equimu.nn.TiedEmbedding with tpv(8), or give the second use a multiplier of its own, a scalar field `scale`: "
-        f"{_call(leaf, shapes, tied)}"
+        "take equimu.nn.TiedEmbedding with tpv(8), or give the module a field `scale = jnp.asarray(1.0)`, multiply what the "
+        f"second use makes by it, and declare {_call(leaf, shapes, tied)}"
     )
 
 

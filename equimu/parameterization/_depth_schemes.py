@@ -8,6 +8,7 @@ import dataclasses
 import functools
 
 from equimu._errors import EquimuError
+from equimu._values import check
 from equimu.parameterization._law import ONE, batch_ratio, depth, fan_in, fan_out, length_ratio, map_fan_in, width_ratio
 from equimu.parameterization._parameterization import EpsRule, Parameterization
 from equimu.parameterization._rule import ROLES, DecayRule, Family
@@ -33,6 +34,7 @@ def completep(
     Raises:
         EquimuError: alpha is out of range.
     """
+    check(float, alpha=alpha)
     if not 0.5 <= alpha <= 1:
         raise EquimuError(f"alpha {alpha} is outside CompleteP's range, 0.5 (depth-μP) to 1 (recommended)")
     table = _with_steady_decay(tpv(8, optimizer=optimizer, decay=decay))
@@ -80,6 +82,7 @@ def completed_p(
         raise EquimuError(
             f"completed_p is defined for adam, not for {optimizer}; completep has rules of width and depth for it"
         )
+    check(float, alpha=alpha, batch_exponent=batch_exponent, length_exponent=length_exponent)
     if not 0.5 <= alpha <= 1:
         raise EquimuError(f"alpha {alpha} is outside completed_p's range, 0.5 to 1 (recommended)")
     noise = batch_ratio / length_ratio

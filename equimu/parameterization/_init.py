@@ -8,7 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from equimu._errors import EquimuError
 from equimu._types import Key, PyTree
+from equimu._values import check_key
 from equimu.parameterization._leaves import is_array_or_shape
 from equimu.parameterization._own_draws import TOLERANCE, is_level
 from equimu.parameterization._rule import Rule, is_rule
@@ -43,6 +45,9 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
             four times or under a quarter of the rule's spread, which is not near 1/√fan_in either.
     """
     rules = required_rules(tree, "initialize")
+    check_key("key", key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape:
+        raise EquimuError(f"key must be one random key, got {key.size} keys; use jax.vmap for several models")
     _warn_of_replaced_draws(rules)
     leaves, structure = jax.tree.flatten(tree)
     # Made only where a leaf asks for it; under jit, what no leaf uses of it is never computed.

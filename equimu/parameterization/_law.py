@@ -4,6 +4,7 @@ import dataclasses
 from fractions import Fraction
 
 from equimu._errors import EquimuError
+from equimu._values import checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _canonical(exponents: dict[str, Fraction]) -> tuple[tuple[str, Fraction], ..
 
 def as_law(value: "Law | float") -> Law:
     """A number as the constant law; a law as it is."""
-    return value if isinstance(value, Law) else Law(float(value))
+    return value if isinstance(value, Law) else Law(checked("a law", value, float))
 
 
 def symbol(name: str) -> Law:

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Scalar
+from equimu._values import NotNegative, check, checked, is_traced
 from equimu.parameterization._law import ONE, Law, as_law, depth_ratio, fan_in
 from equimu.parameterization._rule import DECAY_RULES, FAMILIES, NUMBERS, ROLES, DecayRule, Family, Role
 
@@ -120,8 +121,11 @@ class Parameterization:
 
     def tune(self, where: str, **factors: Scalar) -> "Parameterization":
         """The same table with base constants on a role, module or leaf, e.g. `mup().tune("output", multiplier=4.0)`."""
-        for name in factors:
+        check(str, where=where)
+        for name, factor in factors.items():
             check_choice("base constant", name, NUMBERS)
+            if not is_traced(factor):
+                checked(f"{name} of {where}", factor, float if name == "multiplier" else NotNegative)
         return dataclasses.replace(self, constants=(*self.constants, BaseConstants(where=where, **factors)))
 
     def shift(self, role: Role, factor: Law | float) -> "Parameterization":
@@ -132,6 +136,8 @@ class Parameterization:
         norms change.) NTK is a shifted SP, and Tables 8 and 9 of TP-V are shifted Tables 3.
         """
         check_choice("role", role, ROLES)
+        if as_law(factor).coefficient <= 0:
+            raise EquimuError(f"a shift is by a positive factor, got {factor}")
         return self._each_row({role}, **shift_of_numbers(as_law(factor), self.optimizer, self.decay))
 
     def with_depth(self, alpha: float, *, depth: Law = depth_ratio) -> "Parameterization":
@@ -147,6 +153,7 @@ class Parameterization:
             alpha: the power.
             depth: a law that is 1 outside repeated blocks: `depth_ratio`, or `depth` for rules that are not relative to a base.
         """
+        check(float, alpha=alpha)
         power = 2 * alpha - 1 if self.optimizer == "sgd" else alpha - 1
         eps = depth**-alpha if self.optimizer in _HAVE_EPS else ONE
         # Decay in the gradient keeps its share of a step: λ times the rate over the gradient, or under SGD λ times the rate.

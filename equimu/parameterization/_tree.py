@@ -11,6 +11,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import check_function, shown
 from equimu.parameterization._array_rules import rules_by_path, run_ratios
 from equimu.parameterization._leaves import dotted, is_array_or_shape, locate
 from equimu.parameterization._parameterization import Parameterization
@@ -46,7 +47,8 @@ def parameterize(
             have no declaration: the lines that the error gives to write are then read off how it uses them.
 
     Returns:
-        The tree. `eqx.tree_at` and `jax.tree.map` edit it like any pytree; rules are leaves.
+        The tree. `eqx.tree_at` and `jax.tree.map` edit it like any pytree; rules are leaves, among others that the model has
+        (activation functions): `is_rule` tells them apart.
 
     Raises:
         EquimuError: sizes that do not fit each other, an array whose axes are neither declared nor unambiguous, tied arrays
@@ -60,6 +62,7 @@ def parameterize(
             f"{getattr(parameterization, '__name__', type(parameterization).__name__)}{called}"
         )
     small, large = checked_sizes(base, target)
+    _check_call(make, large)
     blueprint = Blueprint(make, large)
     run = run_ratios(parameterization, batch_ratio, length_ratio)
     rules = rules_by_path(with_second_uses(make), parameterization, small, large, blueprint, run, example)
@@ -74,6 +77,20 @@ def parameterize(
         return rules[leaf.path] if leaf.trainable else x
 
     return jax.tree.map(place, model)
+
+
+def _check_call(make: Callable[..., Any], sizes: Mapping[str, int]) -> None:
+    """Raises an `EquimuError` unless a constructor takes these sizes and a key."""
+    check_function("make", make, "the model's constructor")
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):
+        return  # of what is not written in Python
+    try:
+        signature.bind(**sizes, key=None)
+    except TypeError as error:
+        call = ", ".join([*(f"{name}=..." for name in sizes), "key=key"])
+        raise EquimuError(f"make cannot be called as make({call}): {error}; base and target name its sizes") from None
 
 
 def scaled(tree: PyTree, model: PyTree) -> PyTree:
@@ -118,6 +135,10 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     """
     if not rules_of(tree) and rules_of(model):
         raise EquimuError("the tree of rules is the first argument and the model the second: exchange them")
+    if rules_of(model):
+        raise EquimuError(
+            "a tree of rules was given in place of the model; give the model that initialize(tree, key) makes"
+        )
     if not rules_of(tree):
         raise EquimuError(f"this is no tree of rules but {type(tree).__name__}; make the tree with parameterize(...)")
     # Where the model has None, the tree has a rule or None itself.
@@ -126,7 +147,8 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
     for (path, rule), (their_path, leaf) in zip(rules, leaves, strict=False):
         if path != their_path:
             raise EquimuError(
-                f"the tree of rules is of another model: it has {dotted(path)} where this has {dotted(their_path)}"
+                f"the tree of rules is of another model: it has {dotted(path)} where this has "
+                f"{dotted(their_path) or shown(leaf)}"
             )
         if is_rule(rule):
             _check_shape(rule, leaf)

@@ -29,13 +29,16 @@ def inferred_words(leaf: Leaf, wide: Collection[int], *, drawn: bool) -> tuple[s
     return None
 
 
-def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry, used: Mapping[str, Sequence[Use]]) -> EquimuError:
+def undeclared_error(
+    leaves: Iterable[Leaf], geometry: Geometry, used: Mapping[str, Sequence[Use]], computed: Collection[str]
+) -> EquimuError:
     """The message for all leaves that have no declaration and need one, with the lines to write: one for each class.
 
     Args:
         leaves: at least one.
         geometry: of the model.
         used: how a program uses the leaves, by path, where one is known.
+        computed: the paths of those that the constructor computes: tables, which are not to be trained.
     """
     lines: dict[str, dict[str, str]] = {}
     homeless: list[Leaf] = []
@@ -51,7 +54,8 @@ def undeclared_error(leaves: Iterable[Leaf], geometry: Geometry, used: Mapping[s
             continue
         as_used = words_of(leaf, used.get(leaf.path, ()), sorted(geometry.wide[leaf.path]))
         words = ", ".join(f'"{word}"' for word in as_used or suggested_words(leaf, geometry))
-        lines.setdefault(type(leaf.owner).__name__, {})[leaf.inside] = f"({words})"
+        declaration = f"equimu.axes({words}, trained=False)" if leaf.path in computed else f"({words})"
+        lines.setdefault(type(leaf.owner).__name__, {})[leaf.inside] = declaration
     what = f"{first.describe()}" + (f" and {len(others)} more have" if others else " has")
     text = f"{what} no declared axes and more than one reading; "
     if homeless:
