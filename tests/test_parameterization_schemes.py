@@ -267,7 +267,7 @@ def test_ratios_of_batch_and_length_without_rules_for_them_are_an_error():
         EquimuError, match="batch_ratio 4 was given, and mup-relative has no rule for it; use completed_p"
     ):
         parameterize(make, mup(), **SIZES, batch_ratio=4)
-    with pytest.raises(EquimuError, match="length_ratio must be positive, got 0"):
+    with pytest.raises(EquimuError, match="length_ratio must be above 0, got 0"):
         parameterize(make, completed_p(), **SIZES, length_ratio=0)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from equimu._errors import EquimuError
 from equimu._values import Positive, check
+from equimu.parameterization._law import Dimensions
 from equimu.parameterization._leaves import Leaf, is_within
 from equimu.parameterization._own_draws import OwnDraw, own_draws
-from equimu.parameterization._parameterization import BaseConstants, Parameterization
+from equimu.parameterization._parameterization import BaseConstants, Parameterization, Row
 from equimu.parameterization._rule import NUMBERS, ROLES, Rule
 from equimu.parameterization._sizes import Geometry, base_dimensions, dimensions, measure, role_of
 from equimu.parameterization._starts import Start, starts
@@ -19,6 +20,8 @@ from equimu.parameterization._trace import Blueprint
 from equimu.parameterization._twice import tied_slot
 from equimu.parameterization._undeclared import inferred_words, undeclared_error
 from equimu.parameterization._uses import uses
+
+_MATRICES = ("input", "hidden", "output")
 
 
 def rules_by_path(
@@ -56,7 +59,7 @@ def rules_by_path(
         if leaf.path in words:
             start, draw = started[leaf.path], own.get(leaf.path)
             rules[leaf.path] = _rule(leaf, words[leaf.path], start, draw, geometry, parameterization, blueprint, run)
-    _warn_of_fixed_starts(geometry, rules)
+    _warn_of_fixed_starts(geometry, words, rules, parameterization)
     _check_tied(geometry)
     for leaf in geometry.leaves:
         if leaf.trainable and leaf.tied_source is not None:
@@ -170,7 +173,7 @@ def _rule(
         assert own is not None
         # In the forward pass, the spread at the base and from there on the law.
         at_base = base_dimensions(leaf, words, geometry)
-        growth = multiplier * init_std / (row.multiplier(at_base) * row.init_std(at_base))
+        growth = _spread(row, sizes) / _spread(row, at_base)
         init_mean, init_std = own.carried(growth)
         init_mean, init_std, as_drawn = init_mean / multiplier, init_std / multiplier, True
     trained = _is_trained(leaf, start)
@@ -211,17 +214,18 @@ def _warn_of_own_seeds(started: Mapping[str, Start]) -> None:
         )
 
 
-def _warn_of_fixed_starts(geometry: Geometry, rules: Mapping[str, Rule]) -> None:
-    """A matrix that is trained, and that the constructor computes without the key, starts by no law; nobody said so."""
-    fixed = [
-        leaf.path
-        for leaf in geometry.leaves
-        if leaf.path in rules
-        and rules[leaf.path].init_mean is None
-        and rules[leaf.path].lr != 0.0
-        and rules[leaf.path].role in ("input", "hidden", "output")
-        and not (leaf.axes is not None and leaf.axes.as_model)
-    ]
+def _warn_of_fixed_starts(
+    geometry: Geometry, words: Mapping[str, tuple[str, ...]], rules: Mapping[str, Rule], parameterization: Parameterization
+) -> None:
+    """A trained matrix that is computed without the key keeps its spread, where a law would change it; nobody said so."""
+    fixed = []
+    for leaf in geometry.leaves:
+        rule = rules.get(leaf.path)
+        said = leaf.axes is not None and leaf.axes.as_model
+        if rule is not None and rule.init_mean is None and rule.lr != 0.0 and rule.role in _MATRICES and not said:
+            row, at_base = parameterization.row(rule.role), base_dimensions(leaf, words[leaf.path], geometry)
+            if _spread(row, rule.dimensions) != _spread(row, at_base):
+                fixed.append(leaf.path)
     if fixed:
         more = f" and {len(fixed) - 1} more" if len(fixed) > 1 else ""
         warnings.warn(
@@ -229,6 +233,11 @@ def _warn_of_fixed_starts(geometry: Geometry, rules: Mapping[str, Rule]) -> None
             "it; draw it with the key, or declare it with equimu.axes(..., as_model=True)",
             stacklevel=4,
         )
+
+
+def _spread(row: Row, sizes: Dimensions) -> float:
+    """The standard deviation at the start that the forward pass sees."""
+    return row.multiplier(sizes) * row.init_std(sizes)
 
 
 def _constant(leaf: Leaf, start: Start, *, keep_draws: bool) -> float | None:
