@@ -215,7 +215,10 @@ def _warn_of_own_seeds(started: Mapping[str, Start]) -> None:
 
 
 def _warn_of_fixed_starts(
-    geometry: Geometry, words: Mapping[str, tuple[str, ...]], rules: Mapping[str, Rule], parameterization: Parameterization
+    geometry: Geometry,
+    words: Mapping[str, tuple[str, ...]],
+    rules: Mapping[str, Rule],
+    parameterization: Parameterization,
 ) -> None:
     """A trained matrix that is computed without the key keeps its spread, where a law would change it; nobody said so."""
     fixed = []
