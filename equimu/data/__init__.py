@@ -1,12 +1,17 @@
-"""Text to tokens to a token store to batches."""
+"""What a task trains on: text, arrays or records, in batches that are pure functions of seed, step and row."""
 
 from equimu.data._corpus import Corpus as Corpus
 from equimu.data._corpus import read_corpus as read_corpus
+from equimu.data._data import Data as Data
+from equimu.data._data import TrainingBatches as TrainingBatches
+from equimu.data._data import ValidationBatches as ValidationBatches
 from equimu.data._loader import Loader as Loader
 from equimu.data._loader import OrderedLoader as OrderedLoader
 from equimu.data._store import StoreInfo as StoreInfo
 from equimu.data._store import TokenStore as TokenStore
 from equimu.data._store import open_store as open_store
+from equimu.data._text_data import TextData as TextData
+from equimu.data._text_data import text as text
 from equimu.data._tokenizer import ByteTokenizer as ByteTokenizer
 from equimu.data._tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
 from equimu.data._tokenizer import Tokenizer as Tokenizer

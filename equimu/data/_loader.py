@@ -1,26 +1,19 @@
-"""Batches: shuffled and endless for training, in order and complete for evaluation."""
+"""Batches of a token store: shuffled and endless for training, in order and complete for evaluation."""
 
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float32
 
-from equimu._errors import EquimuError
-from equimu._values import Count, Index, Integer, Size, check, checked
-from equimu.data._order import ShuffledOrder
+from equimu._values import Size, check
+from equimu.data._batches import OrderedBatches, ShuffledBatches
+from equimu.data._data import Rows
 from equimu.data._store import TokenStore
-from equimu.data._windows import Batch, windows_of
-
-# Numbers of rows within a batch.
-_Rows: TypeAlias = Sequence[int] | np.ndarray
-
-_ENDLESS = 2**60  # steps
-_AHEAD = 8  # batches prepared ahead of the training step
-_READERS = 8  # threads, where rows come from a disk or a network
+from equimu.data._windows import Batch, Concatenated, Documents, windows_of
 
 
 class Loader:
-    """Training batches as a pure function of (seed, step, row).
+    """Training batches of text as a pure function of (seed, step, row); they are `TrainingBatches`.
 
     The order does not depend on hosts, devices or threads: a host asks for its rows of the global batch.
     Every epoch is another permutation in which each window comes once; a batch may span two epochs.
@@ -51,13 +44,11 @@ class Loader:
         windows: str = "concatenate",
         split: str = "train",
     ):
-        self._rows = _checked(store, split, windows, seq, rows)
-        check(Integer, seed=seed)
-        self._windows = windows_of(store, split, windows, seq, tail=False)
-        self._order = ShuffledOrder(self._windows.count, seed)
-        self.windows_per_epoch = self._windows.count
+        opened = _opened(store, split, windows, seq, rows, tail=False)
+        self._batches = ShuffledBatches(opened, rows, seed)
+        self.windows_per_epoch = opened.count
 
-    def batch(self, step: int, rows: _Rows | None = None) -> Batch:
+    def batch(self, step: int, rows: Rows | None = None) -> Batch:
         """The batch of a step.
 
         Args:
@@ -70,11 +61,9 @@ class Loader:
         Raises:
             EquimuError: negative step, rows outside the batch, or a damaged store.
         """
-        check(Index, step=step)
-        places = step * self._rows + np.array(_part(rows, self._rows))
-        return self._windows.batch(self._order(places))
+        return self._batches.batch(step, rows)
 
-    def iterate(self, start_step: int = 0, rows: _Rows | None = None) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, rows: Rows | None = None) -> Iterator[Batch]:
         """Endless batches from a step on, prepared ahead in threads by grain.
 
         Args:
@@ -84,30 +73,11 @@ class Loader:
         Returns:
             An iterator that yields `batch(start_step, rows)`, `batch(start_step + 1, rows)`, ...
         """
-        import grain
-
-        self.batch(start_step, rows)  # a mistake shows here, not in a thread at the first `next`
-        steps = grain.MapDataset.source(_Steps(self, rows))[start_step:]
-        threads = 1 if self._windows.in_memory else _READERS
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_AHEAD)
-        return iter(steps.to_iter_dataset(options))
-
-
-class _Steps:
-    """A loader as grain's random access source, whose record is a step's whole batch."""
-
-    def __init__(self, loader: Loader, rows: _Rows | None):
-        self._loader, self._rows = loader, rows
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._loader.batch(index, self._rows)
+        return self._batches.iterate(start_step, rows)
 
 
 class OrderedLoader:
-    """Every window of a split once, in a fixed order, for evaluation.
+    """Every window of a split once, in a fixed order, for evaluation; they are `ValidationBatches`.
 
     Nothing is left out: a last window that is not full is padded, and so is a last batch that has too few
     rows. What is added has mask 0, so sums over the mask do not depend on `rows`.
@@ -134,20 +104,16 @@ class OrderedLoader:
         split: str = "validation",
         first: int | None = None,
     ):
-        self._rows = _checked(store, split, windows, seq, rows)
-        check(Count | None, first=first)
-        self._windows = windows_of(store, split, windows, seq, tail=True)
-        self._eod = store.info.eod
-        batches = -(-self._windows.count // rows)
-        self._batches = batches if first is None else min(first, batches)
+        opened = _opened(store, split, windows, seq, rows, tail=True)
+        self._batches = OrderedBatches(opened, rows, first, filling=(store.info.eod, store.info.eod, 0))
 
     def __len__(self) -> int:
-        return self._batches
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(number) for number in range(len(self)))
+        return iter(self._batches)
 
-    def batch(self, number: int, rows: _Rows | None = None) -> Batch:
+    def batch(self, number: int, rows: Rows | None = None) -> Batch:
         """One batch, by its number from 0.
 
         Args:
@@ -160,28 +126,28 @@ class OrderedLoader:
         Raises:
             EquimuError: no such batch, rows outside it, or a damaged store.
         """
-        if not 0 <= number < len(self):
-            raise EquimuError(f"batch {number} does not exist; there are {len(self)}, counted from 0")
-        indices = number * self._rows + np.array(_part(rows, self._rows))
-        there = indices < self._windows.count
-        batch = self._windows.batch(np.where(there, indices, 0))
-        for array, nothing in zip(batch, (self._eod, self._eod, 0), strict=True):
-            array[~there] = nothing
-        return batch
+        return self._batches.batch(number, rows)
+
+    def weights(self, number: int, rows: Rows | None = None) -> Float32[np.ndarray, " rows"]:
+        """Which rows of a batch are windows.
+
+        Args:
+            number: as for `batch`.
+            rows: as for `batch`.
+
+        Returns:
+            float32 of shape (number of rows,): 1 for a window, 0 for a row that fills up the last batch, whose mask is 0, too.
+
+        Raises:
+            EquimuError: no such batch, or rows outside it.
+        """
+        return self._batches.weights(number, rows)
 
 
-def _checked(store: TokenStore, split: str, windows: str, seq: int, rows: int) -> int:
+def _opened(
+    store: TokenStore, split: str, windows: str, seq: int, rows: int, *, tail: bool
+) -> Concatenated | Documents:
     check(TokenStore, store=store)
     check(str, split=split, windows=windows)
     check(Size, seq=seq, rows=rows)
-    return rows
-
-
-def _part(rows: _Rows | None, whole: int) -> _Rows:
-    if rows is None:
-        return range(whole)
-    listed = list(rows) if isinstance(rows, range | np.ndarray) else rows
-    checked("rows", listed, tuple[Integer, ...])
-    if len(rows) == 0 or min(rows) < 0 or max(rows) >= whole:
-        raise EquimuError(f"rows={rows} are not rows of a batch of {whole}; write a range within 0 and {whole}")
-    return rows
+    return windows_of(store, split, windows, seq, tail=tail)
