@@ -7,6 +7,8 @@ from equimu.data._data import TrainingBatches as TrainingBatches
 from equimu.data._data import ValidationBatches as ValidationBatches
 from equimu.data._loader import Loader as Loader
 from equimu.data._loader import OrderedLoader as OrderedLoader
+from equimu.data._memory import arrays as arrays
+from equimu.data._source import source as source
 from equimu.data._store import StoreInfo as StoreInfo
 from equimu.data._store import TokenStore as TokenStore
 from equimu.data._store import open_store as open_store

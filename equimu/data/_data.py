@@ -79,8 +79,9 @@ class Data(abc.ABC):
 
         class Noise(Data):
             rows = 32
-            fingerprint = "noise, version 1"
 
+            @property
+            def fingerprint(self): return "noise, version 1"
             def training(self, seed): ...
             def validation(self, first=None): ...
 
