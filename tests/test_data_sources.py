@@ -1,5 +1,7 @@
 """Data of arrays and of records: batches by an independent derivation, splits, fingerprints, errors; text as data."""
 
+# pyright: basic
+
 import collections
 import hashlib
 import itertools
@@ -47,7 +49,7 @@ class HuggingFace(Records):
         return HuggingFace([{name: record[name] for name in names} for record in self._records])
 
 
-def as_records(x=X, y=Y):
+def as_records(x: np.ndarray = X, y: np.ndarray = Y):
     return Records({"x": x[i], "y": int(y[i])} for i in range(len(x)))
 
 
@@ -154,8 +156,9 @@ def test_records_are_read_ahead_by_several_threads():
 
 
 def test_a_set_sorted_by_class_gives_validation_of_all_classes():
-    data = mu.data.arrays(np.repeat(np.arange(5), 200), rows=8)
-    counts = collections.Counter(np.concatenate([*data.validation()]).tolist())
+    validation = mu.data.arrays(np.repeat(np.arange(5), 200), rows=10).validation()
+    batches = [validation.batch(number) for number in range(len(validation))]
+    counts = collections.Counter(np.concatenate(batches).tolist())
     assert sorted(counts) == [0, 1, 2, 3, 4] and 8 <= min(counts.values())
 
 
@@ -207,12 +210,13 @@ def test_a_memory_map_is_like_memory(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     memory, file = (mu.data.arrays(x[2:], Y[2:], rows=4) for x in (X, mapped))
-    assert file._train.in_memory is False and memory._train.in_memory is True
+    assert [vars(data)["_train"].in_memory for data in (memory, file)] == [True, False]
     assert equal(
         list(itertools.islice(file.training(0).iterate(), 30)), [memory.training(0).batch(i) for i in range(30)]
     )
-    monkeypatch.setattr("equimu.data._memory._PIECE_BYTES", 100)  # several pieces, of which one is short
+    monkeypatch.setattr("equimu.data._memory._PIECE_BYTES", 48)  # two rows a piece, and one for the last
     assert file.fingerprint == memory.fingerprint
+    assert mu.data.arrays(changed(X, -1)[2:], Y[2:], rows=4).fingerprint != file.fingerprint
     monkeypatch.undo()
     assert file.fingerprint == mu.data.arrays(X[2:], Y[2:], rows=9).fingerprint
 
@@ -279,7 +283,7 @@ def test_sources_of_grain():
         def __getitem__(self, record_key):
             return {"x": X[record_key], "y": int(record_key)}
 
-    mapped = grain.MapDataset.source(np.arange(COUNT)).map(lambda i: {"x": X[i], "y": i})
+    mapped = grain.MapDataset.range(COUNT).map(lambda i: {"x": X[i], "y": i})
     for source in (Source(), mapped):
         data = mu.data.source(source, rows=ROWS, validation=0.2)
         assert equal(data.training(4).batch(7), from_arrays().training(4).batch(7))
@@ -377,7 +381,7 @@ def test_text_as_data(corpus, tmp_path):
     last = len(validation) - 1
     assert equal(validation.batch(last), mu.data.OrderedLoader(data.store, seq=16, rows=4).batch(last))
     for number in (0, last):
-        there = validation.batch(number).mask.any(axis=1)
+        there = np.any(validation.batch(number).mask, axis=1)
         np.testing.assert_array_equal(validation.weights(number), there)
         np.testing.assert_array_equal(validation.weights(number, [2, 0]), there[[2, 0]])
     assert data.validation() is validation and len(data.validation(1)) == 1
@@ -398,7 +402,10 @@ def test_changed_text_is_other_data(tmp_path):
 def test_data_of_ones_own():
     class Ones(Data):
         rows = 2
-        fingerprint = "ones"
+
+        @property
+        def fingerprint(self):
+            return "ones"
 
         def training(self, seed):
             return mu.data.arrays(np.ones(9), rows=2).training(seed)

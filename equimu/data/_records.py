@@ -42,7 +42,9 @@ class Records:
                 raise self._refusal(0, record)
             if not arrays:
                 raise EquimuError(f"record 0 of {name} holds nothing; bring records of arrays or numbers")
-            self._kinds = [(array.shape, host_dtype(array.dtype, wide=self._wide)) for array in arrays]
+            self._kinds = [
+                (array.shape, cast(np.dtype[Any], host_dtype(array.dtype, wide=self._wide))) for array in arrays
+            ]
         else:
             self._wide, self._structure, self._paths, self._kinds = (
                 like._wide,
