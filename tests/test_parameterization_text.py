@@ -226,7 +226,8 @@ WRONG = {
     "mup.replace(output, lr=fan_inn**2)": "did you mean 'fan_in'",
     "mup.replace(output, lr=fan_in+1)": "no product of powers of sizes; see fan_in+1 at character 24",
     "mup.replace(output, lr=fan_in**1000)": "powers go to 100",
-    "mup.replace(output, lr=(-fan_in)**0.5)": "holds what is no number",
+    "mup.replace(output, lr=(-fan_in)**0.5)": "a negative law has no power of 1/2",
+    "mup.with_depth(0.5, depth=-1)": "a negative law has no power of -1/2",
     "mup.shift(output, 0*fan_in)": "positive factor",
     "mup.tune(output, lr=2**10**9)": "too large",
     "mup.tune(output, lr=9**9**9**9)": "too large",
@@ -289,6 +290,7 @@ CALLS = st.recursive(
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.one_of(st.text(max_size=60), CALLS, st.builds("mup.replace(input, eps={})".format, CALLS)))
 @example("mup.replace(input, eps=fan_in**(1/999983)*fan_in**(1/999979))")
+@example("mup.replace(hidden, lr=-fan_in*0)")
 @example("my_own(kind=2**62+0.5)")
 @example("my_own(kind='\\'\"')")
 def test_any_text_is_a_table_or_one_error(text: str):
@@ -318,6 +320,16 @@ def test_parameterization_of_ones_own_is_called_by_text():
     assert canonical_text("strict(alpha=2)") == "strict(alpha=2)"
     (constants,) = parameterization_from_text("strict(alpha=2)", optimizer="sign").constants
     assert constants == BaseConstants(where="output", lr=2)
+
+
+def test_whole_numbers_are_what_the_argument_is_declared_as():
+    def shows(alpha: float = 0.5, count=2, law: Law = fan_in):  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
+        return Parameterization(name=repr((alpha, count)), branch=law)
+
+    register_parameterization("shows", shows)
+    for text in ("shows(1, 3)", "shows(1.0, 3.0)", "shows(2**0, count=9/3)"):
+        assert parameterization_from_text(text).name == "(1.0, 3)"
+    assert parameterization_from_text("shows(law=2)").branch == Law(2.0)
 
 
 def test_wrong_registrations_are_refused():

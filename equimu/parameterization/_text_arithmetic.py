@@ -11,7 +11,6 @@ from equimu.parameterization._text_source import Source
 
 _LARGEST_POWER = 100  # of a size in a law
 _FINEST_POWER = 10**6  # its denominator, as in `Law`
-_EXACT = 2.0**63  # integer powers from here on are floats
 
 
 def combined(
@@ -46,9 +45,8 @@ def _combined_number(op: ast.operator, left: int | float, right: int | float) ->
         case ast.Div():
             return left / right
         case ast.Pow():
-            about = float(left) ** float(right)
-            exact = isinstance(left, int) and isinstance(right, int) and right >= 0 and abs(about) < _EXACT
-            return left**right if exact else about
+            about = float(left) ** float(right)  # overflows at once, where a power of integers would take for ever
+            return left**right if isinstance(left, int) and isinstance(right, int) and right >= 0 else about
         case _:
             return None
 
@@ -60,8 +58,6 @@ def _combined_law(op: ast.operator, left: int | float | Law, right: int | float 
         case ast.Div():
             return left / right  # pyright: ignore[reportReturnType]
         case ast.Pow() if isinstance(left, Law) and not isinstance(right, Law):
-            if left.coefficient < 0 and right != int(right):
-                return None  # no real number
             return left**right
         case _:
             return None
@@ -80,7 +76,7 @@ def plain(value: Any, node: ast.AST, source: Source) -> int | float:
 def number_text(value: int | float) -> str:
     texts = [str(value)] if isinstance(value, int) else []
     if float(value) == value:
-        texts.append(re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), repr(float(value)).removesuffix(".0")))
+        texts.append(re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), repr(value + 0.0).removesuffix(".0")))
     return min(texts, key=len)
 
 
