@@ -59,6 +59,18 @@ WRONG = {
     "mu.mup().shift('output', 0)": ["a shift is by a positive factor, got 0"],
     "mu.mup().replace('output', init_std='x')": ["a law must be float, got 'x'"],
     "mu.completep('1')": ["alpha must be float, got '1'"],
+    "mu.parameterization.parameterization_from_text('tpv(4)')": ["table 4", "3, 8, 9"],
+    "mu.parameterization.parameterization_from_text('mup(form=absolut)')": [
+        "form 'absolut'",
+        "did you mean 'absolute'",
+    ],
+    "mu.parameterization.parameterization_from_text('completep(alpha=half)')": ["alpha must be float, got 'half'"],
+    "mu.parameterization.parameterization_from_text('mup.tune(3, lr=1)')": ["where must be str, got 3"],
+    "mu.parameterization.parameterization_from_text('mup.replace(ouput, lr=1)')": ["did you mean 'output'"],
+    "mu.parameterization.parameterization_from_text(mu.mup)": ["a parameterization must be str, got the function mup"],
+    "mu.parameterization.parameterization_from_dict([])": ["a parameterization must be a dict by names, got []"],
+    "mu.parameterization.parameterization_to_dict(mu.mup)": ["table must be Parameterization, got the function mup"],
+    "mu.parameterization.register_parameterization('mine', 3)": ["function must be a function", "got 3"],
     "mu.parameterize(make, mu.mup(), base=dict(width=8), target=dict(width=8))": [
         "make cannot be called as make(width=..., key=key)"
     ],

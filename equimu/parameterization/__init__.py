@@ -7,6 +7,8 @@ from equimu.parameterization._depth_schemes import completed_p as completed_p
 from equimu.parameterization._depth_schemes import completep as completep
 from equimu.parameterization._depth_schemes import depth_mup as depth_mup
 from equimu.parameterization._depth_schemes import umup as umup
+from equimu.parameterization._dict import parameterization_from_dict as parameterization_from_dict
+from equimu.parameterization._dict import parameterization_to_dict as parameterization_to_dict
 from equimu.parameterization._init import initialize as initialize
 from equimu.parameterization._law import Dimensions as Dimensions
 from equimu.parameterization._law import Law as Law
@@ -29,6 +31,8 @@ from equimu.parameterization._parameterization import Parameterization as Parame
 from equimu.parameterization._parameterization import Row as Row
 from equimu.parameterization._parameterization import StartRule as StartRule
 from equimu.parameterization._parameterization import shift_of_numbers as shift_of_numbers
+from equimu.parameterization._registry import parameterization_names as parameterization_names
+from equimu.parameterization._registry import register_parameterization as register_parameterization
 from equimu.parameterization._rule import DECAY_RULES as DECAY_RULES
 from equimu.parameterization._rule import NUMBERS as NUMBERS
 from equimu.parameterization._rule import ROLES as ROLES
@@ -47,6 +51,8 @@ from equimu.parameterization._schemes import tpv as tpv
 from equimu.parameterization._table import from_json as from_json
 from equimu.parameterization._table import table as table
 from equimu.parameterization._table import to_json as to_json
+from equimu.parameterization._text import canonical_text as canonical_text
+from equimu.parameterization._text import parameterization_from_text as parameterization_from_text
 from equimu.parameterization._tree import check_same_structure as check_same_structure
 from equimu.parameterization._tree import fold as fold
 from equimu.parameterization._tree import numbers_of as numbers_of

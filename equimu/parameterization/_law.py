@@ -60,6 +60,8 @@ class Law:
 
     def __pow__(self, exponent: float | Fraction) -> "Law":
         exact = Fraction(exponent).limit_denominator(10**6)
+        if self.coefficient < 0 and exact.denominator != 1:
+            raise EquimuError(f"a negative law has no power of {exact}, got {self}")
         return Law(self.coefficient ** float(exact), _canonical({s: e * exact for s, e in self.exponents}))
 
     def __rmul__(self, other: float) -> "Law":
