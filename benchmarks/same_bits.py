@@ -20,22 +20,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParameterizationConfig,
-    RunConfig,
-    RuntimeConfig,
-    train,
-)
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+from equimu.training import OptimizerConfig, RunConfig, RuntimeConfig, train
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "same-bits.json"
@@ -67,13 +60,22 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
     """
 
     def run(
-        model: ModelConfig, rules: ParameterizationConfig, optimizer: OptimizerConfig, seed: int, **more: Any
+        model: ModelConfig,
+        rules: str,
+        optimizer: OptimizerConfig,
+        seed: int,
+        width: int = 64,
+        base_depth: int = 2,
+        loss: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> RunConfig:
+        text = TextConfig(corpus="stdlib", seq=32, rows=8, windows="document" if seed % 2 else "concatenate")
         return RunConfig(
-            model=model,
+            task=LanguageModel(model=model, text=text, **(loss or {})),
+            size={"width": width, "depth": 2},
+            base={"width": 32, "depth": base_depth},
             parameterization=rules,
             optimizer=optimizer,
-            data=DataConfig(corpus="stdlib", seq=32, rows=8, windows="document" if seed % 2 else "concatenate"),
             steps=12,
             seed=seed,
             log_every=1,
@@ -85,8 +87,8 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
     return {
         "adamw": Case(
             run(
-                ModelConfig(width=64),
-                ParameterizationConfig(tune=("output.multiplier=4", "blocks.mlp.lr=0.5")),
+                ModelConfig(),
+                "mup.tune(output, multiplier=4).tune(blocks.mlp, lr=0.5)",
                 OptimizerConfig(weight_decay=0.01, warmup=0.25, decay="cosine"),
                 seed=0,
             ),
@@ -94,8 +96,8 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         ),
         "lion": Case(
             run(
-                ModelConfig(width=64, activation="gelu", use_bias=True, norm_gain="scalar", unroll=2),
-                ParameterizationConfig(name="tpv8", form="absolute"),
+                ModelConfig(activation="gelu", use_bias=True, norm_gain="scalar", unroll=2),
+                "tpv(8, form=absolute)",
                 OptimizerConfig(
                     name="lion",
                     learning_rate=2**-4,
@@ -111,8 +113,8 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         ),
         "muon": Case(
             run(
-                ModelConfig(width=64, remat=True),
-                ParameterizationConfig(name="spectral", eps="lr"),
+                ModelConfig(remat=True),
+                "spectral(form=relative, eps=lr)",
                 OptimizerConfig(name="muon", momentum=0.95, weight_decay=0.1, weight_decay_rule="scaled"),
                 seed=2,
             ),
@@ -120,17 +122,18 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         ),
         "adafactor": Case(
             run(
-                ModelConfig(width=64, activation="squared_relu", remat="projections", rotary_base=None),
-                ParameterizationConfig(name="depth-mup", base_n_layer=1, unembedding="standard"),
+                ModelConfig(activation="squared_relu", remat="projections", rotary_base=None),
+                "depth_mup.replace(output, init_std=fan_in**-0.5)",
                 OptimizerConfig(name="adafactor", clip_norm=None, floor=0.1),
                 seed=3,
+                base_depth=1,
             ),
             alone,
         ),
         "sgd": Case(
             run(
-                ModelConfig(width=64, norm_eps=1e-6, zero_query=True),
-                ParameterizationConfig(name="everett-ntk", alignment="none", eps="constant"),
+                ModelConfig(norm_eps=1e-6, zero_query=True),
+                "everett(ntk, alignment=none, eps=constant)",
                 OptimizerConfig(name="sgd", learning_rate=0.5, weight_decay=1e-3, weight_decay_rule="standard"),
                 seed=4,
             ),
@@ -138,8 +141,8 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         ),
         "tied": Case(
             run(
-                ModelConfig(width=64, tie_embeddings=True, embedding_norm=True, attention_scale="1/sqrt(head_dim)"),
-                ParameterizationConfig(name="tpv8"),
+                ModelConfig(tie_embeddings=True, embedding_norm=True, attention_scale="1/sqrt(head_dim)"),
+                "tpv(8)",
                 OptimizerConfig(weight_decay=0.1, weight_decay_rule="standard"),
                 seed=5,
             ),
@@ -148,41 +151,45 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         "grouped": Case(
             run(
                 ModelConfig(
-                    width=64,
                     n_kv_head=2,
                     activation="swiglu",
                     d_ff_multiple=3.0,
                     qk_norm=True,
                     norm_gain="vector",
                     zero_residual=True,
+                    zero_unembedding=True,
                     dtype="bfloat16",
                 ),
-                ParameterizationConfig(name="completep", base_n_layer=1, unembedding="zero"),
+                "completep",
                 OptimizerConfig(b2=0.99, weight_decay=0.01, warmup=0.5),
                 seed=6,
+                base_depth=1,
             ),
             alone,
         ),
         "accumulate": Case(
             run(
-                ModelConfig(width=32, head_dim=8),
-                ParameterizationConfig(name="umup", base_n_layer=1),
+                ModelConfig(head_dim=8),
+                "umup",
                 OptimizerConfig(learning_rate=0.5, decay="cosine"),
                 seed=7,
+                width=32,
+                base_depth=1,
+                loss={"z_loss": 1e-3, "loss_denominator": "positions", "loss_chunk": 64},
                 accumulate=2,
-                z_loss=1e-3,
-                loss_denominator="positions",
-                loss_chunk=64,
                 on_nonfinite="skip",
             ),
             alone,
         ),
         "mesh": Case(
             run(
-                ModelConfig(width=64, n_kv_head=2, activation="swiglu", norm_gain="vector"),
-                ParameterizationConfig(name="completed-p", alpha=0.5, base_n_layer=1, base_rows=4, base_steps=6),
+                ModelConfig(n_kv_head=2, activation="swiglu", norm_gain="vector"),
+                "completed_p(alpha=0.5)",
                 OptimizerConfig(weight_decay=0.01, weight_decay_rule="scaled"),
                 seed=8,
+                base_depth=1,
+                base_rows=4,
+                base_steps=6,
                 on_nonfinite="record",
             ),
             RuntimeConfig(save_final=True, data=2, fsdp=2, tensor=2),
@@ -190,8 +197,8 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
         ),
         "processes": Case(
             run(
-                ModelConfig(width=64, use_bias=True),
-                ParameterizationConfig(form="absolute"),
+                ModelConfig(use_bias=True),
+                "mup(form=absolute)",
                 OptimizerConfig(name="muon", learning_rate=2**-3, weight_decay=0.01),
                 seed=9,
                 accumulate=2,

@@ -25,13 +25,14 @@ import tyro  # noqa: E402
 from benchmarks.throughput import machine, table  # noqa: E402
 from equimu._errors import EquimuError  # noqa: E402
 from equimu._progress import progress  # noqa: E402
-from equimu.report import Cell, Optimum, cells_of, report  # noqa: E402
-from equimu.sweep import SweepConfig, sweep  # noqa: E402
-from equimu.train import DataConfig, ModelConfig, OptimizerConfig, ParameterizationConfig, RunConfig  # noqa: E402
+from equimu.reports import Cell, Optimum, cells_of, report  # noqa: E402
+from equimu.sweeps import SweepConfig, sweep  # noqa: E402
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig  # noqa: E402
+from equimu.training import OptimizerConfig, RunConfig, Sizes  # noqa: E402
 
 Rates = tuple[float, ...]
 WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)
-ROWS = 8
+ROWS, NARROW = 8, 32
 
 
 def octaves(first: int, last: int) -> Rates:
@@ -43,12 +44,12 @@ def octaves(first: int, last: int) -> Rates:
 # and 9 of TP-V train like Table 8 to the last digits, and CompleteP is Table 8 where the depth stays: one of the four is run.
 GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
     (("sp",), "adamw", octaves(-9, -4)),
-    (("mup", "tpv8"), "adamw", octaves(-8, -3)),
-    (("mup-absolute", "umup"), "adamw", octaves(-2, 3)),
-    (("spectral",), "muon", octaves(-5, 0)),
+    (("mup", "tpv(8)"), "adamw", octaves(-8, -3)),
+    (("mup(form=absolute)", "umup"), "adamw", octaves(-2, 3)),
+    (("spectral(form=relative)",), "muon", octaves(-5, 0)),
 ]
 # Over depth, at one width.
-DEEP = (("mup", "depth-mup", "completep"), octaves(-9, -3))
+DEEP = (("mup", "depth_mup", "completep"), octaves(-9, -3))
 # Over batch and length: the base run, and what is changed of it: (rows, steps, width) each a multiple.
 LARGER = {
     "4 × batch": (4, 0.25, 1),
@@ -89,13 +90,13 @@ def main(config: Config) -> None:
 
 
 def base_run(
-    config: Config, *, optimizer: str = "adamw", width: int = 128, n_layer: int = 2, head_dim: int = 32
+    config: Config, *, optimizer: str = "adamw", width: int = 128, rows: int = ROWS, head_dim: int = 32
 ) -> RunConfig:
     """What all runs of a sweep share."""
     return RunConfig(
-        model=ModelConfig(width=width, n_layer=n_layer, head_dim=head_dim, unroll=2),
+        task=LanguageModel(model=ModelConfig(head_dim=head_dim, unroll=2), text=TextConfig(rows=rows, seq=64)),
+        size=Sizes(width=width),
         optimizer=OptimizerConfig(name=optimizer, momentum=0.95 if optimizer == "muon" else 0.9),  # pyright: ignore[reportArgumentType]
-        data=DataConfig(rows=ROWS, seq=64),
         steps=10 if config.quick else config.steps,
         validation_batches=8 if config.quick else 64,
     )
@@ -108,7 +109,7 @@ def over_width(config: Config) -> str:
         grid = SweepConfig(
             run=base_run(config, optimizer=optimizer),
             parameterizations=names,
-            widths=WIDTHS[:2] if config.quick else WIDTHS,
+            over={"width": WIDTHS[:2] if config.quick else WIDTHS},
             log2_learning_rates=rates[::2] if config.quick else rates,
             seeds=SEEDS,
         )
@@ -126,7 +127,7 @@ def over_depth(config: Config) -> str:
     grid = SweepConfig(
         run=base_run(config, width=64, head_dim=16),
         parameterizations=names,
-        depths=DEPTHS[:2] if config.quick else DEPTHS,
+        over={"depth": DEPTHS[:2] if config.quick else DEPTHS},
         log2_learning_rates=rates[::2] if config.quick else rates,
         seeds=SEEDS,
     )
@@ -137,23 +138,16 @@ def over_depth(config: Config) -> str:
 def over_runs(config: Config) -> str:
     """How far the best rate at another batch size or length is from that of the base run, with the rules for it and without."""
     rates = octaves(-8, -2)[:: 3 if config.quick else 1]
-    base = base_run(config, width=32)
+    base = base_run(config)
     # Narrow models are noisy, and cheap.
     many = SEEDS if config.quick else tuple(range(6))
-    anchor = best(config, base, ParameterizationConfig(), rates, many, "base")
+    anchor = best(config, base, NARROW, rates, many, "base")
     rows: list[dict[str, object]] = []
     for name, (batch, length, width) in list(LARGER.items())[: 1 if config.quick else None]:
-        run = dataclasses.replace(
-            base,
-            model=dataclasses.replace(base.model, width=width * base.model.width),
-            data=dataclasses.replace(base.data, rows=batch * ROWS),
-            steps=round(length * base.steps),
-        )
-        for label, rules in (
-            ("with", ParameterizationConfig(base_rows=ROWS, base_steps=base.steps)),
-            ("without", ParameterizationConfig()),
-        ):
-            optimum = best(config, run, rules, rates, many if width == 1 else SEEDS, f"{name}, {label}")
+        run = dataclasses.replace(base_run(config, rows=batch * ROWS), steps=round(length * base.steps))
+        ruled = dataclasses.replace(run, base_rows=ROWS, base_steps=base.steps)
+        for label, one in (("with", ruled), ("without", run)):
+            optimum = best(config, one, width * NARROW, rates, many if width == 1 else SEEDS, f"{name}, {label}")
             rows.append(
                 {
                     "run": name,
@@ -163,23 +157,17 @@ def over_runs(config: Config) -> str:
                     "loss": "" if optimum.lowest is None else f"{optimum.lowest:.3f}",
                 }
             )
-    head = (
-        f"Base run: {ROWS} rows × {base.steps} steps, width {base.model.width}; its best log2 LR is {text_of(anchor)}."
-    )
-    return f"## Over batch and length (completed-p)\n\n{head}\n\n{table(rows)}"
+    head = f"Base run: {ROWS} rows × {base.steps} steps, width {NARROW}; its best log2 LR is {text_of(anchor)}."
+    return f"## Over batch and length (completed_p)\n\n{head}\n\n{table(rows)}"
 
 
-def best(
-    config: Config, run: RunConfig, rules: ParameterizationConfig, rates: Rates, seeds: tuple[int, ...], folder: str
-) -> Optimum:
-    """The fitted best learning rate of one kind of run, at one size."""
+def best(config: Config, run: RunConfig, width: int, rates: Rates, seeds: tuple[int, ...], folder: str) -> Optimum:
+    """The fitted best learning rate of one kind of run, at one width."""
     grid = SweepConfig(
-        run=dataclasses.replace(
-            run, model=dataclasses.replace(run.model, width=RunConfig().model.width), parameterization=rules
-        ),
-        parameterizations=("completed-p",),
-        widths=(run.model.width,),
-        base_width=32,
+        run=run,
+        parameterizations=("completed_p",),
+        over={"width": (width,)},
+        base=Sizes(width=NARROW),
         log2_learning_rates=rates,
         seeds=seeds,
     )

@@ -16,7 +16,8 @@ from equimu import data as data
 from equimu import nn as nn
 from equimu import optim as optim
 from equimu import parameterization as parameterization
-from equimu import report as report
+from equimu import reports as reports
+from equimu import tasks as tasks
 from equimu._axes import axes as axes
 from equimu._axes import register_axes as register_axes
 from equimu._axes import register_residual as register_residual
@@ -44,7 +45,9 @@ from equimu.parameterization import is_rule as is_rule
 from equimu.parameterization import mean_field as mean_field
 from equimu.parameterization import mup as mup
 from equimu.parameterization import ntk as ntk
+from equimu.parameterization import parameterization_from_text as parameterization_from_text
 from equimu.parameterization import parameterize as parameterize
+from equimu.parameterization import register_parameterization as register_parameterization
 from equimu.parameterization import scaled as scaled
 from equimu.parameterization import sp as sp
 from equimu.parameterization import spectral as spectral
@@ -52,12 +55,18 @@ from equimu.parameterization import table as table
 from equimu.parameterization import to_json as to_json
 from equimu.parameterization import tpv as tpv
 from equimu.parameterization import umup as umup
-from equimu.plan import plan as plan
-from equimu.sweep import SweepConfig as SweepConfig
-from equimu.sweep import sweep as sweep  # the function, as `train` below: their packages hold little else
-from equimu.train import RunConfig as RunConfig
-from equimu.train import RuntimeConfig as RuntimeConfig
-from equimu.train import train as train
+from equimu.plans import plan as plan
+from equimu.reports import report as report
+from equimu.sweeps import SweepConfig as SweepConfig
+from equimu.sweeps import sweep as sweep
+from equimu.tasks import LanguageModel as LanguageModel
+from equimu.tasks import Losses as Losses
+from equimu.tasks import Task as Task
+from equimu.tasks import execution as execution
+from equimu.tasks import task as task
+from equimu.training import RunConfig as RunConfig
+from equimu.training import RuntimeConfig as RuntimeConfig
+from equimu.training import train as train
 
 if TYPE_CHECKING:
     from equimu import diagnostics as diagnostics

@@ -1,6 +1,6 @@
 """`python -m equimu`."""
 
-from equimu._cli import main
+from equimu.cli import main
 
 if __name__ == "__main__":
     main()

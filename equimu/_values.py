@@ -9,7 +9,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -106,6 +106,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     Raises:
         EquimuError: the value is not of the type, or outside of its range.
     """
+    if hint is Any:
+        return value
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         found = checked(name, value, options[0])
@@ -151,6 +153,36 @@ def check_fields(config: Any, where: str = "") -> None:
     """
     for name, hint in hints_of(type(config)).items():
         object.__setattr__(config, name, checked(where + name, getattr(config, name), hint))
+
+
+def fields_from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """A dataclass from plain JSON types; fields left out keep their defaults.
+
+    Args:
+        cls: the dataclass; its fields are plain, or dataclasses in turn.
+        values: by the names of its fields.
+        where: in front of names in messages.
+
+    Raises:
+        EquimuError: an unknown key (with the nearest valid one), or a value of the wrong type.
+    """
+    hints = hints_of(cls)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise EquimuError(f"unknown key {where + key!r}: {nearest(key, hints)}")
+        hint = hints[key]
+        if not dataclasses.is_dataclass(hint):
+            found[key] = checked(where + key, value, hint)
+        elif isinstance(value, Mapping):
+            section = typing.cast(Mapping[str, Any], value)
+            found[key] = fields_from_dict(typing.cast(type, hint), section, f"{where}{key}.")
+        else:
+            raise EquimuError(f"{where}{key} must be an object with keys, got {shown(value)}")
+    try:
+        return cls(**found)
+    except TypeError as error:  # a field without a default was left out
+        raise EquimuError(f"{where.removesuffix('.') or cls.__name__} lacks a value: {error}") from None
 
 
 def hints_of(cls: type) -> dict[str, Any]:

@@ -1,23 +1,25 @@
-"""A vision transformer, checked over width and over depth before anything is tuned on it. In about a minute.
+"""A vision transformer on shapes under noise, under rules of width and depth.
 
-The images are shapes under noise, drawn on the spot. Two things about the model cannot be known from its layers and are said in
-two lines: what the axes of its positional table are (`register_axes`), and which layers end the residual branches of a block
-(`register_residual`), where rules of depth put their factor. The script learns the shapes under CompleteP, and then asks
-whether everything in the model behaves, as it grows wider and deeper, as CompleteP says. It succeeds if that is so.
+Two things about the model cannot be known from its layers and are said in two lines: what the axes of its positional table are
+(`register_axes`), and which layers end the residual branches of a block (`register_residual`), where rules of depth put their
+factor.
 
-    python examples/vision_transformer.py
+    python examples/vision_transformer.py                             # a sweep over depths, its figure and its verdict
+    equimu sweep examples/vision_transformer.py:Shapes --over.depth 2 4 8 --parameterizations completep sp
+    equimu coord-check examples/vision_transformer.py:Shapes --parameterization completep --over depth --sizes 2 4 8
 """
 
-import sys
+import dataclasses
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import equimu as mu
 
-SIDE, PATCH, HEAD, BATCH = 16, 4, 8, 32
+SIDE, PATCH, HEAD, CLASSES = 16, 4, 8, 4
 
 
 class Block(eqx.Module):
@@ -25,11 +27,11 @@ class Block(eqx.Module):
     attention: eqx.nn.MultiheadAttention
     mlp: eqx.nn.MLP
 
-    def __init__(self, d_model, *, key):
+    def __init__(self, width, *, key):
         keys = jax.random.split(key)
-        self.norms = [eqx.nn.LayerNorm(d_model) for _ in range(2)]
-        self.attention = eqx.nn.MultiheadAttention(d_model // HEAD, d_model, use_output_bias=True, key=keys[0])
-        self.mlp = eqx.nn.MLP(d_model, d_model, 2 * d_model, 1, jax.nn.gelu, key=keys[1])
+        self.norms = [eqx.nn.LayerNorm(width) for _ in range(2)]
+        self.attention = eqx.nn.MultiheadAttention(width // HEAD, width, use_output_bias=True, key=keys[0])
+        self.mlp = eqx.nn.MLP(width, width, 2 * width, 1, jax.nn.gelu, key=keys[1])
 
     def __call__(self, x):
         y = jax.vmap(self.norms[0])(x)
@@ -45,14 +47,14 @@ class VisionTransformer(eqx.Module):
     norm: eqx.nn.LayerNorm
     readout: eqx.nn.Linear
 
-    def __init__(self, d_model, n_layer, *, key):
-        keys = jax.random.split(key, 4 + n_layer)
-        self.embed = eqx.nn.Conv2d(1, d_model, PATCH, stride=PATCH, key=keys[0])
-        self.class_token = jax.random.normal(keys[1], (d_model,))
-        self.positions = jax.random.normal(keys[2], ((SIDE // PATCH) ** 2 + 1, d_model))
-        self.blocks = [Block(d_model, key=k) for k in keys[4:]]
-        self.norm = eqx.nn.LayerNorm(d_model)
-        self.readout = eqx.nn.Linear(d_model, 4, key=keys[3])
+    def __init__(self, width, depth, *, key):
+        keys = jax.random.split(key, 4 + depth)
+        self.embed = eqx.nn.Conv2d(1, width, PATCH, stride=PATCH, key=keys[0])
+        self.class_token = jax.random.normal(keys[1], (width,))
+        self.positions = jax.random.normal(keys[2], ((SIDE // PATCH) ** 2 + 1, width))
+        self.blocks = [Block(width, key=k) for k in keys[4:]]
+        self.norm = eqx.nn.LayerNorm(width)
+        self.readout = eqx.nn.Linear(width, CLASSES, key=keys[3])
 
     def __call__(self, image):
         patches = self.embed(image[None]).reshape(len(self.class_token), -1).T
@@ -66,70 +68,47 @@ mu.register_axes(VisionTransformer, positions=("table", "out"))
 mu.register_residual(Block, "attention.output_proj", "mlp.layers[-1]")
 
 
-def images(key, n):
+def shapes(n, seed=0):
     """Discs, squares, diamonds and crosses of random place and size, drowned in noise, and which they are."""
-    keys = jax.random.split(key, 4)
-    label = jax.random.randint(keys[0], (n,), 0, 4)
-    radius = jax.random.uniform(keys[1], (n, 1, 1), minval=3.5, maxval=6.0)
-    middle = jax.random.uniform(keys[2], (2, n, 1, 1), minval=6.5, maxval=SIDE - 7.5)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(SIDE), jnp.arange(SIDE)))[:, None]
-    x, y = jnp.abs(grid - middle) / radius
-    shapes = jnp.stack(
-        [x**2 + y**2 < 1, jnp.maximum(x, y) < 0.9, x + y < 1.25, (jnp.minimum(x, y) < 0.3) & (x + y < 1.3)]
-    )
-    image = shapes[label, jnp.arange(n)].astype(jnp.float32)
-    return image + 0.25 * jax.random.normal(keys[3], image.shape), label
+    rng = np.random.default_rng(seed)
+    label = rng.integers(CLASSES, size=n)
+    radius = rng.uniform(3.5, 6.0, (n, 1, 1))
+    middle = rng.uniform(6.5, SIDE - 7.5, (2, n, 1, 1))
+    grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)))[:, None]
+    x, y = np.abs(grid - middle) / radius
+    kinds = [x**2 + y**2 < 1, np.maximum(x, y) < 0.9, x + y < 1.25, (np.minimum(x, y) < 0.3) & (x + y < 1.3)]
+    image = np.stack(kinds)[label, np.arange(n)] + 0.5 * rng.normal(size=(n, SIDE, SIDE))
+    return image.astype(np.float32), label.astype(np.int32)
 
 
-def loss(model, batch):
-    x, label = batch
-    return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), label).mean()
+@dataclasses.dataclass(frozen=True)
+class Shapes(mu.Task):
+    """Shapes under noise, by a vision transformer."""
 
+    rows: int = 32
+    examples: int = 8192
 
-def train(scheme, sizes, rate, steps):
-    """The loss on fresh images before training and behind it."""
-    tree = mu.parameterize(VisionTransformer, scheme, **sizes)
-    optimizer = mu.adamw(tree, learning_rate=rate, schedule=mu.warmup_schedule(total=steps, warmup=steps // 10))
+    def make(self, width: int = 32, depth: int = 2, *, key):
+        return VisionTransformer(width, depth, key=key)
 
-    @eqx.filter_jit
-    def step(model, state, key):
-        grads = eqx.filter_grad(lambda m: loss(mu.scaled(tree, m), images(key, BATCH)))(model)
-        updates, state = optimizer.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
-        return eqx.apply_updates(model, updates), state
+    def data(self):
+        return mu.data.arrays(*shapes(self.examples), rows=self.rows)
 
-    start = model = eqx.filter_jit(mu.initialize)(tree, jax.random.key(0))
-    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    for i in range(steps):
-        model, state = step(model, state, jax.random.key(2 + i))
-    test = images(jax.random.key(1), 512)
-    return [float(loss(mu.scaled(tree, m), test)) for m in (start, model)]
-
-
-def check(base, sizes, seeds=3):
-    """Whether the model behaves as CompleteP says at these sizes, with the words of the check."""
-    made = mu.coord_check(
-        VisionTransformer,
-        mu.completep(),
-        base=base,
-        sizes=sizes,
-        loss=loss,
-        batches=[images(jax.random.key(0), BATCH)],
-        optimizer=lambda tree: mu.adamw(tree, learning_rate=2**-9),
-        seeds=range(seeds),
-    )
-    return made.passed, made.verdict
+    def loss(self, model, batch):
+        image, label = batch
+        return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(image), label)
 
 
 if __name__ == "__main__":
-    base = {"d_model": 16, "n_layer": 2}
-    before, after = train(mu.completep(), {"base": base, "target": {"d_model": 32, "n_layer": 4}}, 2**-6, 150)
-    print(f"ViT, CompleteP: loss {before:.2f} before training, {after:.2f} behind it")
-    checks = {
-        "width": check(base, [{"d_model": width} for width in (16, 32, 64)]),
-        "depth": check(base, [{"n_layer": depth} for depth in (2, 4, 8)]),
-    }
-    for along, (_, verdict) in checks.items():
-        print(f"over {along}: {verdict}")
-    good = after < before / 2 and all(passed for passed, _ in checks.values())
-    print("PASS: it learns, and behaves as CompleteP says" if good else "FAIL: see above")
-    sys.exit(not good)
+    runs = mu.sweep(
+        Shapes(),
+        over={"depth": (2, 4, 8)},
+        parameterizations=("completep", "sp"),
+        log2_learning_rates=range(-9, -4),
+        seeds=(0,),
+        steps=120,
+        out="runs/vision_transformer",
+    )
+    report = mu.report(runs)
+    print(report)
+    print(*mu.reports.write_report(report, "runs/vision_transformer"), sep="\n")

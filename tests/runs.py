@@ -1,6 +1,11 @@
 """Runs small enough for the tests."""
 
-from equimu.train import DataConfig, ModelConfig, OptimizerConfig, ParameterizationConfig, RunConfig
+import dataclasses
+from typing import Any
+
+from equimu import LanguageModel
+from equimu.tasks import ModelConfig, TextConfig
+from equimu.training import OptimizerConfig, RunConfig, Sizes
 
 
 def small_run(
@@ -15,12 +20,34 @@ def small_run(
 ) -> RunConfig:
     """A run of a few steps of a tiny model on a few rows."""
     return RunConfig(
-        model=ModelConfig(width=width, n_layer=2, head_dim=8),
-        parameterization=ParameterizationConfig(name=name, base_width=16),  # pyright: ignore[reportArgumentType]
+        task=LanguageModel(model=ModelConfig(head_dim=8), text=TextConfig(corpus=corpus, seq=16, rows=4)),
+        size=Sizes(width=width, depth=2),
+        base=Sizes(width=16),
+        parameterization=name,
         optimizer=OptimizerConfig(learning_rate=learning_rate, clip_norm=clip_norm),
-        data=DataConfig(corpus=corpus, seq=16, rows=4),
         steps=steps,
         seed=seed,
         log_every=5,
         validation_batches=3,
+    )
+
+
+def with_model(config: RunConfig, **fields: Any) -> RunConfig:
+    """The run with other fields of its model."""
+    model = dataclasses.replace(config.task.model, **fields)
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, model=model))
+
+
+def with_text(config: RunConfig, **fields: Any) -> RunConfig:
+    """The run with other fields of its text."""
+    text = dataclasses.replace(config.task.text, **fields)
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, text=text))
+
+
+def in_grid(run: RunConfig) -> RunConfig:
+    """The run less what a sweep over width takes from its grid."""
+    fresh = RunConfig()
+    optimizer = dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate)
+    return dataclasses.replace(
+        run, size=Sizes(depth=run.size["depth"]), parameterization=fresh.parameterization, optimizer=optimizer
     )

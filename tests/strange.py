@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from equimu._cli import main
+from equimu.cli import main
 
 
 @contextlib.contextmanager

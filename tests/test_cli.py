@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from equimu._cli import main
+from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 
 TINY = [
-    *("--model.width", "16", "--model.head-dim", "8", "--parameterization.base-width", "16", "--steps", "6"),
-    *("--data.seq", "16", "--data.rows", "4", "--validation-batches", "2"),
+    *("--size.width", "16", "--model.head-dim", "8", "--base.width", "16", "--steps", "6"),
+    *("--text.seq", "16", "--text.rows", "4", "--validation-batches", "2"),
 ]
-TEXT = ("--data.corpus", "{corpus}")
+TEXT = ("--text.corpus", "{corpus}")
 PEERS = ("--runtime.processes", "2", "--runtime.process-id", "0")
 
 
@@ -24,7 +24,7 @@ def call(capsys, *arguments):
 
 
 def test_show_prints_the_rules(capsys):
-    code, out, _ = call(capsys, "show", "--model.width", 256)
+    code, out, _ = call(capsys, "show", "--size.width", 256, "--base.width", 32)
     assert code == 0 and "blocks.mlp.down.weight" in out and "0.125" in out
     code, out, _ = call(capsys, "show", "--format", "json")
     assert code == 0 and json.loads(out)["rules"]["embedding.weight"]["role"] == "input"
@@ -33,7 +33,7 @@ def test_show_prints_the_rules(capsys):
 
 
 def test_train_prints_loss_and_folder(capsys, corpus, tmp_path):
-    arguments = ("train", *TINY, "--data.corpus", corpus, "--out", tmp_path)
+    arguments = ("train", *TINY, "--text.corpus", corpus, "--out", tmp_path)
     code, out, err = call(capsys, *arguments)
     loss, folder = out.splitlines()
     assert code == 0 and loss.startswith("validation loss") and folder.startswith(str(tmp_path))
@@ -48,15 +48,17 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(
         f"""
-        widths = [8, 16]
         log2_learning_rates = [-7, -5, -3]
         parameterizations = ["mup"]
         seeds = [0]
+        [over]
+        width = [8, 16]
         [run]
         steps = 6
         validation_batches = 2
+        [run.task]
         model = {{head_dim = 8}}
-        data = {{seq = 16, rows = 4, corpus = {json.dumps(corpus)}}}
+        text = {{seq = 16, rows = 4, corpus = {json.dumps(corpus)}}}
         """
     )
     code, out, err = call(capsys, "sweep", "--config", file, "--out", tmp_path / "runs")
@@ -70,7 +72,7 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
 def test_data_makes_a_store_that_train_reads(capsys, corpus, tmp_path):
     code, out, _ = call(capsys, "data", tmp_path / "store", "--corpus", corpus)
     assert code == 0 and out.startswith("train: ")
-    code, out, _ = call(capsys, "train", *TINY, "--data.store", tmp_path / "store", "--out", tmp_path / "runs")
+    code, out, _ = call(capsys, "train", *TINY, "--text.store", tmp_path / "store", "--out", tmp_path / "runs")
     assert code == 0 and out.startswith("validation loss")
 
 
@@ -85,22 +87,23 @@ def test_help_of_every_command(capsys):
 
 BAD = {
     "unknown command": (["trian"], "did you mean 'train'"),
-    "unknown flag": (["train", "--model.widht", "3"], "did you mean --model.width"),
+    "unknown flag": (["train", "--size.widht", "3"], "did you mean --size.width"),
     "unknown choice": (["train", "--model.activation", "gelo"], "gelu"),
     "not a number": (["train", "--steps", "many"], "many"),
-    "width not a multiple": (["train", "--model.width", "100"], "not a multiple of head_dim 16"),
-    "base above target": (["train", "--model.width", "16"], "larger than the target"),
+    "width not a multiple": (["train", "--size.width", "100"], "not a multiple of head_dim 16"),
+    "base above target": (["train", "--size.width", "64", "--base.width", "128"], "larger than the target"),
     "kv heads": (["train", "--model.n-kv-head", "3"], "do not divide"),
     "tied": (["train", "--model.tie-embeddings", "True"], "does not permit"),
-    "bad constant": (["show", "--parameterization.tune", "output.multipler=2"], "did you mean 'multiplier'"),
-    "constant nowhere": (["show", "--parameterization.tune", "nose.lr=2"], "no such role, module or leaf"),
-    "empty grid": (["sweep", "--widths"], "empty"),
-    "width in a sweep": (["sweep", "--run.model.width", "64"], "widths"),
-    "missing corpus": (["train", "--data.corpus", "{tmp}/nothing"], "nothing"),
-    "empty corpus": (["train", "--data.corpus", "{tmp}/empty"], "empty"),
-    "binary corpus": (["train", "--data.corpus", "{tmp}/binary.bin"], "binary.bin"),
-    "missing tokenizer": (["train", "--data.tokenizer", "{tmp}/no.json"], "no.json"),
-    "missing store": (["train", "--data.store", "{tmp}/nostore"], "nostore"),
+    "bad constant": (["show", "--parameterization", "mup.tune(output, multipler=2)"], "did you mean 'multiplier'"),
+    "constant nowhere": (["show", "--parameterization", "mup.tune(nose, lr=2)"], "no such role, module or leaf"),
+    "empty grid": (["sweep", "--log2-learning-rates"], "empty"),
+    "width in a sweep": (["sweep", "--over.width", "64", "--run.size.width", "64"], "takes it from over.width"),
+    "two sizes in a sweep": (["sweep", "--over.width", "64", "--over.depth", "2"], "over one size"),
+    "missing corpus": (["train", "--text.corpus", "{tmp}/nothing"], "nothing"),
+    "empty corpus": (["train", "--text.corpus", "{tmp}/empty"], "empty"),
+    "binary corpus": (["train", "--text.corpus", "{tmp}/binary.bin"], "binary.bin"),
+    "missing tokenizer": (["train", "--text.tokenizer", "{tmp}/no.json"], "no.json"),
+    "missing store": (["train", "--text.store", "{tmp}/nostore"], "nostore"),
     "store dtype": (["data", "{tmp}/store", "--dtype", "uint4"], "uint8"),
     "missing config": (["train", "--config", "{tmp}/no.json"], "no.json"),
     "config that is no JSON": (["train", "--config", "{tmp}/broken.json"], "broken.json"),
@@ -111,32 +114,32 @@ BAD = {
     # configs
     "config without a file": (["show", "--config"], "needs a file"),
     "config that is a folder": (["train", "--config", "{tmp}/empty"], "cannot read the config"),
-    "config that is no text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is no JSON"),
+    "config that is no text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is not JSON"),
     "config that is a list": (["train", "--config", "{tmp}/list.json"], "must be an object"),
-    "config that is no TOML": (["train", "--config", "{tmp}/broken.toml"], "is no TOML"),
+    "config that is no TOML": (["train", "--config", "{tmp}/broken.toml"], "is not TOML"),
     "config with a word for a number": (["train", "--config", "{tmp}/word.json"], "steps must be int"),
     "config with a truth for a number": (["train", "--config", "{tmp}/truth.json"], "steps must be int"),
     "config with a number for a section": (["train", "--config", "{tmp}/flat.json"], "model must be an object"),
     "config with a typo in a section": (["train", "--config", "{tmp}/nested.json"], "did you mean 'width'"),
     "config with an unknown choice": (["train", "--config", "{tmp}/choice.json"], "did you mean 'gelu'"),
     "config that nests": (["train", "--config", "{tmp}/deep.json"], "nested more than"),
-    "config that nests, in TOML": (["train", "--config", "{tmp}/deep.toml"], "is no TOML"),
+    "config that nests, in TOML": (["train", "--config", "{tmp}/deep.toml"], "is not TOML"),
     "config with a number of 5000 digits": (["train", "--config", "{tmp}/digits.json"], "integer of 5000 digits"),
     "config with a number of 20000 bits": (["train", "--config", "{tmp}/bits.toml"], "integer of 20000 bits"),
     # flags
     "no steps": (["train", "--steps", "0"], "steps must be at least 1"),
-    "no rows": (["train", "--data.rows", "0"], "data.rows must be at least 1"),
+    "no rows": (["train", "--text.rows", "0"], "text.rows must be at least 1"),
     "warmup beyond the end": (["train", "--optimizer.warmup", "2"], "at least 0 and at most 1"),
     "infinite rate": (["train", "--optimizer.learning-rate", "inf"], "must be finite"),
     "negative decay": (["train", "--optimizer.weight-decay", "-1"], "at least 0"),
     "moment that never decays": (["train", "--optimizer.b1", "1"], "below 1"),
-    "parts that are not equal": (["train", "--accumulate", "3"], "3 equal parts"),
+    "parts that are not equal": (["train", "--accumulate", "3"], "3 equal micro-batches"),
     "unknown policy": (["train", "--on-nonfinite", "stopp"], "stop"),
     "value missing": (["train", "--steps"], "--steps"),
     "unknown format": (["show", "--format", "xml"], "'xml' is unknown"),
     "no workers": (["sweep", "--workers", "0"], "workers must be at least 1"),
     "unknown parameterization": (["sweep", "--parameterizations", "mop"], "did you mean 'mup'"),
-    "width twice": (["sweep", "--widths", "64", "64"], "twice"),
+    "width twice": (["sweep", "--over.width", "64", "64"], "twice"),
     # devices and processes
     "no device": (["train", "--runtime.data", "0"], "runtime.data must be at least 1"),
     "more devices than there are": (["train", *TINY, *TEXT, "--runtime.fsdp", "64"], "64 devices, there are 8"),
@@ -153,19 +156,19 @@ BAD = {
     "no such checkpoint": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
     "checkpoint of no run": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved"], "no readable config.json"),
     # text
-    "line that is no JSON": (["train", "--data.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
-    "document without text": (["train", "--data.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),
-    "one document": (["train", "--data.corpus", "{tmp}/one.jsonl"], "is one document"),
-    "text that is Latin-1": (["train", "--data.corpus", "{tmp}/latin.txt"], "UTF-8 text"),
-    "glob of nothing": (["train", "--data.corpus", "{tmp}/*.nothing"], "does not exist"),
-    "text too short": (["train", *TEXT, "--data.seq", "100000000"], "too few for a window"),
-    "tokenizer that is none": (["train", "--data.tokenizer", "{tmp}/broken.json"], "broken.json"),
+    "line that is no JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
+    "document without text": (["train", "--text.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),
+    "one document": (["train", "--text.corpus", "{tmp}/one.jsonl"], "is one document"),
+    "text that is Latin-1": (["train", "--text.corpus", "{tmp}/latin.txt"], "UTF-8 text"),
+    "glob of nothing": (["train", "--text.corpus", "{tmp}/*.nothing"], "does not exist"),
+    "text too short": (["train", *TEXT, "--text.seq", "100000000"], "too few for a window"),
+    "tokenizer that is none": (["train", "--text.tokenizer", "{tmp}/broken.json"], "broken.json"),
     # stores
-    "store that is a run": (["train", "--data.store", "{tmp}/saved"], "there is no token store"),
-    "store without its arrays": (["train", "--data.store", "{tmp}/hollow"], "cannot be read"),
-    "store whose description was changed": (["train", "--data.store", "{tmp}/changed"], "checksum"),
-    "store whose description was cut off": (["train", "--data.store", "{tmp}/cut"], "cannot be read"),
-    "store of another format": (["train", "--data.store", "ftp://somewhere/store"], "cannot open"),
+    "store that is a run": (["train", "--text.store", "{tmp}/saved"], "there is no token store"),
+    "store without its arrays": (["train", "--text.store", "{tmp}/hollow"], "cannot be read"),
+    "store whose description was changed": (["train", "--text.store", "{tmp}/changed"], "checksum"),
+    "store whose description was cut off": (["train", "--text.store", "{tmp}/cut"], "cannot be read"),
+    "store of another format": (["train", "--text.store", "ftp://somewhere/store"], "cannot open"),
     "everything held out": (["data", "{tmp}/store", *("--validation-share", "1")], "above 0 and below 1"),
     "store where another is": (
         ["data", "{tmp}/hollow", "--corpus", "{tmp}/two.jsonl"],
@@ -195,9 +198,9 @@ def malformed(corpus, tmp_path_factory):
         "broken.toml": "steps = = 3",
         "word.json": '{"steps": "many"}',
         "truth.json": '{"steps": true}',
-        "flat.json": '{"model": 3}',
-        "nested.json": '{"model": {"widht": 3}}',
-        "choice.json": '{"model": {"activation": "gelo"}}',
+        "flat.json": '{"task": {"model": 3}}',
+        "nested.json": '{"size": {"widht": 3}}',
+        "choice.json": '{"task": {"model": {"activation": "gelo"}}}',
         "deep.json": "[" * 100_000,
         "deep.toml": "steps = " + "[" * 100_000,
         "digits.json": '{"steps": ' + "9" * 5000 + "}",
@@ -239,30 +242,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, capsys, corpus, malforme
 
 def test_interrupt_exits_with_130(corpus, tmp_path):
     code = (
-        "from equimu.train import _loop as loop\n"
+        "from equimu.training import _loop as loop\n"
         "def stop(*args, **kwargs): raise KeyboardInterrupt\n"
         "loop._train = stop\n"
-        "from equimu._cli import main\nmain()"
+        "from equimu.cli import main\nmain()"
     )
-    arguments = [sys.executable, "-c", code, "train", *TINY, "--data.corpus", corpus, "--out", str(tmp_path)]
+    arguments = [sys.executable, "-c", code, "train", *TINY, "--text.corpus", corpus, "--out", str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr
 
 
 def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
     arguments = (
-        *("coord-check", "--widths", "16", "64", "--seeds", "6", "--check-steps", "1"),
-        *("--model.n-layer", "1", "--model.head-dim", "8", "--parameterization.base-width", "16"),
-        *("--data.seq", "8", "--data.rows", "2", "--data.corpus", corpus, "--out", tmp_path),
+        *("coord-check", "--over", "width", "--sizes", "16", "64", "--seeds", "6", "--check-steps", "1"),
+        *("--size.depth", "1", "--model.head-dim", "8", "--base.width", "16"),
+        *("--text.seq", "8", "--text.rows", "2", "--text.corpus", corpus, "--out", tmp_path),
     )
     code, out, err = call(capsys, *arguments)
     assert code == 0, err
-    assert "as mup-relative says over d_model 16, 64" in out and "checking 2/2" in err
+    assert "as mup-relative says over width 16, 64" in out and "checking 2/2" in err
     assert {path.name for path in tmp_path.iterdir()} == {"coord-check.md", "coord-check.png", "coord-check.json"}
     # the standard factor on attention scores, with heads that grow
-    code, out, err = call(capsys, *arguments, "--heads", "2", "--model.attention-scale", "1/sqrt(head_dim)")
+    code, out, err = call(capsys, *arguments, "--model.n-head", "2", "--model.attention-scale", "1/sqrt(head_dim)")
     assert code == 1 and err.splitlines()[-1].startswith("equimu: off: blocks.attention.scores"), err
-    code, _, err = call(capsys, *arguments, "--depths", "2", "4")
-    assert code == 2 and "over widths or over depths" in err
-    code, _, err = call(capsys, *arguments, "--heads", "3")
-    assert code == 2 and "3 heads do not divide width 16" in err
+    code, _, err = call(capsys, *arguments, "--over", "heads")
+    assert code == 2 and "over names 'heads'" in err
+    code, _, err = call(capsys, *arguments, "--model.n-head", "3")
+    assert code == 2 and "model.n_head=3 does not divide width 16" in err

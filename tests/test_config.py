@@ -3,132 +3,146 @@ import json
 
 import pytest
 
-from equimu import EquimuError, RunConfig, SweepConfig
-from equimu.sweep import cells, parameterization_name
-from equimu.train import ModelConfig, config_from_dict, config_to_dict
-from equimu.train._config import digest
+from equimu import EquimuError, LanguageModel, RunConfig, SweepConfig
+from equimu.sweeps import cells, sweep_config_from_dict
+from equimu.tasks import ModelConfig, TextConfig
+from equimu.training import config_from_dict, config_to_dict
+from equimu.training._config import digest, identity_of_run
 
 
 def test_config_round_trip_through_json():
-    config = RunConfig(model=ModelConfig(width=64, n_kv_head=1, rotary_base=None, attention_scale=0.25), steps=7)
+    task = LanguageModel(model=ModelConfig(n_kv_head=1, rotary_base=None, attention_scale=0.25))
+    config = RunConfig(task=task, size={"width": 64}, steps=7)
     text = json.dumps(config_to_dict(config))
-    assert config_from_dict(RunConfig, json.loads(text)) == config
-    sweep = SweepConfig(widths=(32, 64), log2_learning_rates=(-3, -2.5))
-    assert config_from_dict(SweepConfig, json.loads(json.dumps(config_to_dict(sweep)))) == sweep
+    assert config_from_dict(json.loads(text)) == config
+    sweep = SweepConfig(run=config, over={"depth": (2, 4)}, log2_learning_rates=(-3, -2.5))
+    plain = {"over": {"depth": [2, 4]}, "log2_learning_rates": [-3, -2.5], "run": json.loads(text)}
+    assert sweep_config_from_dict(plain) == sweep
 
 
 @pytest.mark.parametrize(
     "values, words",
     [
         ({"stepz": 3}, ["'stepz'", "did you mean 'steps'"]),
-        ({"model": {"widht": 3}}, ["'model.widht'", "did you mean 'width'"]),
-        ({"model": {"width": "64"}}, ["model.width", "int", "'64'"]),
-        ({"model": {"width": True}}, ["model.width", "int", "True"]),
-        ({"model": 3}, ["model", "3"]),
-        ({"model": {"activation": "gelo"}}, ["model.activation", "did you mean 'gelu'"]),
+        ({"size": {"widht": 3}}, ["'widht'", "did you mean 'width'"]),
+        ({"task": {"model": {"n_heads": 3}}}, ["'task.model.n_heads'", "did you mean 'n_head'"]),
+        ({"size": {"width": "64"}}, ["size.width", "int", "'64'"]),
+        ({"size": {"width": True}}, ["size.width", "int", "True"]),
+        ({"task": {"model": 3}}, ["task.model", "3"]),
+        ({"task": 3}, ["task", "3"]),
+        ({"size": 3}, ["size", "3"]),
+        ({"task": {"model": {"activation": "gelo"}}}, ["task.model.activation", "did you mean 'gelu'"]),
         ({"steps": 0}, ["steps", "at least 1"]),
         ({"optimizer": {"warmup": 1.5}}, ["warmup", "1.5"]),
         ({"optimizer": {"learning_rate": -1}}, ["learning_rate", "-1"]),
         ({"optimizer": {"eps": float("nan")}}, ["eps", "nan"]),
         ({"optimizer": {"b2": 1.0}}, ["b2", "below 1"]),
-        ({"accumulate": 3}, ["8 rows", "3 equal parts"]),
+        ({"accumulate": 0}, ["accumulate", "at least 1"]),
     ],
 )
 def test_config_errors_name_the_key(values, words):
     with pytest.raises(EquimuError) as error:
-        config_from_dict(RunConfig, values)
+        config_from_dict(values)
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["widths", "depths", "log2_learning_rates", "seeds", "parameterizations"])
+@pytest.mark.parametrize("name", ["over.width", "log2_learning_rates", "seeds", "parameterizations"])
 @pytest.mark.parametrize("value", [64, "mup", 2.5, None, {"a": 1}])
 def test_a_single_value_for_a_list_is_told_what_to_write(name, value):
     with pytest.raises(EquimuError) as error:
-        config_from_dict(SweepConfig, {name: value})
-        told = str(error.value)
-        assert (
-            f"{name} must be a list" in told
-            and f"write [{value!r}]" in told
-            and "\n" not in told
-            and "Union" not in told
-        )
+        sweep_config_from_dict({"over": {"width": value}} if name == "over.width" else {name: value})
+    told = str(error.value)
+    assert f"{name} must be a list" in told and "\n" not in told and "Union" not in told
+    assert f"write [{value!r}]" in told or isinstance(value, dict | None)
 
 
 @pytest.mark.parametrize(
     "values, words",
     [
-        ({"parameterization": {"tune": "output.lr=2"}}, "parameterization.tune must be a list, got 'output.lr=2'"),
-        ({"model": {"n_kv_head": "2"}}, "model.n_kv_head must be int, got '2'"),
+        ({"optimizer": {"name": ["lion"]}}, "optimizer.name .*'lion'"),
+        ({"task": {"model": {"n_kv_head": "2"}}}, "task.model.n_kv_head must be int, got '2'"),
         (
-            {"model": {"attention_scale": []}},
+            {"task": {"model": {"attention_scale": []}}},
             r"attention_scale must be '1/head_dim' or '1/sqrt\(head_dim\)' or float, got",
         ),
         ({"steps": 10**5000}, "steps must be .*an integer of 16610 bits"),
-        ({"model": {"width": 2**40}}, r"model.width must be below 2\*\*31"),
+        ({"size": {"width": 2**40}}, r"size.width must be below 2\*\*31"),
         ({"optimizer": {"clip_norm": 0}}, "clip_norm must be above 0"),
-        ({"model": {"unroll": 0}}, "unroll must be at least 1"),
-        ({"data": {"corpus": ""}}, "data.corpus is empty"),
-        ({"data": {"corpus": "x" * 300}}, "data.corpus has 300 bytes"),
+        ({"task": {"model": {"unroll": 0}}}, "unroll must be at least 1"),
+        ({"task": {"text": {"corpus": ""}}}, "text.corpus is empty"),
+        ({"task": {"text": {"corpus": "x" * 300}}}, "text.corpus has 300 bytes"),
     ],
 )
 def test_values_out_of_their_type_are_one_line(values, words):
     with pytest.raises(EquimuError, match=words) as error:
-        config_from_dict(RunConfig, values)
+        config_from_dict(values)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 def test_an_int_where_a_float_belongs_is_the_same_run():
-    plain, other = (config_from_dict(RunConfig, {"optimizer": {"learning_rate": rate}}) for rate in (1.0, 1))
+    plain, other = (config_from_dict({"optimizer": {"learning_rate": rate}}) for rate in (1.0, 1))
     assert digest(config_to_dict(other)) == digest(config_to_dict(plain))
 
 
 def test_digest_changes_with_every_field():
     base = RunConfig()
-    digests = {digest(config_to_dict(base))}
+    digests = {digest(identity_of_run(base))}
     changes = [
         dataclasses.replace(base, steps=151),
         dataclasses.replace(base, seed=1),
-        dataclasses.replace(base, model=dataclasses.replace(base.model, use_bias=True)),
+        RunConfig(task=LanguageModel(model=ModelConfig(use_bias=True))),
+        RunConfig(task=LanguageModel(z_loss=1e-4)),
+        RunConfig(size={"width": 256}),
+        RunConfig(base={"width": 32}),
+        RunConfig(base_rows=4),
         dataclasses.replace(base, optimizer=dataclasses.replace(base.optimizer, eps=1e-9)),
-        dataclasses.replace(base, data=dataclasses.replace(base.data, rows=16)),
-        dataclasses.replace(base, parameterization=dataclasses.replace(base.parameterization, eps="lr")),
+        RunConfig(task=LanguageModel(text=TextConfig(rows=16))),
+        RunConfig(parameterization="mup.with_eps(lr)"),
     ]
-    digests |= {digest(config_to_dict(changed)) for changed in changes}
+    digests |= {digest(identity_of_run(changed)) for changed in changes}
     assert len(digests) == 1 + len(changes)
-    assert digest(config_to_dict(base)) in digests
+
+
+def test_how_a_run_is_carried_out_is_not_part_of_what_it_is():
+    model = ModelConfig(remat=True, unroll=2, attention_backend="reference")
+    other = RunConfig(task=LanguageModel(model=model, loss_chunk=8), accumulate=2, log_every=1)
+    assert identity_of_run(other) == identity_of_run(RunConfig())
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(other)))) == other
+
+
+def test_what_is_left_out_of_the_base_is_the_default_or_the_runs_own():
+    assert RunConfig(size={"width": 256, "depth": 1}).base == {"width": 128, "depth": 1}
+    assert RunConfig(size={"width": 64}, base={"depth": 1}).base == {"width": 64, "depth": 1}
 
 
 def test_cells_are_the_whole_product():
+    names = ("mup(form=absolute)", "sp")
     config = SweepConfig(
-        parameterizations=("mup-absolute", "sp"), widths=(64, 32), log2_learning_rates=(-4.0, -3.0), seeds=(0, 1)
+        parameterizations=names, over={"width": (64, 32)}, log2_learning_rates=(-4.0, -3.0), seeds=(0, 1)
     )
     runs = list(cells(config))
-    found = {
-        (parameterization_name(r.parameterization), r.model.width, r.optimizer.learning_rate, r.seed) for r in runs
-    }
+    found = {(r.parameterization_name, r.size["width"], r.optimizer.learning_rate, r.seed) for r in runs}
     expected = {
-        (name, width, rate, seed)
-        for name in ("mup-absolute", "sp")
-        for width in (32, 64)
-        for rate in (2**-4, 2**-3)
-        for seed in (0, 1)
+        (name, width, rate, seed) for name in names for width in (32, 64) for rate in (2**-4, 2**-3) for seed in (0, 1)
     }
     assert found == expected and len(runs) == len(expected)
-    assert {r.parameterization.base_width for r in runs} == {32}
+    assert {r.base["width"] for r in runs} == {32}
     # runs of one width stand together, so that one compiled program serves them one after the other
-    assert [r.model.width for r in runs] == [64] * 8 + [32] * 8
+    assert [r.size["width"] for r in runs] == [64] * 8 + [32] * 8
 
 
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"widths": ()}, ["empty", "widths"]),
+        ({"over": {"width": ()}}, ["empty", "over.width"]),
+        ({"over": {"width": (64,), "depth": (2,)}}, ["over one size", "width and depth"]),
+        ({"over": {"widht": (64,)}}, ["'widht'", "did you mean 'width'"]),
         ({"seeds": (1, 1)}, ["seeds", "twice"]),
         ({"parameterizations": ("mop",)}, ["'mop'", "mup"]),
-        ({"parameterizations": ("sp-absolute",)}, ["sp-absolute"]),
-        ({"run": RunConfig(model=ModelConfig(width=64))}, ["model.width=64", "widths"]),
+        ({"parameterizations": ("sp(form=absolute)",)}, ["sp", "form"]),
+        ({"over": {"width": (64,)}, "run": RunConfig(size={"width": 64})}, ["size.width=64", "over.width"]),
         ({"run": RunConfig(seed=3)}, ["seed=3", "seeds"]),
     ],
 )

@@ -26,9 +26,8 @@ tree = mu.parameterize(make, mu.mup(), base={"d_model": 8}, target={"d_model": 1
 """
         code = setup + code
     if page.stem == "sweeps":
-        code = code.replace("steps=500", f"steps=2, data=mu.train_data({corpus!r})")
-        data = sys.modules["equimu.train"].DataConfig
-        monkeypatch.setattr(names["mu"], "train_data", lambda text: data(corpus=text, seq=8, rows=2), raising=False)
+        text = f"mu.tasks.TextConfig(corpus={corpus!r}, seq=8, rows=2)"
+        code = code.replace("mu.LanguageModel()", f"mu.LanguageModel(text={text})").replace("steps=500", "steps=2")
     exec(compile(code, str(page), "exec"), names)
 
 

@@ -82,11 +82,15 @@ WRONG = {
     "check(seeds=3)": ["seeds is a list of seeds", "got 3"],
     "check(optimizer=lambda tree: None)": ["optimizer must make an optax transformation, and made None"],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
-    "loss_and_gradient(None, make_mesh(), denominator='masks')": ["denominator 'masks'", "did you mean 'mask'"],
+    "mu.LanguageModel(loss_denominator='masks')": ["loss_denominator 'masks'", "did you mean 'mask'"],
+    "mu.LanguageModel(text=3)": ["text must be"],
+    "mu.RunConfig(task=3)": ["task must be an equimu.Task, got 3"],
+    "mu.RunConfig(parameterization=3)": ["parameterization must be a table", "got 3"],
+    "mu.RunConfig(size={'widht': 3})": ["size names 'widht'", "did you mean 'width'"],
+    "mu.task(name='mine', make=3, data=None, loss=len)": ["data must be"],
 }
 PROGRAM = """
 import equinox as eqx, functools, json, jax, jax.numpy as jnp, equimu as mu
-from equimu.train import loss_and_gradient, make_mesh
 make = functools.partial(mu.nn.Transformer, vocab_size=11, n_layer=1, head_dim=8)
 tree = mu.parameterize(make, mu.mup(), base=dict(d_model=8), target=dict(d_model=8))
 model = make(d_model=8, key=jax.random.key(0))

@@ -76,7 +76,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on(tmp_path):
 
 def test_wrong_arguments_are_told_in_one_line():
     """Without the type checker that refuses them first in the other tests."""
-    parts = ("dot", "decode", "register", "axes", "SweepConfig", "ModelConfig", "Loader")
+    parts = ("dot", "decode", "register", "axes", "SweepConfig", "ModelConfig", "RunConfig", "Loader")
     command = [sys.executable, "-m", "benchmarks.campaign._calls", *parts]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     *_, last = ended.stdout.splitlines()

@@ -17,30 +17,30 @@ from jax.sharding import NamedSharding
 from equimu import EquimuError
 from equimu._errors import ExitCode
 from equimu.data import Batch
-from equimu.train import RuntimeConfig, launcher, make_mesh
-from equimu.train._agree import Agreement, Wish
-from equimu.train._hosts import by_first, place_batch, rows_of_process
-from equimu.train._mesh import BATCH
+from equimu.training import RuntimeConfig, launcher, make_mesh
+from equimu.training._agree import Agreement, Wish
+from equimu.training._hosts import by_first, place_batch, rows_of_process
+from equimu.training._mesh import BATCH
 
 RUN = [
     *(
-        "--model.width",
+        "--size.width",
         "16",
         "--model.head-dim",
         "8",
-        "--parameterization.base-width",
+        "--base.width",
         "16",
         "--validation-batches",
         "2",
     ),
-    *("--data.seq", "16", "--data.rows", "4", "--log-every", "5"),
+    *("--text.seq", "16", "--text.rows", "4", "--log-every", "5"),
 ]
 
 
 def start(corpus, out, *flags, devices):
     """One process of `equimu train` with so many CPU devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    command = [sys.executable, "-m", "equimu", "train", *RUN, "--data.corpus", corpus, "--out", str(out), *flags]
+    command = [sys.executable, "-m", "equimu", "train", *RUN, "--text.corpus", corpus, "--out", str(out), *flags]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -128,7 +128,7 @@ def test_killed_process_is_named_a_told_one_saves_and_both_go_on(corpus, tmp_pat
 
 JOIN_AND_END = """
 import sys, time
-from equimu.train import RuntimeConfig, _hosts, connect
+from equimu.training import RuntimeConfig, _hosts, connect
 connect(RuntimeConfig(coordinator=f"localhost:{sys.argv[1]}", processes=2, process_id=int(sys.argv[2])))
 _hosts._watch._pause = 1e-5  # so that its thread is all but always inside a call
 time.sleep(1 + int(sys.argv[2]))
@@ -186,7 +186,9 @@ def test_start_that_jax_cannot_join_is_one_line(monkeypatch, corpus, tmp_path):
 def test_rows_of_a_process_are_those_of_its_devices():
     mesh = make_mesh(4, 2)
     assert rows_of_process(mesh, 16) is None  # alone: all
-    with pytest.raises(EquimuError, match=r"data.rows=12 cannot be spread evenly over 4×2 devices.*multiple of 8"):
+    with pytest.raises(
+        EquimuError, match=r"a batch of 12 rows cannot be spread evenly over 4×2 devices.*multiple of 8"
+    ):
         rows_of_process(mesh, 12)
 
 

@@ -12,8 +12,8 @@ import pytest
 from runs import small_run
 
 from equimu import EquimuError, train
-from equimu.train import _lock as lock_module
-from equimu.train._lock import FolderLock
+from equimu.training import _lock as lock_module
+from equimu.training._lock import FolderLock
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_run_of_a_live_owner_is_refused_before_anything_is_touched(corpus, tmp_p
 def test_killed_owner_leaves_no_lock_behind(tmp_path):
     code = f"""
 import time, pathlib
-from equimu.train._lock import FolderLock
+from equimu.training._lock import FolderLock
 lock = FolderLock(pathlib.Path({str(tmp_path)!r}))
 print("mine", flush=True)
 time.sleep(60)

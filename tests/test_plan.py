@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import jax
@@ -17,30 +18,31 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-import equimu._cli
+import equimu.cli
 from equimu._errors import EquimuError
-from equimu.plan import CHIPS, MeshShape, NotFittingError, Traffic, advice, plan, plan_to_json, sweep_plans
-from equimu.plan._compile import Facts, compile_step, needed_and_available
-from equimu.plan._count import Counts, count, group_size
-from equimu.plan._estimate import estimate, optimizer_bytes, shapes_of, weight_bytes
-from equimu.plan._hlo import Module
-from equimu.plan._mesh import mesh_for, meshes, why_not
-from equimu.plan._needed import matrix_entries, model_flops, parameter_count
-from equimu.plan._plan import plan_from_facts
-from equimu.plan._saved import saved_bytes
-from equimu.plan._topology import EXAMPLES, parse_topology
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParameterizationConfig,
-    RunConfig,
-    build_tree,
-    make_mesh,
-)
+from equimu.plans import CHIPS, MeshShape, NotFittingError, Traffic, advice, plan, plan_to_json, sweep_plans
+from equimu.plans._compile import Facts, compile_step, needed_and_available
+from equimu.plans._count import Counts, count, group_size
+from equimu.plans._estimate import estimate, optimizer_bytes, shapes_of, weight_bytes
+from equimu.plans._hlo import Module
+from equimu.plans._mesh import mesh_for, meshes, why_not
+from equimu.plans._needed import matrix_entries, model_flops, parameter_count
+from equimu.plans._plan import plan_from_facts
+from equimu.plans._saved import saved_bytes
+from equimu.plans._topology import EXAMPLES, parse_topology
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+from equimu.training import OptimizerConfig, RunConfig, build_tree, config_from_dict, make_mesh
 
 EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
-TINY = RunConfig(model=ModelConfig(width=64, n_layer=3, head_dim=16, remat=True), data=DataConfig(seq=32, rows=16))
+
+
+def decoder(size, *, base=None, parameterization="mup", seq=32, rows=16, vocab_size=256, **model):
+    task = LanguageModel(model=ModelConfig(vocab_size=vocab_size, **model), text=TextConfig(seq=seq, rows=rows))
+    return RunConfig(task=task, size=size, base=base or {}, parameterization=parameterization)
+
+
+TINY_SIZE = {"width": 64, "depth": 3}
+TINY = decoder(TINY_SIZE, base={"width": 32}, head_dim=16, remat=True)
 
 
 def text_of(f, *args, **kwargs):
@@ -311,10 +313,11 @@ def test_what_a_scan_keeps_for_the_backward_pass(parts):
     "change", [{}, {"n_kv_head": 2}, {"activation": "swiglu"}, {"tie_embeddings": True}, {"use_bias": True}]
 )
 def test_the_analytic_count_is_that_of_the_architecture(change):
-    model = ModelConfig(width=64, n_layer=3, head_dim=16, d_ff_multiple=2.0, **change)
-    rules = ParameterizationConfig(name="tpv8") if model.tie_embeddings else ParameterizationConfig()
-    config = RunConfig(model=model, parameterization=rules, data=DataConfig(seq=32, rows=4))
-    tree = build_tree(config, 100)
+    rules = "tpv(8)" if change.get("tie_embeddings") else "mup"
+    config = decoder(
+        TINY_SIZE, parameterization=rules, rows=4, vocab_size=100, head_dim=16, d_ff_multiple=2.0, **change
+    )
+    tree = build_tree(config, 4)
     d, layers, vocabulary = 64, 3, 100
     heads_of_keys = change.get("n_kv_head", 4)
     attention = 2 * d * d + 2 * d * heads_of_keys * 16
@@ -324,7 +327,7 @@ def test_the_analytic_count_is_that_of_the_architecture(change):
     shapes = shapes_of(tree)
     assert matrix_entries(shapes) == matrices
     # Of each pair of positions, row and layer: a product for the score and one for the value, two operations an entry of width.
-    assert model_flops(config, shapes) == 3 * (2 * matrices * 4 * 32 + 2 * 2 * d * pairs * 4 * layers)
+    assert model_flops(config, shapes, None) == 3 * (2 * matrices * 4 * 32 + 2 * 2 * d * pairs * 4 * layers)
     embedding = d * vocabulary * (not change.get("tie_embeddings"))
     if change.get("use_bias"):
         embedding += layers * (4 * d + 128 + d) + vocabulary
@@ -332,16 +335,15 @@ def test_the_analytic_count_is_that_of_the_architecture(change):
     assert parameter_count(shapes) in (matrices + embedding, matrices + embedding + readout_multiplier)
 
 
-def facts_of(config, topology="cpu:8", vocab_size=256, **mesh):
+def facts_of(config, topology="cpu:8", **mesh):
     machine = parse_topology(topology)
     shape = dataclasses.asdict(mesh_for(machine, **mesh))
-    return compile_step(config, machine, **shape, vocab_size=vocab_size, clock=time.perf_counter)
+    return compile_step(config, machine, **shape, clock=time.perf_counter)
 
 
 def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
     """Without recomputation, the program does what the mathematics needs, and the scores that nobody may see."""
-    model = dataclasses.replace(TINY.model, remat=False, attention_backend="reference")
-    config = dataclasses.replace(TINY, model=model)
+    config = decoder(TINY_SIZE, base={"width": 32}, head_dim=16, attention_backend="reference")
     facts = facts_of(config, "cpu:1")
     seq, rows, layers, width = 32, 16, 3, 64
     unseen = 3 * 4 * layers * width * rows * (seq * seq - seq * (seq + 1) / 2)
@@ -350,7 +352,7 @@ def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
 
 
 def test_recomputation_is_counted_and_not_needed():
-    without = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, remat=False))
+    without = decoder(TINY_SIZE, base={"width": 32}, head_dim=16)
     again, once = facts_of(TINY, "cpu:1"), facts_of(without, "cpu:1")
     assert again.model_flops == once.model_flops
     assert 1.1 < again.counts.flops / once.counts.flops < 4 / 3
@@ -358,25 +360,26 @@ def test_recomputation_is_counted_and_not_needed():
 
 
 def test_weights_and_optimizer_fall_as_one_over_n():
-    rules = ParameterizationConfig(base_width=64)
-    config = dataclasses.replace(TINY, model=ModelConfig(width=512, n_layer=2, head_dim=64), parameterization=rules)
-    shapes = shapes_of(build_tree(config, 512))
+    config = decoder({"width": 512, "depth": 2}, base={"width": 64}, vocab_size=512, head_dim=64)
+    tree = build_tree(config, 16)
+    shapes = shapes_of(tree)
     whole = weight_bytes(shapes, MeshShape(1, 1, 1))
     for n in (8, 16, 32, 64, 128, 256):
         own = weight_bytes(shapes, MeshShape(1, n, 1))
         assert own == whole / n
-        assert optimizer_bytes(config, own) == 2 * whole / n
+        # and the counters of updates, a few bytes
+        assert optimizer_bytes(config, tree, own) == pytest.approx(2 * whole / n, rel=1e-6)
 
 
 @pytest.mark.parametrize("name, mesh", [("lion", (1, 8, 1)), ("adamw", (2, 2, 2)), ("sgd", (8, 1, 1))])
 def test_the_compiled_step_holds_what_is_estimated(name, mesh):
     config = dataclasses.replace(TINY, optimizer=OptimizerConfig(name=name))
     facts = facts_of(config, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
-    guess = estimate(config, shapes_of(build_tree(config, 256)), MeshShape(*mesh), None)
+    guess = estimate(config, build_tree(config, 16), MeshShape(*mesh), None)
     assert facts.weights + facts.optimizer == pytest.approx(guess.state, rel=0.001)
     assert facts.batch == 3 * 4 * 16 * 32 / (mesh[0] * mesh[1])
     assert facts.weights + facts.optimizer + facts.batch < facts.total
-    made = plan_from_facts(config, parse_topology("cpu:8"), MeshShape(*mesh), 256, facts)
+    made = plan_from_facts(config, parse_topology("cpu:8"), MeshShape(*mesh), facts)
     assert sum(made.memory.by_kind.values()) == made.memory.total == facts.total
     assert made.fits and made.times is None
 
@@ -409,6 +412,9 @@ def test_why_a_mesh_does_not_divide_a_run():
 GIB = 2**30
 COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, waited=1e9)
 FACTS = Facts(
+    rows=16,
+    unit="tokens",
+    units_per_row=32,
     parameters=10**9,
     model_flops=2e14,
     weights=4 * GIB,
@@ -426,7 +432,7 @@ FACTS = Facts(
 
 def planned(**change):
     facts = dataclasses.replace(FACTS, **change)
-    return plan_from_facts(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), 256, facts)
+    return plan_from_facts(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), facts)
 
 
 def test_times_follow_from_counts_and_figures():
@@ -477,7 +483,7 @@ def test_the_compilers_refusal_is_read():
 def command(*argv):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        equimu._cli.main(["plan", *argv])
+        equimu.cli.main(["plan", *argv])
     return int(stop.value.code), out.getvalue(), err.getvalue()
 
 
@@ -495,7 +501,7 @@ def test_without_the_compiler_the_pip_command_is_told(monkeypatch):
 
 def test_what_does_not_fit_exits_with_1(monkeypatch):
     made = planned(total=40 * GIB)
-    monkeypatch.setattr(equimu._cli, "plan", lambda *args, **kwargs: made)
+    monkeypatch.setattr(sys.modules["equimu.cli._plan"], "plan", lambda *args, **kwargs: made)
     code, out, err = command("v5e:16x16")
     assert code == 1 and "does not fit" in err and err.count("\n") == 1
     assert "the device has" in out and "all-gather" in out
@@ -505,9 +511,9 @@ def test_what_does_not_fit_exits_with_1(monkeypatch):
 @pytest.mark.slow  # processes that import jax anew
 def test_the_command_plans_for_cpu_devices():
     flags = [
-        "--model.width",
+        "--size.width",
         "64",
-        "--data.rows",
+        "--text.rows",
         "8",
         "--runtime.data",
         "2",
@@ -525,7 +531,7 @@ def test_the_command_plans_for_cpu_devices():
 
 @pytest.mark.slow
 def test_mistakes_of_the_other_process_are_told_in_one_line():
-    code, _, err = command("cpu:4", "--data.rows", "6")
+    code, _, err = command("cpu:4", "--text.rows", "6")
     assert code == 2 and err.count("\n") == 1 and "rows" in err and "Traceback" not in err
 
 
@@ -544,17 +550,15 @@ def test_a_sweep_ranks_what_fits():
 def test_a_sweep_compiles_the_best_and_drops_the_hopeless(monkeypatch):
     compiled = []
 
-    def fake(config, topology, *, vocab_size, seconds, **mesh):
+    def fake(config, topology, *, seconds, **mesh):
         compiled.append((config.accumulate, MeshShape(**mesh)))
         return dataclasses.replace(planned(), mesh=MeshShape(**mesh))
 
-    module = sys.modules["equimu.plan._sweep"]  # by attribute, `equimu.plan` is the function
+    module = sys.modules["equimu.plans._sweep"]  # by attribute, `equimu.plan` is the function
     monkeypatch.setattr(module, "plan", fake)
     monkeypatch.setattr(module, "check_compiler", lambda topology: None)
-    model = ModelConfig(width=8192, n_layer=80, head_dim=128, dtype="bfloat16", remat=True)
-    config = RunConfig(
-        model=model, parameterization=ParameterizationConfig(base_width=1024), data=DataConfig(seq=4096, rows=1024)
-    )
+    model = dict(seq=4096, rows=1024, head_dim=128, dtype="bfloat16", remat=True)
+    config = decoder({"width": 8192, "depth": 80}, base={"width": 1024, "depth": 80}, **model)
     found = sweep_plans(config, "v5e:16x16", compiled=3)
     assert len(compiled) == 3 and all(candidate.plan for candidate in found[:3])
     # 64B parameters in float32 with two moments: replicated they would need 768 GB a device.
@@ -572,7 +576,7 @@ def needs_libtpu():
 
 
 def example(name):
-    return equimu._cli.config_from_dict(RunConfig, equimu._cli._read_config_file(EXAMPLE_FILES / name))
+    return config_from_dict(tomllib.loads((EXAMPLE_FILES / name).read_text()))
 
 
 @pytest.mark.slow
@@ -582,13 +586,13 @@ def example(name):
 )
 def test_the_papers_runs_fit_their_machines(name, topology, billions, share):
     needs_libtpu()
-    made = plan(example(name), topology, vocab_size=32_100)
+    made = plan(example(name), topology)
     assert made.fits and made.memory.available == 16 * GIB
     assert made.parameters / 1e9 == pytest.approx(billions, rel=0.01)
     # float32 weights and bfloat16 momenta, spread over all cores
     assert made.memory.weights == pytest.approx(4 * made.parameters / made.devices, rel=0.001)
     assert made.memory.optimizer == pytest.approx(2 * made.parameters / made.devices, rel=0.001)
-    assert made.memory.activations == 12 * 2**21 // made.devices * example(name).model.width * 2
+    assert made.memory.activations == 12 * 2**21 // made.devices * example(name).size["width"] * 2
     # Recomputed are the blocks, less the last product of each, which nothing reads: 8 of their 12 squares of the width.
     assert 1.15 < made.counted_flops / made.model_flops < 4 / 3
     assert not made.kernels  # a v3 runs none
@@ -600,10 +604,8 @@ def test_the_papers_runs_fit_their_machines(name, topology, billions, share):
 @pytest.mark.parametrize("topology, mesh", [("v4:2x2x1", (1, 4, 1)), ("v5e:2x4", (1, 4, 2)), ("v6e:2x2", (2, 2, 1))])
 def test_the_fused_kernel_is_in_the_program(topology, mesh):
     needs_libtpu()
-    model = ModelConfig(width=512, n_layer=6, head_dim=128, dtype="bfloat16", remat=True)
-    config = RunConfig(
-        model=model, data=DataConfig(seq=512, rows=16), parameterization=ParameterizationConfig(base_width=128)
-    )
+    model = dict(seq=512, head_dim=128, dtype="bfloat16", remat=True)
+    config = decoder({"width": 512, "depth": 6}, base={"width": 128, "depth": 6}, **model)
     made = plan(config, topology, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     assert made.fits
     assert len(made.kernels) >= 2  # forward and backward
@@ -614,10 +616,8 @@ def test_the_fused_kernel_is_in_the_program(topology, mesh):
 @pytest.mark.slow
 def test_what_is_too_large_for_a_chip_is_told():
     needs_libtpu()
-    model = ModelConfig(width=8192, n_layer=12, head_dim=128, dtype="bfloat16", remat=True)
-    config = RunConfig(
-        model=model, data=DataConfig(seq=256, rows=8), parameterization=ParameterizationConfig(base_width=128)
-    )
+    model = dict(seq=256, rows=8, head_dim=128, dtype="bfloat16", remat=True)
+    config = decoder({"width": 8192, "depth": 12}, base={"width": 128, "depth": 12}, **model)
     made = plan(config, "v5e:2x2")
     assert not made.fits and made.counted_flops is None
     assert made.memory.optimizer == pytest.approx(8 * made.parameters / 4, rel=0.001)

@@ -12,7 +12,7 @@ import pytest
 
 from equimu._errors import EquimuError
 from equimu._interval import half_width, welch_satterthwaite
-from equimu.report import Cell, markdown, print_table, report, write_report
+from equimu.reports import Cell, markdown, print_table, report, write_report
 
 WIDTHS = (32, 64, 128, 256)
 OCTAVES = tuple(range(-9, 0))
@@ -508,9 +508,9 @@ def test_odd_reports_are_drawn_too(cells, tmp_path):
 
 def test_plotting_and_tables_are_imported_only_when_used():
     code = (
-        "import sys, equimu.report; "
+        "import sys, equimu.reports; "
         "assert not {'matplotlib', 'rich'} & set(sys.modules); "
-        "from equimu.report import *; import tempfile; "
+        "from equimu.reports import *; import tempfile; "
         "cells = [Cell(parameterization='a', size=8, learning_rate=0.1, seed=0, loss=1.0)]; "
         "write_report(report(cells), tempfile.mkdtemp()); "
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -14,9 +14,9 @@ from runs import small_run
 from equimu import adamw, initialize, mup, nn, parameterize, train
 from equimu.optim import decay_of, epsilon_shares
 from equimu.parameterization import rules_of
-from equimu.report import Cell, report
-from equimu.report._leaves import leaves
-from equimu.report._table import markdown
+from equimu.reports import Cell, report
+from equimu.reports._leaves import leaves
+from equimu.reports._table import markdown
 
 
 def cells(exponent=-0.5, **numbers):

@@ -15,17 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import small_run
+from runs import in_grid, small_run
 
 from equimu import EquimuError, sweep, train
 from equimu._errors import ExitCode
 from equimu.checkpoint import _files
-from equimu.sweep import SweepConfig
-from equimu.train import Interrupted, NotFiniteError, RuntimeConfig, StorageError, TrainState, listening, update
-from equimu.train import _metrics as metrics_module
-from equimu.train._metrics import MetricsLog
-from equimu.train._numbers import LossRecord
-from equimu.train._step import StepMetrics
+from equimu.sweeps import SweepConfig
+from equimu.training import (
+    Interrupted,
+    NotFiniteError,
+    RuntimeConfig,
+    StorageError,
+    TrainState,
+    data_of,
+    listening,
+    update,
+)
+from equimu.training import _metrics as metrics_module
+from equimu.training._metrics import MetricsLog
+from equimu.training._numbers import LossRecord
+from equimu.training._step import Outcome, StepMetrics
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
@@ -50,6 +59,11 @@ def without_times(rows):
     return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in rows]
 
 
+def config_of(run):
+    """The run's config, with what is no part of its identity as `small_run` has it."""
+    return dataclasses.replace(run.config, log_every=5)
+
+
 @pytest.fixture(scope="module")
 def whole(corpus, tmp_path_factory):
     """The run that nothing ever happened to."""
@@ -67,7 +81,7 @@ def cut(corpus, tmp_path):
 
 
 def resumed(whole, out, **kwargs):
-    run = train(whole.config, out=out, runtime=OFTEN, **kwargs)
+    run = train(config_of(whole), out=out, runtime=OFTEN, **kwargs)
     assert without_times(run.rows) == without_times(whole.rows)
     return run
 
@@ -106,12 +120,12 @@ def test_run_with_only_damaged_checkpoints_does_not_start_over(whole, cut):
         manifest.unlink()
     before = (cut / "metrics.jsonl").read_bytes()
     with pytest.raises(EquimuError, match="no checkpoint in .* is sound"):
-        train(whole.config, out=cut.parent, runtime=OFTEN)
+        train(config_of(whole), out=cut.parent, runtime=OFTEN)
     assert (cut / "metrics.jsonl").read_bytes() == before and not (cut / "lock").exists()
 
 
 def test_checkpoint_of_another_run_is_refused_unless_named(whole, cut, tmp_path_factory):
-    other = dataclasses.replace(whole.config, seed=1)
+    other = dataclasses.replace(config_of(whole), seed=1)
     elsewhere = tmp_path_factory.mktemp("other")
     with pytest.raises(Cut):
         train(other, out=elsewhere, runtime=OFTEN, on_row=cut_at(1))
@@ -129,7 +143,7 @@ def test_checkpoint_of_another_run_is_refused_unless_named(whole, cut, tmp_path_
 def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp_path_factory):
     for place in (cut, cut / "checkpoints" / "step-8"):
         runtime = RuntimeConfig(restore_from=str(place))
-        run = train(whole.config, out=tmp_path_factory.mktemp("begun"), runtime=runtime)
+        run = train(config_of(whole), out=tmp_path_factory.mktemp("begun"), runtime=runtime)
         assert without_times(run.rows) == without_times(whole.rows)[3 - 1 :]
 
 
@@ -145,7 +159,7 @@ def test_restore_from_what_is_no_checkpoint(place, words, whole, cut, tmp_path_f
     out = tmp_path_factory.mktemp("out")
     runtime = RuntimeConfig(restore_from=place.format(cut=cut, whole=whole.folder))
     with pytest.raises(EquimuError, match=words):
-        train(whole.config, out=out, runtime=runtime)
+        train(config_of(whole), out=out, runtime=runtime)
     assert not list(out.iterdir())
 
 
@@ -155,7 +169,7 @@ def test_restore_from_what_is_no_checkpoint(place, words, whole, cut, tmp_path_f
 def test_signal_finishes_the_step_and_saves(signum, code, whole, tmp_path):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted, match=r"behind step 6 of 12; the last checkpoint is of step 6") as stop:
-        train(whole.config, out=tmp_path, on_row=signal_at(5, signum))
+        train(config_of(whole), out=tmp_path, on_row=signal_at(5, signum))
     assert stop.value.exit_code == code
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     (folder,) = tmp_path.iterdir()
@@ -167,7 +181,7 @@ def test_signal_finishes_the_step_and_saves(signum, code, whole, tmp_path):
 
 def test_signal_in_the_validation_saves_the_last_step(whole, tmp_path):
     with pytest.raises(Interrupted, match="in the validation; the last checkpoint is of step 12"):
-        train(whole.config, out=tmp_path, on_row=signal_at(12, signal.SIGTERM))
+        train(config_of(whole), out=tmp_path, on_row=signal_at(12, signal.SIGTERM))
     seen = []
     resumed(whole, tmp_path, on_row=seen.append)
     assert len(seen) == 1 and "validation_loss" in seen[0]
@@ -213,16 +227,9 @@ def test_ignored_signal_stays_ignored():
 
 
 def test_sweep_told_to_end_goes_on_with_the_cells_that_were_under_way(corpus, tmp_path):
-    run = small_run(corpus, steps=300)
-    fresh = type(run)()
-    run = dataclasses.replace(
-        run,
-        model=dataclasses.replace(run.model, width=fresh.model.width),
-        parameterization=fresh.parameterization,
-        optimizer=dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate),
-    )
+    run = in_grid(small_run(corpus, steps=300))
     config = SweepConfig(
-        run=run, widths=(16,), parameterizations=("mup",), log2_learning_rates=(-7.0, -6.0, -5.0, -4.0)
+        run=run, over={"width": (16,)}, parameterizations=("mup",), log2_learning_rates=(-7.0, -6.0, -5.0, -4.0)
     )
 
     def end(run, done, total):
@@ -242,13 +249,13 @@ def test_sweep_told_to_end_goes_on_with_the_cells_that_were_under_way(corpus, tm
 
 def test_short_run_has_no_checkpoints_unless_asked(whole, tmp_path):
     assert not (whole.folder / "checkpoints").exists()
-    run = train(whole.config, out=tmp_path, runtime=RuntimeConfig(save_final=True))
+    run = train(config_of(whole), out=tmp_path, runtime=RuntimeConfig(save_final=True))
     assert [p.name for p in (run.folder / "checkpoints").iterdir()] == ["step-12"]
 
 
 def test_checkpoints_by_time_and_which_are_kept(whole, tmp_path):
     always = RuntimeConfig(checkpoint_seconds=1e-9, keep=3, keep_every=5)
-    run = resumed(whole, tmp_path / "a") and train(whole.config, out=tmp_path / "b", runtime=always)
+    run = resumed(whole, tmp_path / "a") and train(config_of(whole), out=tmp_path / "b", runtime=always)
     assert without_times(run.rows) == without_times(whole.rows)
     names = {p.name for p in (run.folder / "checkpoints").iterdir()}
     assert names == {"step-5", "step-10", "step-11", "step-12"}
@@ -266,7 +273,7 @@ def diverging(config, policy):
 def test_number_that_is_none_stops_the_run_with_the_last_good_checkpoint(whole, tmp_path):
     runtime = RuntimeConfig(checkpoint_every=1, keep=100)
     with pytest.raises(NotFiniteError, match=r"of step \d+ is no number; .*lower the learning rate") as stop:
-        train(diverging(whole.config, "stop"), out=tmp_path, runtime=runtime)
+        train(diverging(config_of(whole), "stop"), out=tmp_path, runtime=runtime)
     assert stop.value.exit_code == ExitCode.NOT_FINITE and "\n" not in str(stop.value)
     (folder,) = tmp_path.iterdir()
     assert not (folder / "done").exists() and not (folder / "lock").exists()
@@ -280,18 +287,18 @@ def test_number_that_is_none_stops_the_run_with_the_last_good_checkpoint(whole, 
 
 def test_recorded_divergence_ends_behind_the_very_step(whole, tmp_path):
     # rows are logged at steps 1, 5, 10, ...; the loss is no number long before 5
-    run = train(dataclasses.replace(diverging(whole.config, "record"), log_every=19), out=tmp_path)
+    run = train(dataclasses.replace(diverging(config_of(whole), "record"), log_every=19), out=tmp_path)
     *_, last = run.rows
     assert run.status == "diverged" and run.validation_loss == math.inf
     assert last["loss"] is None and 1 < last["step"] < 19
 
 
 def test_skipped_updates_are_counted_and_change_nothing(whole, tmp_path):
-    run = train(diverging(whole.config, "skip"), out=tmp_path)
+    run = train(diverging(config_of(whole), "skip"), out=tmp_path)
     skipped = [row["skipped"] for row in run.rows if "skipped" in row]
     assert skipped == sorted(skipped) and 15 <= skipped[-1] < 20
     # a run in which nothing is skipped has the bits of one that would not skip
-    harmless = dataclasses.replace(whole.config, on_nonfinite="skip")
+    harmless = dataclasses.replace(config_of(whole), on_nonfinite="skip")
     run = train(harmless, out=tmp_path)
     assert [{**row, "skipped": 0} if "loss" in row else row for row in without_times(whole.rows)] == without_times(
         run.rows
@@ -309,17 +316,23 @@ def test_update_with_a_gradient_that_is_no_number_is_dropped():
         (1.0, {**good, "b": jnp.array([0.0, jnp.nan])}, True),
         (1.0, {**good, "a": jnp.array([0.0, -jnp.inf, 0.0])}, True),
     ]:
-        new, metrics = update(state, jnp.float32(loss), grads, optimizer, skip_nonfinite=True)
+        new, metrics = update(state, Outcome(jnp.float32(loss), grads, {}, None), optimizer, skip_nonfinite=True)
         assert eqx.tree_equal(new, state) is not True if not dropped else eqx.tree_equal(new, state)
         assert int(metrics.updates) == int(new.step) == (3 if dropped else 4)
-        assert update(state, jnp.float32(loss), good, optimizer)[1].updates is None
+        assert update(state, Outcome(jnp.float32(loss), good, {}, None), optimizer)[1].updates is None
 
 
 def test_a_loss_is_looked_at_one_step_later_at_most(whole, monkeypatch):
     monkeypatch.setattr(metrics_module, "_LOOK_SECONDS", 0.0)
     rows = []
     log = MetricsLog(
-        dataclasses.replace(whole.config, on_nonfinite="stop"), None, LossRecord(), 0, rows.append, lambda: "-"
+        dataclasses.replace(config_of(whole), on_nonfinite="stop"),
+        data_of(config_of(whole).task),
+        None,
+        LossRecord(),
+        0,
+        rows.append,
+        lambda: "-",
     )
 
     def add(step, loss):
@@ -357,7 +370,7 @@ def test_full_disk_while_saving_stops_with_the_last_good_checkpoint(whole, tmp_p
 
     monkeypatch.setattr(_files, "write", full)
     with pytest.raises(StorageError, match="No space left on device") as error:
-        train(whole.config, out=tmp_path, runtime=OFTEN)
+        train(config_of(whole), out=tmp_path, runtime=OFTEN)
     assert error.value.exit_code == ExitCode.STORAGE and "\n" not in str(error.value)
     (folder,) = tmp_path.iterdir()
     assert {p.name for p in folder.iterdir()} == {"config.json", "rules.json", "metrics.jsonl", "checkpoints"}
@@ -374,7 +387,7 @@ def test_vanished_folder_stops_the_run(whole, tmp_path):
             shutil.rmtree(folder)
 
     with pytest.raises(StorageError, match=r"stopped at step 10: cannot write .*No such file") as error:
-        train(whole.config, out=tmp_path, on_row=vanish)
+        train(config_of(whole), out=tmp_path, on_row=vanish)
     assert "\n" not in str(error.value)
 
 
@@ -400,5 +413,5 @@ def test_runtime_config_errors(fields):
 
 def test_runtime_does_not_change_which_run_it_is(whole):
     seen = []
-    again = train(whole.config, out=whole.folder.parent, runtime=RuntimeConfig(data=2, keep=7), on_row=seen.append)
+    again = train(config_of(whole), out=whole.folder.parent, runtime=RuntimeConfig(data=2, keep=7), on_row=seen.append)
     assert again == whole and seen == []

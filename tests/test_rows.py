@@ -1,5 +1,6 @@
 """Rows of a run that were damaged, lost or exchanged: taken from the checkpoint or told, never silent."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,9 +10,9 @@ import pytest
 from runs import small_run
 
 from equimu import EquimuError, train
-from equimu.report import read_cells
-from equimu.train import RuntimeConfig, read_run, read_runs
-from equimu.train import _rows as rows_module
+from equimu.reports import read_cells
+from equimu.training import RuntimeConfig, read_run, read_runs
+from equimu.training import _rows as rows_module
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
@@ -35,6 +36,11 @@ def cut_run(config, out):
         train(config, out=out, runtime=OFTEN, on_row=on_row)
     (folder,) = out.iterdir()
     return folder
+
+
+def config_of(run):
+    """The run's config, with what is no part of its identity as `small_run` has it."""
+    return dataclasses.replace(run.config, log_every=5)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +112,7 @@ SPECIAL = {
 def test_lost_rows_are_taken_from_the_checkpoint(what, whole, cut, capsys):
     DAMAGE[what](cut / "metrics.jsonl")
     seen = []
-    run = train(whole.config, out=cut.parent, runtime=OFTEN, on_row=seen.append)
+    run = train(config_of(whole), out=cut.parent, runtime=OFTEN, on_row=seen.append)
     assert seen[0]["step"] == 10  # it went on from step 8
     assert without_times(run.rows) == without_times(whole.rows)
     err = capsys.readouterr().err
@@ -116,20 +122,22 @@ def test_lost_rows_are_taken_from_the_checkpoint(what, whole, cut, capsys):
 @pytest.mark.parametrize("what", DAMAGE)
 def test_lost_rows_that_no_checkpoint_holds_are_told(what, whole, cut_once, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "_KEPT_BYTES", 0)
-    folder = cut_run(whole.config, tmp_path)
+    folder = cut_run(config_of(whole), tmp_path)
     DAMAGE[what](folder / "metrics.jsonl")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(EquimuError, match="are lost .*bring metrics.jsonl back, move checkpoints away") as error:
-        train(whole.config, out=tmp_path, runtime=OFTEN)
+        train(config_of(whole), out=tmp_path, runtime=OFTEN)
     assert "\n" not in str(error.value)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     # as told
     shutil.rmtree(folder / "checkpoints")
     if what != "a folder":
-        assert without_times(train(whole.config, out=tmp_path).rows) == without_times(whole.rows)
+        assert without_times(train(config_of(whole), out=tmp_path).rows) == without_times(whole.rows)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "rules.json", "done", "lock", "checkpoints"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "config.json", "rules.json", "source", "done", "lock", "checkpoints"]
+)
 @pytest.mark.parametrize("what", SPECIAL)
 def test_no_file_of_a_run_is_reached_through_a_link_or_is_a_pipe(what, name, whole, cut):
     path = cut / name
@@ -141,7 +149,7 @@ def test_no_file_of_a_run_is_reached_through_a_link_or_is_a_pipe(what, name, who
     SPECIAL[what](path)
     elsewhere = {p: p.stat().st_mtime_ns for p in cut.parent.rglob("elsewhere*")}
     with pytest.raises(EquimuError, match=f"cannot take .*{name}: (a symbolic link|not a regular file)"):
-        train(whole.config, out=cut.parent, runtime=OFTEN)
+        train(config_of(whole), out=cut.parent, runtime=OFTEN)
     assert {p: p.stat().st_mtime_ns for p in cut.parent.rglob("elsewhere*")} == elsewhere
 
 
@@ -221,7 +229,7 @@ def test_checks_are_those_of_the_format(whole):
 
 
 def test_runs_of_equal_bits_have_equal_checks(whole, tmp_path):
-    again = train(whole.config, out=tmp_path, runtime=OFTEN)
+    again = train(config_of(whole), out=tmp_path, runtime=OFTEN)
 
     def rows(run):
         return without_times(map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines()))
@@ -253,7 +261,7 @@ def test_run_of_a_version_without_checks_goes_on(whole, cut, capsys):
     as_before(cut)
     with open(cut / "metrics.jsonl", "a") as file:
         file.write('{"step": 1')
-    run = train(whole.config, out=cut.parent, runtime=OFTEN)
+    run = train(config_of(whole), out=cut.parent, runtime=OFTEN)
     assert without_times(run.rows) == without_times(whole.rows) and capsys.readouterr().err == ""
 
 
@@ -262,7 +270,7 @@ def test_rows_without_checks_that_are_lost_are_told(damage, whole, cut):
     as_before(cut)
     damage(cut / "metrics.jsonl")
     with pytest.raises(EquimuError, match="are lost"):
-        train(whole.config, out=cut.parent, runtime=OFTEN)
+        train(config_of(whole), out=cut.parent, runtime=OFTEN)
 
 
 def test_runs_that_have_not_ended_are_told(done, cut_once, capsys):

@@ -12,13 +12,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from equimu import EquimuError, adamw, lion, mup, nn, parameterize, sp
+from equimu import EquimuError, LanguageModel, adamw, lion, mup, nn, parameterize, sp
 from equimu.data import Batch
 from equimu.parameterization import numbers_of, rules_of, scaled, with_numbers
 from equimu.parameterization._tree import multiplied
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
+from equimu.tasks import ModelConfig, TextConfig
+from equimu.training import (
     RunConfig,
     TrainState,
     build_tree,
@@ -33,6 +32,7 @@ from equimu.train import (
     update,
     with_specs,
 )
+from equimu.training._step import Outcome
 
 VOCAB, ROWS, SEQ, STEPS = 24, 32, 8, 5
 # Eight heads for tensor=8; two key/value heads, fewer than that.
@@ -89,6 +89,12 @@ def tree_of(table, optimizer):
     return parameterize(make, TABLES[table](optimizer=family), base={"d_model": 16}, target={"d_model": 32})
 
 
+def outcome_of(apply, mesh, *, accumulate=1, **task):
+    """The step's gradient of a language model without keys, buffers and state, as a function of parameters and batch."""
+    gradient = loss_and_gradient(LanguageModel(**task), lambda params, _: apply(params), mesh, accumulate=accumulate)
+    return lambda params, data: gradient(params, data, None, None, None)
+
+
 def plain_loss(model, data, z_loss=0.0):
     """Mean cross-entropy of the counted targets, beside what is differentiated: written without the step's functions."""
     logits = jax.vmap(model)(data.inputs)
@@ -102,10 +108,10 @@ def train(params, init, gradient, step):
     """Losses, the gradient of the first step, and the parameters behind the last one."""
     state, losses, first = TrainState(params, init(params), jnp.int32(0)), [], None
     for data in batches():
-        loss, grads = gradient(state.params, data)
-        first = grads if first is None else first
-        losses.append(float(loss))
-        state, _ = step(state, loss, grads)
+        outcome = gradient(state.params, data)
+        first = outcome.grads if first is None else first
+        losses.append(float(outcome.loss))
+        state, _ = step(state, outcome)
     return np.asarray(losses), *(jax.tree.map(np.asarray, x) for x in (first, state.params))
 
 
@@ -126,7 +132,7 @@ def one_device(table, name, wide):
             grads, mean = jax.grad(
                 lambda params: plain_loss(scaled(tree, eqx.combine(params, static)), data), has_aux=True
             )(params)
-            return mean, grads
+            return Outcome(mean, grads, {}, None)
 
         step = jax.jit(functools.partial(update, optimizer=optimizer))
         return train(params, optimizer.init, gradient, step)
@@ -145,7 +151,7 @@ def gradient_program(shape, accumulate, wide):
     @jax.jit
     def gradient(numbers, params, data):
         apply = lambda params: multiplied(rules("adamw", numbers), eqx.combine(params, static))  # noqa: E731
-        return loss_and_gradient(apply, mesh, accumulate=accumulate)(params, data)
+        return outcome_of(apply, mesh, accumulate=accumulate)(params, data)
 
     return gradient
 
@@ -217,25 +223,26 @@ def test_every_mesh_trains_as_one_device_does(shape):
 OPTIONS = {
     # 25 tokens divide over no two devices: each makes the logits of its own positions
     "all": ((2, 1, 4), {"vocab_size": 25, "use_bias": True, "qk_norm": True, "embedding_norm": True}, {}),
-    "tied, in chunks": ((1, 2, 2), {"tie_embeddings": True, "activation": "gelu"}, {"chunk": 100, "z_loss": 0.1}),
-    "tied, indivisible": ((1, 1, 2), {"tie_embeddings": True, "vocab_size": 25}, {"chunk": 100, "z_loss": 0.1}),
+    "tied, in chunks": ((1, 2, 2), {"tie_embeddings": True, "activation": "gelu"}, {"loss_chunk": 100, "z_loss": 0.1}),
+    "tied, indivisible": ((1, 1, 2), {"tie_embeddings": True, "vocab_size": 25}, {"loss_chunk": 100, "z_loss": 0.1}),
     "projections kept": ((1, 4, 2), {"remat": "projections", "n_kv_head": 8}, {"accumulate": 2}),
-    "recomputed": ((1, 4, 2), {"remat": True, "n_kv_head": 1}, {"denominator": "positions"}),
+    "recomputed": ((1, 4, 2), {"remat": True, "n_kv_head": 1}, {"loss_denominator": "positions"}),
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_on_a_mesh_have_the_gradient_of_one_device(option):
     shape, options, of_step = OPTIONS[option]
+    of_task = {name: value for name, value in of_step.items() if name != "accumulate"}
     mesh = mesh_of(shape)
     with jax.enable_x64(True):
         params, static = eqx.partition(randomised(shapes_of(**options)), eqx.is_inexact_array)
         (data,) = batches(1, options.get("vocab_size", VOCAB))
         combine = lambda params: eqx.combine(params, static)  # noqa: E731
-        loss, grads = jax.jit(loss_and_gradient(combine, mesh, **of_step))(params, shard_batch(data, mesh))
+        loss, grads, *_ = jax.jit(outcome_of(combine, mesh, **of_step))(params, shard_batch(data, mesh))
         plain = jax.jit(jax.grad(lambda p: plain_loss(combine(p), data, of_step.get("z_loss", 0.0)), has_aux=True))
         expected, mean = plain(params)
-        factor = data.mask.mean() if of_step.get("denominator") == "positions" else 1
+        factor = data.mask.mean() if of_step.get("loss_denominator") == "positions" else 1
         assert float(loss) == pytest.approx(float(mean), rel=1e-12)
         grads, expected = (
             {jax.tree_util.keystr(k): np.asarray(x) for k, x in jax.tree_util.tree_leaves_with_path(g)}
@@ -244,7 +251,9 @@ def test_options_on_a_mesh_have_the_gradient_of_one_device(option):
         for slot in [path for path in expected if "readout_multiplier" in path]:
             assert grads.pop(slot) == expected.pop(slot) == 0
         assert_equal(grads, expected, 1e-12)
-        total, counted = jax.jit(evaluation(combine, mesh))(params, shard_batch(data, mesh))
+        evaluate = jax.jit(evaluation(LanguageModel(**of_task), lambda params, _: combine(params), mesh))
+        placed = shard_batch((data, np.ones(ROWS, np.float32)), mesh)
+        total, counted = evaluate(params, *placed, None, None, None)["loss"]
         assert float(total / counted) == pytest.approx(float(mean), rel=1e-12) and counted == data.mask.sum()
 
 
@@ -286,7 +295,7 @@ def test_any_equinox_model_is_sharded_over_fsdp_and_computes_the_same():
         assert specs.trunk.blocks.mlp.down.weight == PartitionSpec(None, "fsdp", None)
         (data,) = batches(1)
         combine = lambda params: eqx.combine(params, static)  # noqa: E731
-        loss, grads = jax.jit(loss_and_gradient(combine, mesh, accumulate=2))(params, shard_batch(data, mesh))
+        loss, grads, *_ = jax.jit(outcome_of(combine, mesh, accumulate=2))(params, shard_batch(data, mesh))
         expected, mean = jax.jit(jax.grad(lambda p: plain_loss(combine(p), data), has_aux=True))(params)
         assert_equal(jax.tree.map(np.asarray, (loss, grads)), jax.tree.map(np.asarray, (mean, expected)), 1e-12)
 
@@ -330,10 +339,13 @@ def test_optimizer_state_lies_as_its_parameters(name):
 
 def test_memory_of_the_state_falls_with_the_devices():
     config = RunConfig(
-        model=ModelConfig(width=64, n_layer=1, head_dim=8, attention_backend="reference"),
-        data=DataConfig(rows=8, seq=8),
+        task=LanguageModel(
+            model=ModelConfig(head_dim=8, attention_backend="reference"), text=TextConfig(rows=8, seq=8)
+        ),
+        size={"width": 64, "depth": 1},
+        base={"width": 32},
     )
-    tree = build_tree(config, 256)
+    tree = build_tree(config, 8)
 
     def bytes_of(shape):
         mesh = mesh_of(shape)
@@ -352,14 +364,14 @@ def test_memory_of_the_state_falls_with_the_devices():
 
 @pytest.mark.slow
 def test_run_on_a_mesh_starts_from_the_same_weights_and_loses_the_same():
+    model = ModelConfig(head_dim=4, n_kv_head=2, activation="swiglu", d_ff_multiple=2.0, vocab_size=VOCAB)
     config = RunConfig(
-        model=ModelConfig(width=32, n_layer=2, head_dim=4, n_kv_head=2, activation="swiglu", d_ff_multiple=2.0),
-        data=DataConfig(rows=ROWS, seq=SEQ),
+        task=LanguageModel(model=model, text=TextConfig(rows=ROWS, seq=SEQ), z_loss=1e-3, loss_chunk=24),
+        size={"width": 32, "depth": 2},
+        base={"width": 32},
         accumulate=2,
-        z_loss=1e-3,
-        loss_chunk=24,
     )
-    tree, hyper = build_tree(config, VOCAB), hyperparameters_of(config)
+    tree, hyper = build_tree(config, ROWS), hyperparameters_of(config)
     found = {}
     for shape in ((1, 1, 1), (2, 2, 2)):
         mesh = mesh_of(shape)
@@ -372,7 +384,8 @@ def test_run_on_a_mesh_starts_from_the_same_weights_and_loses_the_same():
             state, metrics = compiled.step(state, shard_batch(data, mesh), numbers, hyper, np.bool_(True))
             losses += [float(x) for x in (metrics.loss, metrics.grad_norm, metrics.update_rms)]
         assert [x.sharding for x in state] == [x.sharding for x in program.state_like]
-        total, counted = compiled.evaluate(state, shard_batch(batches(1)[0], mesh), numbers)
+        placed = shard_batch((batches(1)[0], np.ones(ROWS, np.float32)), mesh)
+        total, counted = compiled.evaluate(state, *placed, numbers)["loss"]
         found[shape] = start, [*losses, float(total / counted)]
     (start, losses), (other_start, other_losses) = found.values()
     for a, b in zip(start, other_start, strict=True):
@@ -425,7 +438,8 @@ def program_text(shape, accumulate, **options):
     """The optimized program of a gradient, and the unoptimized one."""
     mesh = mesh_of(shape)
     params, static = eqx.partition(shapes_of(**options), lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    gradient = loss_and_gradient(lambda params: eqx.combine(params, static), mesh, accumulate=accumulate, chunk=16)
+    combine = lambda params: eqx.combine(params, static)  # noqa: E731
+    gradient = outcome_of(combine, mesh, accumulate=accumulate, loss_chunk=16)
     params = with_specs(params, partition_specs(params, mesh), mesh)
     lowered = jax.jit(gradient).lower(params, shard_batch(batches(1)[0], mesh))
     return lowered.compile().as_text(), lowered.as_text()
@@ -500,7 +514,7 @@ def test_time_to_compile_does_not_grow_with_depth():
     def seconds(layers):
         params, static = eqx.partition(shapes_of(n_layer=layers), lambda x: isinstance(x, jax.ShapeDtypeStruct))
         params = with_specs(params, partition_specs(params, mesh), mesh)
-        gradient = loss_and_gradient(lambda params: eqx.combine(params, static), mesh)
+        gradient = outcome_of(lambda params: eqx.combine(params, static), mesh)
         begin = time.process_time()
         jax.jit(gradient).lower(params, shard_batch(batches(1)[0], mesh)).compile()
         return time.process_time() - begin
@@ -525,7 +539,7 @@ def test_time_to_compile_does_not_grow_with_depth():
 )
 def test_sizes_that_do_not_divide_over_the_mesh_say_so(options, shape, words):
     params, static = eqx.partition(shapes_of(**options), lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    gradient = loss_and_gradient(lambda params: eqx.combine(params, static), mesh_of(shape))
+    gradient = outcome_of(lambda params: eqx.combine(params, static), mesh_of(shape))
     with pytest.raises(EquimuError, match=re.escape(words)) as caught:
         jax.eval_shape(gradient, params, batches(1)[0])
     assert "\n" not in str(caught.value)
@@ -533,7 +547,7 @@ def test_sizes_that_do_not_divide_over_the_mesh_say_so(options, shape, words):
 
 def test_positions_and_rows_that_do_not_divide_say_so():
     params, static = eqx.partition(shapes_of(), lambda x: isinstance(x, jax.ShapeDtypeStruct))
-    gradient = loss_and_gradient(lambda params: eqx.combine(params, static), mesh_of((1, 1, 2)))
+    gradient = outcome_of(lambda params: eqx.combine(params, static), mesh_of((1, 1, 2)))
     short = Batch(*(x[:, :7] for x in batches(1)[0]))
     with pytest.raises(EquimuError, match="sequences of 7 positions do not divide over 2 devices along `tensor`"):
         jax.eval_shape(gradient, params, short)

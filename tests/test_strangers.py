@@ -19,11 +19,11 @@ from strange import call, forge, within
 import equimu
 from equimu import EquimuError, train
 from equimu.checkpoint import Checkpoints
-from equimu.report import write_report
-from equimu.train import RunConfig
-from equimu.train import _lock as lock_module
-from equimu.train import _program as program_module
-from equimu.train._lock import FolderLock
+from equimu.reports import write_report
+from equimu.training import RunConfig
+from equimu.training import _lock as lock_module
+from equimu.training import _program as program_module
+from equimu.training._lock import FolderLock
 
 ROOT = Path(equimu.__file__).parents[1]
 
@@ -45,7 +45,14 @@ def test_what_a_killed_start_left_is_taken_over(corpus, tmp_path):
         for file in left:
             (folder / file).write_text("")
         run = train(config, out=tmp_path / "again")
-        assert {p.name for p in run.folder.iterdir()} <= {"config.json", "rules.json", "metrics.jsonl", "done", *left}
+        assert {p.name for p in run.folder.iterdir()} <= {
+            "config.json",
+            "rules.json",
+            "metrics.jsonl",
+            "source",
+            "done",
+            *left,
+        }
         shutil.rmtree(folder)
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -54,7 +61,7 @@ def test_what_a_killed_start_left_is_taken_over(corpus, tmp_path):
 
 
 def test_report_is_not_written_through_links(corpus, tmp_path):
-    from equimu.report import Cell, report
+    from equimu.reports import Cell, report
 
     rates = (-7, -6, -5, -4, -3)
     cells = [
@@ -139,8 +146,8 @@ def test_messages_obey_no_terminal_escapes(capsys, tmp_path):
 
 def test_config_file_reaches_no_address_that_the_user_did_not_type(capsys, tmp_path):
     for command, values in (
-        ("train", {"data": {"store": "http://localhost:9/x"}}),
-        ("sweep", {"run": {"data": {"store": "gs://b/x"}}}),
+        ("train", {"task": {"text": {"store": "http://localhost:9/x"}}}),
+        ("sweep", {"run": {"task": {"text": {"store": "gs://b/x"}}}}),
     ):
         (tmp_path / "config.json").write_text(json.dumps(values))
         code, _, err = call(capsys, command, "--config", tmp_path / "config.json")
@@ -227,8 +234,8 @@ def test_plan_runs_no_code_of_the_current_folder(tmp_path):
     (tmp_path / "run").touch()
     for name in ("jax", "numpy", "equinox", "json", "dataclasses", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
-    code = "from equimu._cli import main; main()"
-    tiny = ("--model.width", "16", "--model.head-dim", "8", "--parameterization.base-width", "16", "--data.seq", "16")
+    code = "from equimu.cli import main; main()"
+    tiny = ("--size.width", "16", "--model.head-dim", "8", "--base.width", "16", "--text.seq", "16")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, "plan", "cpu:2", *tiny],
@@ -260,9 +267,8 @@ def test_programs_are_freed_when_others_take_their_place(corpus, tmp_path, monke
     counts = []
     for width in (16, 24):
         config = small_run(corpus, width=width, steps=2)
-        model = dataclasses.replace(config.model, width=width, n_layer=1)
-        rules = dataclasses.replace(config.parameterization, base_width=8)
-        train(dataclasses.replace(config, model=model, parameterization=rules), out=tmp_path)
+        sizes = {"size": {"width": width, "depth": 1}, "base": {"width": 8, "depth": 1}}
+        train(dataclasses.replace(config, **sizes), out=tmp_path)
         counts.append(mapped())
         assert len(program_module._PROGRAMS) == 1
     assert counts[1] - counts[0] < 450  # one is some 900 pieces

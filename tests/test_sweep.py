@@ -1,25 +1,17 @@
-import dataclasses
 import json
 
 import pytest
-from runs import small_run
+from runs import in_grid, small_run
 
 from equimu import EquimuError, SweepConfig, sweep
-from equimu.report import cells_of, read_cells, report, write_report
-from equimu.train import _program as program_module
-from equimu.train import train
+from equimu.reports import cells_of, read_cells, report, write_report
+from equimu.training import _program as program_module
+from equimu.training import train
 
 
 def small_sweep(corpus, **grid):
-    run = small_run(corpus)
-    fresh = type(run)()
-    run = dataclasses.replace(
-        run,
-        model=dataclasses.replace(run.model, width=fresh.model.width),
-        parameterization=fresh.parameterization,
-        optimizer=dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate),
-    )
-    grid = {"widths": (8, 16), "log2_learning_rates": (-7.0, -5.0, -3.0), "seeds": (0,), **grid}
+    run = in_grid(small_run(corpus))
+    grid = {"over": {"width": (8, 16)}, "log2_learning_rates": (-7.0, -5.0, -3.0), "seeds": (0,), **grid}
     return SweepConfig(run=run, **grid)
 
 
@@ -44,7 +36,7 @@ def test_a_sweep_is_of_three_seeds_unless_told():
 
 
 def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
-    config = small_sweep(corpus, widths=(8,))
+    config = small_sweep(corpus, over={"width": (8,)})
 
     def stop(run, done, total):
         if done == 4:
@@ -61,7 +53,7 @@ def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
 
 
 def test_a_cell_is_the_run_that_train_would_do(corpus, tmp_path):
-    runs = sweep(small_sweep(corpus, widths=(8,), parameterizations=("mup",)), out=tmp_path / "sweep")
+    runs = sweep(small_sweep(corpus, over={"width": (8,)}, parameterizations=("mup",)), out=tmp_path / "sweep")
     program_module._PROGRAMS.clear()
     alone = train(runs[0].config, out=tmp_path / "alone")
     assert alone.validation_loss == runs[0].validation_loss
@@ -70,9 +62,9 @@ def test_a_cell_is_the_run_that_train_would_do(corpus, tmp_path):
 
 def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
     with pytest.raises(EquimuError, match="12 is not a multiple of head_dim 8"):
-        sweep(small_sweep(corpus, widths=(8, 12)), out=tmp_path / "out")
+        sweep(small_sweep(corpus, over={"width": (8, 12)}), out=tmp_path / "out")
     with pytest.raises(EquimuError, match="larger than the target"):
-        sweep(small_sweep(corpus, base_width=16), out=tmp_path / "out")
+        sweep(small_sweep(corpus, base={"width": 16}), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,19 +2,91 @@ import dataclasses
 import json
 import math
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
-from runs import small_run
+from runs import small_run, with_model, with_text
 
-from equimu import EquimuError, RunConfig, train
-from equimu.train import _program as program_module
-from equimu.train import build_tree, config_from_dict, config_to_dict, open_data, program_for, read_run, read_runs
+import equimu as mu
+from equimu import EquimuError, RuntimeConfig, train
+from equimu.training import _program as program_module
+from equimu.training import build_tree, config_from_dict, config_to_dict, program_for, read_run, read_runs
 
-TIMES = {"tokens_per_second"}
+TIMES = {"tokens_per_second", "examples_per_second"}
 
 
 def without_times(rows):
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+class Mlp(eqx.Module):
+    """From a point to logits of three classes, and the mean square of what is hidden."""
+
+    up: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm | None
+    dropout: eqx.nn.Dropout
+    down: eqx.nn.Linear
+
+    def __init__(self, width, normed, key):
+        first, second = jax.random.split(key)
+        self.up = eqx.nn.Linear(6, width, key=first)
+        self.norm = eqx.nn.BatchNorm(width, "rows", mode="ema") if normed else None
+        self.dropout = eqx.nn.Dropout(0.25)
+        self.down = eqx.nn.Linear(width, 3, key=second)
+
+    def __call__(self, x, key, state=None):
+        x = self.up(x)
+        if self.norm is not None:
+            x, state = self.norm(x, state)
+        x = self.dropout(jax.nn.relu(x), key=key)
+        return self.down(x), jnp.mean(x**2), state
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped(mu.Task):
+    """Which of a point's first three coordinates is the largest: with keys, a metric and an auxiliary loss."""
+
+    rows: int = 16
+    penalty: float = 0.01
+
+    def make(self, width: int = 16, *, key):
+        return Mlp(width, False, key)
+
+    def data(self):
+        x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+        return mu.data.arrays(x, x[:, :3].argmax(1), rows=self.rows)
+
+    def loss(self, model, batch, keys):
+        return self._losses(*jax.vmap(model)(batch[0], keys), batch[1])
+
+    def _losses(self, logits, squares, state, labels):
+        return mu.Losses(
+            optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            auxiliary=self.penalty * jnp.mean(squares),
+            metrics={"accuracy": jnp.float32(logits.argmax(1) == labels)},
+            state=state,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Normed(Dropped):
+    """The same with a BatchNorm, whose state is not a parameter."""
+
+    def make(self, width: int = 16, *, key):
+        return Mlp(width, True, key)
+
+    def loss(self, model, batch, keys, state):
+        each = jax.vmap(model, axis_name="rows", in_axes=(0, 0, None), out_axes=(0, 0, None))
+        return self._losses(*each(batch[0], keys, state), batch[1])
+
+
+def of_task(task, **fields):
+    optimizer = mu.training.OptimizerConfig(learning_rate=2**-4)
+    defaults = dict(optimizer=optimizer, steps=12, log_every=5, validation_batches=None)
+    return mu.RunConfig(task=task, **{**defaults, **fields})
 
 
 def test_train_writes_a_run_and_learns(corpus, tmp_path):
@@ -99,12 +171,12 @@ def test_train_refuses_a_folder_of_another_config(corpus, tmp_path):
 def test_train_leaves_nothing_behind_after_bad_input(corpus, tmp_path):
     good = small_run(corpus)
     bad = [
-        dataclasses.replace(good, model=dataclasses.replace(good.model, width=20)),
-        dataclasses.replace(good, parameterization=dataclasses.replace(good.parameterization, base_width=64)),
-        dataclasses.replace(good, model=dataclasses.replace(good.model, tie_embeddings=True)),
-        dataclasses.replace(good, model=dataclasses.replace(good.model, attention_backend="nosuch")),
-        dataclasses.replace(good, data=dataclasses.replace(good.data, corpus=str(tmp_path / "nothing.txt"))),
-        dataclasses.replace(good, data=dataclasses.replace(good.data, seq=10**8)),
+        dataclasses.replace(good, size={"width": 20, "depth": 2}),
+        dataclasses.replace(good, base={"width": 64, "depth": 2}),
+        with_model(good, tie_embeddings=True),
+        with_model(good, attention_backend="nosuch"),
+        with_text(good, corpus=str(tmp_path / "nothing.txt")),
+        with_text(good, seq=10**8),
     ]
     for config in bad:
         with pytest.raises(EquimuError):
@@ -114,16 +186,15 @@ def test_train_leaves_nothing_behind_after_bad_input(corpus, tmp_path):
 
 def test_programs_are_shared_by_runs_that_differ_in_numbers_only(corpus):
     base = small_run(corpus, width=32)
-    vocab = open_data(base.data).info.vocab_size
 
     def program(config):
-        return program_for(config, build_tree(config, vocab))[0]
+        return program_for(config, build_tree(config, config.task.text.rows))[0]
 
     first = program(base)
     optimizer = base.optimizer
     same = [
         small_run(corpus, width=32, name="sp", learning_rate=2**-9, seed=3, steps=99),
-        dataclasses.replace(base, parameterization=dataclasses.replace(base.parameterization, form="absolute")),
+        dataclasses.replace(base, parameterization="mup(form=absolute)"),
         dataclasses.replace(base, optimizer=dataclasses.replace(optimizer, warmup=0.5)),
     ]
     assert all(program(config) is first for config in same)
@@ -131,8 +202,8 @@ def test_programs_are_shared_by_runs_that_differ_in_numbers_only(corpus):
         small_run(corpus, width=16),
         dataclasses.replace(base, optimizer=dataclasses.replace(optimizer, weight_decay=0.1)),
         dataclasses.replace(base, optimizer=dataclasses.replace(optimizer, name="lion")),
-        dataclasses.replace(base, parameterization=dataclasses.replace(base.parameterization, name="tpv8")),
-        dataclasses.replace(base, model=dataclasses.replace(base.model, attention_scale="1/sqrt(head_dim)")),
+        dataclasses.replace(base, parameterization="tpv(8)"),
+        with_model(base, attention_scale="1/sqrt(head_dim)"),
     ]
     assert len({id(program(config)) for config in other} | {id(first)}) == 1 + len(other)
 
@@ -148,6 +219,51 @@ def test_weight_decay_shrinks_weights(corpus, tmp_path):
     assert shrunk.folder != plain.folder
 
 
+def test_task_with_state_keys_metrics_and_auxiliary_loss_trains_and_resumes_to_the_same_bits(tmp_path):
+    config = of_task(Normed(), steps=40)
+    whole = train(config, out=tmp_path / "whole")
+    *rows, last = whole.rows
+    assert whole.task == "Normed" and whole.size == {"width": 16}
+    assert whole.identity["config"]["task"] == {"name": "Normed", "module": "test_train", "rows": 16, "penalty": 0.01}
+    assert [row["examples"] for row in whole.rows] == [16 * row["step"] for row in whole.rows]
+    assert all(0 <= row["metrics"]["accuracy"] <= 1 for row in rows) and "metrics" not in last
+    assert last["validation_loss"] < 0.8 < rows[0]["loss"] and last["validation_metrics"]["accuracy"] > 0.6
+
+    class Cut(Exception):
+        pass
+
+    def cut(row):
+        if row["step"] >= 25:
+            raise Cut
+
+    often, seen = RuntimeConfig(checkpoint_every=8), []
+    with pytest.raises(Cut):
+        train(config, out=tmp_path / "cut", runtime=often, on_row=cut)
+    run = train(config, out=tmp_path / "cut", runtime=often, on_row=seen.append)
+    assert seen[0]["step"] == 25 and without_times(run.rows) == without_times(whole.rows)
+    # Norms are over the rows of a device and micro-batch, here 4 of 16; the running statistics are the mean of theirs.
+    parts = dataclasses.replace(config, accumulate=2)
+    run = train(parts, out=tmp_path / "mesh", runtime=RuntimeConfig(data=2, tensor=4))
+    assert run.validation_loss < 0.8 and run.validation_loss != whole.validation_loss
+
+
+def test_random_keys_are_of_rows_wherever_these_are_computed(tmp_path):
+    """A run with dropout is the same on other meshes and in micro-batches; with another seed it draws others."""
+    config = of_task(Dropped())
+
+    def losses(name, config=config, **mesh):
+        run = train(config, out=tmp_path / name, runtime=RuntimeConfig(**mesh))
+        return [row.get("loss", row.get("validation_loss")) for row in run.rows]
+
+    alone = losses("alone")
+    assert losses("eight", data=8) == pytest.approx(alone, rel=1e-6)
+    assert losses("sharded", data=2, fsdp=4) == pytest.approx(alone, rel=1e-6)
+    assert losses("parts", dataclasses.replace(config, accumulate=2), data=4, fsdp=2) == pytest.approx(alone, rel=1e-6)
+    # The auxiliary loss is differentiated, and no part of what is reported.
+    first, *others = losses("penalty", dataclasses.replace(config, task=Dropped(penalty=3.0)))
+    assert first == alone[0] and others[0] != alone[1]
+
+
 OPTIONS = {
     "bfloat16 swiglu multi-query": {
         "model": {"dtype": "bfloat16", "activation": "swiglu", "d_ff_multiple": 2.67, "n_kv_head": 1, "remat": True},
@@ -155,24 +271,29 @@ OPTIONS = {
     },
     "lion absolute, independent decay": {
         "model": {"zero_query": True, "activation": "squared_relu"},
-        "parameterization": {"form": "absolute"},
+        "parameterization": "mup(form=absolute)",
         "optimizer": {"name": "lion", "learning_rate": 2**-4, "weight_decay": 1e-4, "b2": 0.98},
     },
     "sgd, gains, biases": {
         "model": {"norm_gain": "vector", "use_bias": True, "qk_norm": True, "embedding_norm": True},
-        "parameterization": {"name": "tpv9"},
+        "parameterization": "tpv(9)",
         "optimizer": {"name": "sgd", "learning_rate": 0.5},
     },
-    "tied": {"model": {"tie_embeddings": True}, "parameterization": {"name": "tpv8"}},
+    "tied": {"model": {"tie_embeddings": True}, "parameterization": "tpv(8)"},
     "documents, accumulated": {
-        "data": {"windows": "document"},
+        "text": {"windows": "document"},
         "optimizer": {"decay": "cosine", "weight_decay": 0.1, "weight_decay_rule": "standard"},
         "accumulate": 2,
         "loss_denominator": "positions",
     },
     "tuned, zero unembedding, no positions": {
-        "model": {"rotary_base": None, "zero_residual": True, "attention_scale": "1/sqrt(head_dim)"},
-        "parameterization": {"unembedding": "zero", "tune": ["output.multiplier=2", "blocks.mlp.lr=0.5"]},
+        "model": {
+            "rotary_base": None,
+            "zero_residual": True,
+            "attention_scale": "1/sqrt(head_dim)",
+            "zero_unembedding": True,
+        },
+        "parameterization": "mup.tune(output, multiplier=2).tune(blocks.mlp, lr=0.5)",
     },
 }
 
@@ -182,7 +303,8 @@ OPTIONS = {
 def test_options_train(name, corpus, tmp_path):
     values = config_to_dict(small_run(corpus, steps=60, learning_rate=2**-4))
     for key, value in OPTIONS[name].items():
-        values[key] = {**values[key], **value} if isinstance(value, dict) else value
-    run = train(config_from_dict(RunConfig, values), out=tmp_path)
+        place = values["task"] if key in values["task"] else values
+        place[key] = {**place[key], **value} if isinstance(value, dict) else value
+    run = train(config_from_dict(values), out=tmp_path)
     first, last = run.rows[0]["loss"], run.validation_loss
     assert run.status == "finished" and last < first - 0.3

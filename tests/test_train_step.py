@@ -10,18 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from equimu import EquimuError
+from equimu import EquimuError, LanguageModel
 from equimu.data import Batch
-from equimu.train import (
-    TrainState,
-    cross_entropy_sum,
-    evaluation,
-    loss_and_gradient,
-    make_mesh,
-    shard_batch,
-    summed_losses,
-    update,
-)
+from equimu.tasks import cross_entropy_sum, summed_losses
+from equimu.training import TrainState, evaluation, loss_and_gradient, make_mesh, shard_batch, update
+from equimu.training._step import Outcome
 
 VOCAB, ROWS, SEQ = 11, 8, 5
 
@@ -57,15 +50,17 @@ def batch(kind):
 
 
 @functools.cache
-def compiled(make, mesh, **options):
+def compiled(make, mesh, accumulate=1, **options):
     _, static = eqx.partition(make(), eqx.is_inexact_array)
-    return jax.jit(loss_and_gradient(lambda params: eqx.combine(params, static), mesh, **options))
+    apply = lambda params, buffers: eqx.combine(params, static)  # noqa: E731
+    return jax.jit(loss_and_gradient(LanguageModel(**options), apply, mesh, accumulate=accumulate))
 
 
 def run(make, data, mesh, **options):
     params = eqx.filter(make(), eqx.is_inexact_array)
-    loss, grads = compiled(make, mesh, **options)(params, shard_batch(data, mesh))
-    return float(loss), [np.asarray(g) for g in jax.tree.leaves(grads)]
+    outcome = compiled(make, mesh, **options)(params, shard_batch(data, mesh), None, None, None)
+    assert outcome.metrics == {} and outcome.state is None
+    return float(outcome.loss), [np.asarray(g) for g in jax.tree.leaves(outcome.grads)]
 
 
 @functools.cache
@@ -98,14 +93,14 @@ MESHES = {"1": (1, 1), "2 data": (2, 1), "2 fsdp": (1, 2), "2×2": (2, 2), "4×2
 @pytest.mark.parametrize("denominator", ["mask", "positions"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_mesh_gives_the_loss_and_gradient_of_one_device(mesh, denominator, kind):
-    found = run(bigram, batch(kind), mesh_of(*MESHES[mesh]), denominator=denominator)
+    found = run(bigram, batch(kind), mesh_of(*MESHES[mesh]), loss_denominator=denominator)
     assert_same(found, plain(bigram, batch(kind), denominator))
 
 
 @pytest.mark.parametrize("denominator", ["mask", "positions"])
 @pytest.mark.parametrize(("mesh", "parts"), [((1, 1), 2), ((1, 1), 4), ((2, 1), 4), ((2, 2), 2)])
 def test_accumulation_gives_the_loss_and_gradient_of_the_whole_batch(mesh, parts, denominator):
-    found = run(bigram, batch("ragged"), mesh_of(*mesh), accumulate=parts, denominator=denominator)
+    found = run(bigram, batch("ragged"), mesh_of(*mesh), accumulate=parts, loss_denominator=denominator)
     assert_same(found, plain(bigram, batch("ragged"), denominator))
 
 
@@ -121,17 +116,20 @@ def test_loss_and_its_denominators_are_their_formulas(kind):
     gradient = np.zeros((VOCAB, VOCAB))
     np.add.at(gradient, data.inputs, slope)
     for denominator, divisor in (("mask", data.mask.sum()), ("positions", ROWS * SEQ)):
-        loss, (found,) = run(bigram, data, mesh_of(2), denominator=denominator)
+        loss, (found,) = run(bigram, data, mesh_of(2), loss_denominator=denominator)
         assert loss == pytest.approx(summed / data.mask.sum(), rel=1e-5)  # reported by the mask in any case
         np.testing.assert_allclose(found, gradient / divisor, rtol=1e-4, atol=1e-7)
     mesh = mesh_of(2, 2)
-    total, counted = jax.jit(evaluation(lambda params: params, mesh))(model, shard_batch(data, mesh))
+    evaluate = jax.jit(evaluation(LanguageModel(), lambda params, buffers: params, mesh))
+    found = evaluate(model, *shard_batch((data, np.ones(ROWS, np.float32)), mesh), None, None, None)
+    total, counted = found.pop("loss")
+    assert found == {}
     assert float(total) == pytest.approx(summed, rel=1e-5) and float(counted) == data.mask.sum()
 
 
 def test_batch_that_counts_nothing_has_no_loss_and_no_gradient():
     for denominator in ("mask", "positions"):
-        loss, (gradient,) = run(bigram, batch("nothing"), mesh_of(2), denominator=denominator)
+        loss, (gradient,) = run(bigram, batch("nothing"), mesh_of(2), loss_denominator=denominator)
         assert loss == 0 and np.all(gradient == 0)
 
 
@@ -147,9 +145,9 @@ def test_update_applies_the_optimizer_and_reports_global_norms():
     model = Bigram(jnp.arange(4.0).reshape(2, 2))
     gradient = Bigram(jnp.asarray([[1.0, 2.0], [0.0, -2.0]]))
     optimizer = optax.sgd(0.5)
-    state, metrics = update(
-        TrainState(model, optimizer.init(model), jnp.int32(3)), jnp.float32(1.5), gradient, optimizer
-    )
+    outcome = Outcome(jnp.float32(1.5), gradient, {"accuracy": jnp.float32(0.5)}, jnp.ones(2))
+    state, metrics = update(TrainState(model, optimizer.init(model), jnp.int32(3)), outcome, optimizer)
+    assert metrics.metrics == {"accuracy": 0.5} and state.state is outcome.state
     np.testing.assert_allclose(state.params.table, [[-0.5, 0.0], [2.0, 4.0]])
     assert int(state.step) == 4 and float(metrics.loss) == 1.5
     assert float(metrics.grad_norm) == pytest.approx(3.0)
@@ -165,8 +163,10 @@ def test_clipping_behind_the_mesh_uses_the_norm_of_all_devices():
 
     @jax.jit
     def step(model, data):
-        loss, grads = loss_and_gradient(lambda params: params, mesh)(model, data)
-        return update(TrainState(model, optimizer.init(model), jnp.int32(0)), loss, grads, optimizer)
+        outcome = loss_and_gradient(LanguageModel(), lambda params, buffers: params, mesh)(
+            model, data, None, None, None
+        )
+        return update(TrainState(model, optimizer.init(model), jnp.int32(0)), outcome, optimizer)
 
     state, metrics = step(model, shard_batch(data, mesh))
     np.testing.assert_allclose(model.table - state.params.table, gradient / 2, rtol=1e-4, atol=1e-6)
@@ -174,7 +174,7 @@ def test_clipping_behind_the_mesh_uses_the_norm_of_all_devices():
 
 
 def test_rows_that_do_not_divide_are_an_error():
-    with pytest.raises(EquimuError, match="4 rows a device cannot be worked off in 3 equal parts"):
+    with pytest.raises(EquimuError, match="4 rows on each device cannot be computed in 3 equal micro-batches"):
         run(bigram, batch("full"), mesh_of(2), accumulate=3)
 
 

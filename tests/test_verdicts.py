@@ -55,7 +55,7 @@ def test_no_kind_of_sweep_is_left_out(outcomes, name):
 
 def test_undecided_says_what_to_run():
     rng = np.random.default_rng(0)
-    from equimu.report import report
+    from equimu.reports import report
 
     said = {"seed": 0, "log2 LR": 0, "width": 0}
     for kind in ("edge", "divergence", "one seed") * 12:

@@ -50,7 +50,7 @@ def _run(
     folder: Path, out: Path, processes: int, devices: int, *, killed_at: int | None = None
 ) -> tuple[Seen, list[str]]:
     """Starts the run or goes on with it; the batches that it sees, and what is wrong with its end."""
-    mesh = ("--data.rows", f"{_ROWS}", "--runtime.data", f"{processes * devices}", "--runtime.checkpoint-every", "25")
+    mesh = ("--text.rows", f"{_ROWS}", "--runtime.data", f"{processes * devices}", "--runtime.checkpoint-every", "25")
     arguments = _runs.arguments(folder, out, runtime=mesh)
     record = folder / f"batches-{out.name}"
     record.mkdir()

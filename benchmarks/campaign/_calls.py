@@ -1,5 +1,6 @@
 """Calls of the Python API with one wrong value each: per function, each argument times the kinds of value that it is not."""
 
+import dataclasses
 import functools
 import math
 import signal
@@ -19,19 +20,11 @@ from equimu import EquimuError
 from equimu.checkpoint import Checkpoints
 from equimu.data import Loader, OrderedLoader, open_store, prepare, read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import check_run
-from equimu.plan import sweep_plans
-from equimu.report import read_cells
-from equimu.sweep import SweepConfig, sweep
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParameterizationConfig,
-    RunConfig,
-    RuntimeConfig,
-    make_mesh,
-    train,
-)
+from equimu.plans import sweep_plans
+from equimu.reports import read_cells
+from equimu.sweeps import SweepConfig, sweep
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+from equimu.training import OptimizerConfig, RunConfig, RuntimeConfig, make_mesh, train
 
 _NO_COUNT = (0, -1, 2.5, math.nan, "3", True, 2**70)
 _NO_SIZE = (0, -1, 2.5, "8", 2**40)
@@ -106,8 +99,8 @@ def _configs() -> Iterator[_Case]:
         ModelConfig,
         {},
         {
-            "width": _NO_SIZE,
-            "n_layer": _NO_SIZE,
+            "head_dim": _NO_SIZE,
+            "n_head": _NO_SIZE,
             "n_kv_head": _NO_SIZE,
             "d_ff_multiple": (*_NO_NUMBER, 0, -1.0),
             "activation": (3, "sine", ["relu"]),
@@ -117,17 +110,6 @@ def _configs() -> Iterator[_Case]:
             "use_bias": (1, "yes", None),
             "unroll": _NO_COUNT,
             "attention_backend": _NO_TEXT,
-        },
-    )
-    yield (
-        "ParameterizationConfig",
-        ParameterizationConfig,
-        {},
-        {
-            "name": ("mop", 3),
-            "alpha": (0.0, math.nan, "1"),
-            "base_width": _NO_SIZE,
-            "tune": ("output.multiplier=4", 4, [4]),
         },
     )
     yield (
@@ -142,8 +124,8 @@ def _configs() -> Iterator[_Case]:
         },
     )
     yield (
-        "DataConfig",
-        DataConfig,
+        "TextConfig",
+        TextConfig,
         {},
         {
             "corpus": _NO_PATH,
@@ -153,15 +135,31 @@ def _configs() -> Iterator[_Case]:
         },
     )
     yield (
+        "LanguageModel",
+        LanguageModel,
+        {},
+        {
+            "model": (3, None, {}, OptimizerConfig()),
+            "text": (3, None, {}, ModelConfig()),
+            "z_loss": (-1.0, math.nan),
+            "loss_denominator": (3, "rows"),
+            "loss_chunk": (0, 1.5),
+        },
+    )
+    sizes = (3, None, "width", {3: 8}, {"widht": 8}, *({"width": size} for size in _NO_SIZE))
+    yield (
         "RunConfig",
         RunConfig,
         {},
         {
-            "model": (3, None, {}, OptimizerConfig()),
+            "task": (3, None, {}, LanguageModel, OptimizerConfig()),
+            "size": sizes,
+            "base": sizes,
+            "base_rows": (0, 1.5),
+            "parameterization": ("mop", 3, None, {}, "mup(", "mup(x=1)", "mup.tuned(output)"),
             "steps": _NO_COUNT,
             "seed": _NO_SEED,
-            "accumulate": (0, 3, 1.0),
-            "z_loss": (-1.0, math.nan),
+            "accumulate": (0, 1.0),
             "validation_batches": (0, -1, 1.5),
         },
     )
@@ -181,12 +179,14 @@ def _configs() -> Iterator[_Case]:
         SweepConfig,
         {},
         {
-            "widths": _NO_LIST,
-            "depths": _NO_LIST,
+            "over": (
+                *(64, "64", [64], {"widht": (64,)}, {"width": (8, 16), "depth": (1, 2)}),
+                *({name: values} for name in ("width", "depth") for values in _NO_LIST),
+            ),
             "log2_learning_rates": (-3.0, [200.0], [5000], [math.nan], ["-3"]),
             "seeds": (0, [-1], [2**64], [0.5]),
             "parameterizations": ("mup", [3], ["mop"]),
-            "base_width": _NO_SIZE,
+            "base": sizes,
         },
     )
 
@@ -344,7 +344,9 @@ def _data(folder: Path) -> Iterator[_Case]:
 
 
 def _runs(folder: Path) -> Iterator[_Case]:
-    config = RunConfig(data=DataConfig(corpus=str(folder / "text")), steps=1)
+    config = RunConfig(task=LanguageModel(text=TextConfig(corpus=str(folder / "text"))), steps=1)
+    tables = ("completep(alpha=0)", "completep(alpha=nan)", "mup.tune(output, multiplier=x)")
+    wrong_tables = [dataclasses.replace(config, parameterization=table) for table in tables]
     text_file, new = str(folder / "text" / "00.txt"), str(folder / "runs")
     no_folder = (*_NO_PATH, text_file, f"{text_file}/below", "/proc/x", "gs://bucket/x")
     yield (
@@ -352,7 +354,7 @@ def _runs(folder: Path) -> Iterator[_Case]:
         train,
         dict(config=config, out=new),
         {
-            "config": _NO_OBJECT,
+            "config": (*_NO_OBJECT, dataclasses.replace(config, accumulate=3), *wrong_tables),
             "out": no_folder,
             "runtime": (3, {}, config),
             "on_row": (3, "f"),
@@ -379,7 +381,6 @@ def _runs(folder: Path) -> Iterator[_Case]:
             "config": _NO_OBJECT,
             "topology": (3, None, "", "cpu", "cpu:0", "cpu:1000000000000", "v5p:99999x99999x99999", "cpu:٣"),
             "data": (0, 7, 1.5),
-            "vocab_size": _NO_SIZE,
             "seconds": _NO_TIME,
         },
     )
@@ -400,9 +401,8 @@ def _runs(folder: Path) -> Iterator[_Case]:
         dict(config=config),
         {
             "config": _NO_OBJECT,
-            "widths": (64, [], [0], [64, 64], [64], "64"),
-            "depths": (2, [0], [1.5]),
-            "heads": (0, -1, 1.5, 5),
+            "over": (3, "widht", "", ["width"]),
+            "sizes": (64, [], [0], [64, 64], [64], [1.5], "64"),
             "learning_rate": (0, -1.0, math.nan, "1"),
             "steps": (0, 1.5, "3"),
             "seeds": (0, 1.5, "3"),

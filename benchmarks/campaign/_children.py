@@ -20,7 +20,7 @@ import jax
 import tensorstore  # noqa: F401
 
 import equimu.checkpoint  # noqa: F401
-from equimu._cli import main
+from equimu.cli import main
 
 
 class Child:

@@ -9,8 +9,9 @@ from typing import Any
 
 from equimu import _values
 from equimu._values import hints_of
-from equimu.sweep import SweepConfig
-from equimu.train import RunConfig, RuntimeConfig
+from equimu.sweeps import SweepConfig
+from equimu.tasks import LanguageModel
+from equimu.training import RunConfig, RuntimeConfig
 
 _LONG, _HUGE = "x" * 300, "9" * 30
 _NO_COUNT = ("0", "-1", "1.5", "many", _HUGE)
@@ -36,21 +37,34 @@ _WRONG: dict[Any, tuple[str, ...]] = {
 def lines(folder: Path) -> Iterator[list[str]]:
     """The arguments of each. `folder` holds a `text` folder."""
     text, file, new = str(folder / "text"), str(folder / "text" / "00.txt"), str(folder / "new")
-    trained = ["train", "--out", new, "--data.corpus", text]
-    for flag, wrong in _flags(RunConfig):
+    trained = ["train", "--out", new, "--text.corpus", text]
+    for flag, wrong in (*_flags(LanguageModel), *_flags(RunConfig), *_sizes()):
         yield [*trained, flag, wrong]
     for flag, wrong in _flags(RuntimeConfig, "runtime."):
         yield [*trained, flag, wrong]
-    swept = ["sweep", "--out", new, "--run.data.corpus", text]
+    swept = ["sweep", "--out", new, "--run.text.corpus", text]
     for flag, wrong in _flags(SweepConfig):
         if not flag.startswith("--run."):
             yield [*swept, flag, wrong]
+    for flag, wrong in _sizes("over", "base"):
+        yield [*swept, flag, wrong]
+    for table in (
+        "mop",
+        "mup(",
+        "mup(form=x)",
+        "mup.tune(nowhere, lr=2)",
+        "completep(alpha=0)",
+        "__import__('os')",
+        _LONG,
+    ):
+        yield [*trained, "--parameterization", table]
+        yield [*swept, "--parameterizations", table]
     places = (file, f"{file}/below", "/proc/x", "/proc/1/x", "gs://bucket/x", "", _LONG, "/".join(["x" * 200] * 30))
     for out in places:
-        yield ["train", "--data.corpus", text, "--out", out]
-        yield ["sweep", "--run.data.corpus", text, "--out", out]
+        yield ["train", "--text.corpus", text, "--out", out]
+        yield ["sweep", "--run.text.corpus", text, "--out", out]
         yield ["report", text, "--out", out]
-        yield ["coord-check", "--data.corpus", text, "--out", out]
+        yield ["coord-check", "--text.corpus", text, "--out", out]
     for place in (
         file,
         f"{file}/below",
@@ -63,26 +77,26 @@ def lines(folder: Path) -> Iterator[list[str]]:
     ):
         yield ["data", place, "--corpus", text]
         yield ["report", place]
-        yield [*trained, "--data.store", place]
+        yield [*trained, "--text.store", place]
     for corpus in (new, "", _LONG, "/proc", "/proc/self/mem", "/sys", "http://localhost/x", "~nobody-there/x"):
         yield ["data", new, "--corpus", corpus]
-        yield ["train", "--out", new, "--data.corpus", corpus]
+        yield ["train", "--out", new, "--text.corpus", corpus]
     for name in (new, "", _LONG, text, file, "/proc/self/mem", "/dev/zero"):
         yield ["data", new, "--corpus", text, "--tokenizer", name]
-        yield ["show", "--data.tokenizer", name]
+        yield ["show", "--text.tokenizer", name]
         yield ["show", "--config", name]
         yield [*trained, "--runtime.restore-from", name]
     yield from _plans()
     for flag, wrong in {
-        "--heads": ("0", "-1", "1.5", "5"),
-        "--widths": ("0", "x", "64 64", "100"),
-        "--depths": ("0", "-2", "1.5"),
+        "--model.n-head": ("0", "-1", "1.5", "5"),
+        "--over": ("widht", "3", ""),
+        "--sizes": ("0", "x", "64 64", "100", "-2", "1.5"),
         "--learning-rate": (*_NO_FLOAT, "0", "-1"),
         "--check-steps": _NO_COUNT,
         "--seeds": _NO_COUNT,
     }.items():
         for value in wrong:
-            yield ["coord-check", "--data.corpus", text, "--out", new, flag, *value.split()]
+            yield ["coord-check", "--text.corpus", text, "--out", new, flag, *value.split()]
     yield from _config_files(folder, new)
 
 
@@ -93,7 +107,7 @@ def _plans() -> Iterator[list[str]]:
     for flag, wrong in {
         "--sweep": ("-1", "0", "x"),
         "--seconds": _WRONG[_values.Seconds],
-        "--vocab-size": _NO_COUNT,
+        "--model.vocab-size": _NO_COUNT,
         "--sweep-rows": ("0", "-1", "x"),
         "--sweep-accumulate": ("0", "-1", "x"),
         "--format": ("", "yaml"),
@@ -106,17 +120,35 @@ def _plans() -> Iterator[list[str]]:
 def _config_files(folder: Path, new: str) -> Iterator[list[str]]:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("sweep", {name: value})
-        for name in ("widths", "depths", "log2_learning_rates", "seeds", "parameterizations")
+        for name in ("log2_learning_rates", "seeds", "parameterizations")
         for value in (64, "64", None, {}, [[]], [10**40], True)
     ]
-    wrong += [("show", {"parameterization": {"tune": value}}) for value in ("output.lr=1", 4, [4], {})]
+    wrong += [
+        ("sweep", {"over": {name: value}})
+        for name in ("width", "depth", "widht")
+        for value in (64, "64", None, {}, [[]], [10**40], True)
+    ]
+    wrong += [("sweep", {"over": value}) for value in (64, "width", None, [[]], True, {"width": [64], "depth": [2]})]
+    wrong += [
+        ("show", {"parameterization": value}) for value in ("mup.tune(output, lr=x)", 4, [4], {}, {"name": "mup"})
+    ]
+    wrong += [("show", {"task": value}) for value in (4, [4], None, {"name": "nowhere.py:Task"}, {"nmae": "x"})]
     for value in (10**40, -(10**40), [], {}, None, 1e308, "1"):
         wrong += [("show", {name: value}) for name in ("steps", "seed")]
-        wrong += [("show", {"model": {name: value}}) for name in ("width", "use_bias", "dtype")]
+        wrong += [(command, {part: {"width": value}}) for part in ("size", "base") for command in ("show", "plan")]
+        wrong += [("show", {"task": {"model": {name: value}}}) for name in ("use_bias", "dtype")]
     for number, (command, values) in enumerate(wrong):
         path = folder / f"wrong-{number}.json"
         path.write_text(json.dumps(values))
         yield [command, "--config", str(path), *(["--out", new] if command == "sweep" else [])]
+
+
+def _sizes(*parts: str) -> Iterator[tuple[str, str]]:
+    for part in parts or ("size", "base"):
+        for name in ("width", "depth"):
+            for wrong in _WRONG[_values.Size]:
+                yield f"--{part}.{name}", wrong
+        yield f"--{part}.widht", "8"
 
 
 def _flags(cls: type, where: str = "") -> Iterator[tuple[str, str]]:

@@ -17,12 +17,24 @@ def corpus(folder: Path) -> Path:
     return text
 
 
-def arguments(folder: Path, out: Path, *, steps: int = STEPS, runtime: tuple[str, ...] = ()) -> list[str]:
+_EXAMPLES = Path(__file__).parents[2] / "examples"
+# What is trained: the decoder, a recurrent network, and one whose norms keep a state.
+SUBJECTS = {
+    "decoder": "--model.head-dim 8 --text.seq 16 --text.rows 4",
+    "GRU": f"{_EXAMPLES / 'gru.py'}:NextByte --seq 16 --rows 4",
+    "BatchNorm": f"{_EXAMPLES / 'classifier.py'}:Gratings --rows 8 --examples 256",
+}
+
+
+def arguments(
+    folder: Path, out: Path, *, steps: int = STEPS, runtime: tuple[str, ...] = (), subject: str = "decoder"
+) -> list[str]:
     """Of `equimu` for such a run, below `out`."""
-    model = "--model.width 16 --model.head-dim 8 --parameterization.base-width 16 --data.seq 16 --data.rows 4"
-    flags = f"{model} --steps {steps} --log-every 1 --validation-batches 1"
+    task = SUBJECTS[subject].split()
+    corpus_of = ["--text.corpus", str(corpus(folder))] if subject == "decoder" else []
+    flags = f"--size.width 16 --base.width 16 --steps {steps} --log-every 1 --validation-batches 1"
     saving = f"--runtime.checkpoint-every {EVERY} --runtime.save-final True"
-    return ["train", "--out", str(out), "--data.corpus", str(corpus(folder)), *flags.split(), *saving.split(), *runtime]
+    return ["train", *task, "--out", str(out), *corpus_of, *flags.split(), *saving.split(), *runtime]
 
 
 def run_folder(out: Path) -> Path | None:
@@ -54,4 +66,4 @@ def rows(out: Path) -> list[dict[str, object]]:
     folder = run_folder(out)
     assert folder is not None
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in found]
+    return [{key: value for key, value in row.items() if not key.endswith("_per_second")} for row in found]

@@ -16,7 +16,7 @@ from benchmarks.campaign._children import Child, equimu
 from benchmarks.campaign._result import Result
 from equimu.checkpoint import _files
 from equimu.checkpoint._place import MANIFEST
-from equimu.train._begin import CHECKPOINTS
+from equimu.training._begin import CHECKPOINTS
 
 # What a save calls on the file system, in this order, by `_kind_of`.
 _KINDS = (
@@ -35,18 +35,26 @@ _PATIENCE = 300.0
 
 
 def run(count: int, seed: int, folder: Path) -> list[Result]:
+    """Half of the kills for the decoder, the others for other tasks."""
+    others = len(_runs.SUBJECTS) - 1
+    counts = {subject: count // 2 if subject == "decoder" else count // 2 // others for subject in _runs.SUBJECTS}
+    return [each for subject, n in counts.items() for each in _run(subject, n, seed, folder / subject)]
+
+
+def _run(subject: str, count: int, seed: int, folder: Path) -> list[Result]:
     """A quarter before a call of a commit, a quarter in a save, half at any time of a process."""
+    folder.mkdir()
     rng = np.random.default_rng(seed)
     reference = folder / "reference"
     seconds: list[float] = []
     for _ in range(2):  # the second is as quick as those to come: compiled programs are kept
         shutil.rmtree(reference, ignore_errors=True)
         begin = time.monotonic()
-        child = equimu(_runs.arguments(folder, reference), folder / "out.txt")
+        child = equimu(_runs.arguments(folder, reference, subject=subject), folder / "out.txt")
         if child.wait(_PATIENCE) != 0:
             raise RuntimeError(child.output())
         seconds.append(time.monotonic() - begin)
-    campaign = _Campaign(folder, rng, seconds[-1], reference)
+    campaign = _Campaign(subject, folder, rng, seconds[-1], reference)
     for number in range(count):
         campaign.kill(("call", "save", "time", "time")[number % 4])
     campaign.finish()
@@ -61,7 +69,7 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
     told = [
         Result(
             part="kill",
-            what=what,
+            what=f"{subject}: {what}",
             count=campaign.counts[kind],
             outcome=outcomes[kind],
             failures=tuple(campaign.failures[kind]),
@@ -70,7 +78,11 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
     ]
     outcome = "in the bits and rows of the run that was never killed, nothing left over"
     final = Result(
-        part="kill", what="ends of runs", count=campaign.runs, outcome=outcome, failures=tuple(campaign.ends)
+        part="kill",
+        what=f"{subject}: ends of runs",
+        count=campaign.runs,
+        outcome=outcome,
+        failures=tuple(campaign.ends),
     )
     return [*told, final]
 
@@ -78,8 +90,8 @@ def run(count: int, seed: int, folder: Path) -> list[Result]:
 class _Campaign:
     """Runs that are killed again and again until they are done, one after the other."""
 
-    def __init__(self, folder: Path, rng: np.random.Generator, seconds: float, reference: Path):
-        self._folder, self._rng, self._seconds = folder, rng, seconds
+    def __init__(self, subject: str, folder: Path, rng: np.random.Generator, seconds: float, reference: Path):
+        self._subject, self._folder, self._rng, self._seconds = subject, folder, rng, seconds
         self._reference = reference
         self._out = folder / "killed"
         self.runs = self.drafts = 0
@@ -108,13 +120,13 @@ class _Campaign:
     def finish(self) -> None:
         """Lets the last run go on to its end."""
         if self._out.exists():
-            child = equimu(_runs.arguments(self._folder, self._out), self._folder / "out.txt")
+            child = equimu(_runs.arguments(self._folder, self._out, subject=self._subject), self._folder / "out.txt")
             child.wait(_PATIENCE)
             self._ended(child)
 
     def _start(self, kind: str) -> tuple[Child, int]:
         """A process that has been killed or has come to its end, and the newest checkpoint that it was seen with."""
-        arguments, output = _runs.arguments(self._folder, self._out), self._folder / "out.txt"
+        arguments, output = _runs.arguments(self._folder, self._out, subject=self._subject), self._folder / "out.txt"
         before = max(_runs.committed(self._out), default=0)
         if kind == "call":
             name = _KINDS[self.before_call.total() % len(_KINDS)]

@@ -33,14 +33,15 @@ class _Cut(Exception):
 
 
 def _tried(count: int, seed: int, folder: Path, corpus: Path) -> list[Result]:
-    from equimu import EquimuError
-    from equimu.train import DataConfig, ModelConfig, ParameterizationConfig, RunConfig, RuntimeConfig, read_runs, train
+    from equimu import EquimuError, LanguageModel
+    from equimu.tasks import ModelConfig, TextConfig
+    from equimu.training import RunConfig, RuntimeConfig, read_runs, train
 
     os.environ["EQUIMU_CACHE"] = str(folder / "cache")
     config = RunConfig(
-        model=ModelConfig(width=16, head_dim=8, n_layer=1),
-        parameterization=ParameterizationConfig(base_width=16),
-        data=DataConfig(corpus=str(corpus), seq=16, rows=4),
+        task=LanguageModel(model=ModelConfig(head_dim=8), text=TextConfig(corpus=str(corpus), seq=16, rows=4)),
+        size={"width": 16, "depth": 1},
+        base={"width": 16},
         steps=_STEPS,
         log_every=2,
         validation_batches=1,

@@ -17,18 +17,16 @@ from benchmarks.campaign import _runs
 from benchmarks.campaign._children import equimu, free_address
 from benchmarks.campaign._result import Result
 from equimu._errors import ExitCode
-from equimu.train import _lock
+from equimu.training import _lock
 
 _LIMIT = 10.0  # seconds until a refusal; what is done right takes the time that it takes
 _STEPS = 20
 _SECRET = "what nobody may read"
 _TERMINAL = "\x1b[2J\x1b]0;owned\x07"
 # Time and again a file that a reader of the folder opens by its name.
-_OF_A_RUN = ("metrics.jsonl", "config.json", "rules.json", "done", "lock", "checkpoints")
+_OF_A_RUN = ("metrics.jsonl", "config.json", "rules.json", "source", "done", "lock", "checkpoints")
 # Of a plan, so that it is quick.
-_TINY = (
-    "--model.width 16 --model.head-dim 8 --model.n-layer 1 --parameterization.base-width 16 --data.seq 16 --data.rows 4"
-)
+_TINY = "--size.width 16 --model.head-dim 8 --size.depth 1 --base.width 16 --text.seq 16 --text.rows 4"
 _GZIP = {"name": "gzip", "configuration": {"level": 9}}
 
 # What it is, the arguments of `equimu`, and what is done to the place of that name first.
@@ -73,7 +71,7 @@ class _Strangers:
     def cases(self) -> Iterator[Case]:
         """All of them."""
         train, report = _runs.arguments(self._folder, self._place, steps=_STEPS), ["report", str(self._place)]
-        store = [*_runs.arguments(self._folder, self._folder / "elsewhere"), "--data.store", str(self._place)]
+        store = [*_runs.arguments(self._folder, self._folder / "elsewhere"), "--text.store", str(self._place)]
         for name in _OF_A_RUN:
             for what, damage in self._specials():
                 yield f"a run to go on with, whose {name} is {what}", train, _at(f"runs/*/{name}", damage)
@@ -101,7 +99,7 @@ class _Strangers:
         for what, content in (
             ("nests", "[" * 100_000),
             ("holds a huge number", '{"steps": ' + "9" * 5000 + "}"),
-            ("names an address", json.dumps({"data": {"store": self._address}})),
+            ("names an address", json.dumps({"task": {"text": {"store": self._address}}})),
             ("is an escape", json.dumps({_TERMINAL: 1})),
         ):
             yield (

@@ -15,11 +15,10 @@ from benchmarks.card._correct import _line
 from benchmarks.card._time import seconds_of
 from equimu.data import Batch
 from equimu.nn import _transformer
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
-    ParameterizationConfig,
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+from equimu.training import (
     RunConfig,
+    Sizes,
     build_tree,
     hyperparameters_of,
     make_mesh,
@@ -71,14 +70,15 @@ def _torch(options: dict[str, Any]) -> dict[str, float]:
 
 
 def _compile(width: int, unroll: int, *, n_layer: int, rows: int, seq: int, vocab: int, head_dim: int) -> Any:
+    model = ModelConfig(head_dim=head_dim, vocab_size=vocab, dtype="bfloat16", unroll=unroll)
     config = RunConfig(
-        model=ModelConfig(width=width, n_layer=n_layer, head_dim=head_dim, dtype="bfloat16", unroll=unroll),
-        data=DataConfig(rows=rows, seq=seq),
-        parameterization=ParameterizationConfig(base_width=head_dim),
+        task=LanguageModel(model=model, text=TextConfig(rows=rows, seq=seq)),
+        size=Sizes(width=width, depth=n_layer),
+        base=Sizes(width=head_dim),
     )
     tokens = np.random.default_rng(0).integers(0, vocab, (rows, seq + 1)).astype(np.int32)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((rows, seq), np.float32))
-    program, numbers = program_for(config, build_tree(config, vocab))
+    program, numbers = program_for(config, build_tree(config, rows))
     hyper, batch = hyperparameters_of(config), shard_batch(batch, make_mesh())
     begin = time.perf_counter()
     compiled = program.compiled(batch, numbers, hyper)

@@ -17,19 +17,19 @@ import optax
 from benchmarks._timing import interleave
 from equimu.attention import dot_product_attention
 from equimu.data import Batch
-from equimu.train import (
-    DataConfig,
-    ModelConfig,
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig, summed_losses
+from equimu.training import (
     OptimizerConfig,
     RunConfig,
+    Sizes,
     build_tree,
     hyperparameters_of,
     make_mesh,
     program_for,
     shard_batch,
-    summed_losses,
     update,
 )
+from equimu.training._step import Outcome
 
 VOCAB, HEAD_DIM = 256, 64
 
@@ -58,13 +58,14 @@ def measure(*, width: int = 256, n_layer: int = 4, rows: int = 8, seq: int = 256
 def equimu_steps(batch, width, n_layer):
     """A call of the step that `equimu train` runs, on a state that it keeps; one that is measured; and one without a mesh."""
     rows, seq = batch.inputs.shape
+    model = ModelConfig(head_dim=HEAD_DIM, vocab_size=VOCAB)
     config = RunConfig(
-        model=ModelConfig(width=width, n_layer=n_layer, head_dim=HEAD_DIM),
-        data=DataConfig(rows=rows, seq=seq),
+        task=LanguageModel(model=model, text=TextConfig(rows=rows, seq=seq)),
+        size=Sizes(width=width, depth=n_layer),
+        base=Sizes(width=HEAD_DIM),
         optimizer=OptimizerConfig(clip_norm=None),
     )
-    config = RunConfig(**{**vars(config), "parameterization": type(config.parameterization)(base_width=HEAD_DIM)})
-    program, numbers = program_for(config, build_tree(config, VOCAB))
+    program, numbers = program_for(config, build_tree(config, rows))
     hyper, batch = hyperparameters_of(config), shard_batch(batch, make_mesh())
     compiled = program.compiled(batch, numbers, hyper)
 
@@ -72,12 +73,12 @@ def equimu_steps(batch, width, n_layer):
         tree, state = program.rules(numbers), program.state(leaves)
 
         def loss(params):
-            objective, cross_entropy = summed_losses(program.model(tree, params), batch)
+            objective, cross_entropy = summed_losses(program.model(tree, params, state.buffers), batch)
             return objective / jnp.maximum(jnp.sum(batch.mask), 1), cross_entropy
 
         grads, summed = jax.grad(loss, has_aux=True)(state.params)
         mean = summed / jnp.maximum(jnp.sum(batch.mask), 1)
-        state, metrics = update(state, mean, grads, program.optimizer(tree, hyper), measure)
+        state, metrics = update(state, Outcome(mean, grads, {}, None), program.optimizer(tree, hyper), measure)
         return jax.tree.leaves(state), metrics
 
     def calls(step, measured=False):

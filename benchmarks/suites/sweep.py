@@ -29,16 +29,26 @@ def measure() -> dict[str, float]:
             return time.perf_counter() - started
 
         call("data", folder + "/store")
-        shared = ("--data.store", folder + "/store", "--steps", str(STEPS))
+        shared = ("--text.store", folder + "/store", "--steps", str(STEPS))
         sweep = call(
-            *("sweep", "--out", str(root / "sweep"), "--parameterizations", "mup", "--widths", str(WIDTH)),
-            *("--base-width", "32", "--seeds", *map(str, SEEDS)),
+            *("sweep", "--out", str(root / "sweep"), "--parameterizations", "mup", "--over.width", str(WIDTH)),
+            *("--base.width", "32", "--seeds", *map(str, SEEDS)),
             *("--log2-learning-rates", *map(str, EXPONENTS)),
             *(f"--run.{flag[2:]}" if flag.startswith("--") else flag for flag in shared),
         )
         processes = sum(
             call(
-                *("train", "--out", str(root / "train"), "--model.width", str(WIDTH), "--seed", str(seed)),
+                *(
+                    "train",
+                    "--out",
+                    str(root / "train"),
+                    "--size.width",
+                    str(WIDTH),
+                    "--base.width",
+                    "32",
+                    "--seed",
+                    str(seed),
+                ),
                 *("--optimizer.learning-rate", str(2.0**exponent), *shared),
             )
             for seed in SEEDS

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from benchmarks.verdicts._sweeps import KINDS, draw
-from equimu.report import report
+from equimu.reports import report
 
 # True slopes in octaves per doubling: a transfer, a drift to either side.
 SLOPES = (0.0, 0.0, -0.3, 0.3)

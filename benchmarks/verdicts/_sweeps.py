@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equimu.report import Cell
+from equimu.reports import Cell
 
 Shape = Callable[[np.ndarray], np.ndarray]
 

@@ -155,7 +155,8 @@ def coord_check(
         base: the sizes of the small model, as for `parameterize`.
         sizes: what of them is changed, e.g. `[{"d_model": 64}, {"d_model": 128}, {"d_model": 256}]`; widths or
             depths. At least two; three or more tell a power from a bend.
-        loss: of a model and a batch, a scalar. The model is what the forward pass uses: its multipliers are applied.
+        loss: of a model and a batch, a scalar. The model is what the forward pass uses: its multipliers are applied. A loss
+            with an argument `state` is given the `eqx.nn.State` that the model starts with.
         batches: a list of batches of one shape, used in turn; activations are recorded on the first.
         optimizer: from a tree of rules to the optimizer, e.g. `lambda tree: equimu.adamw(tree, learning_rate=2**-9)`. Choose a
             learning rate so small that a few steps are far from the end of training.

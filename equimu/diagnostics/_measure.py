@@ -6,6 +6,8 @@ be most of the time to compile, and are hardly any to compute.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,11 +34,11 @@ from equimu.diagnostics._statistics import (
     with_layers,
 )
 from equimu.optim import as_transformation
-from equimu.parameterization import NUMBERS, Rule, Use, initialize, is_rule, rules_of, with_numbers
+from equimu.parameterization import NUMBERS, Rule, Use, initial_state, initialize, is_rule, rules_of, with_numbers
 from equimu.parameterization._leaves import is_array_or_shape
 from equimu.parameterization._uses import uses_in
 
-Loss: TypeAlias = Callable[[Any, Any], Any]
+Loss: TypeAlias = Callable[..., Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
 
@@ -124,13 +126,15 @@ class Experiment:
     def __init__(self, *, loss: Loss, batches: Sequence[Any], optimizer: MakeOptimizer, steps: int, forward: Forward):
         """
         Args:
-            loss: of the model that the forward pass uses, and a batch; a scalar.
+            loss: of the model that the forward pass uses, and a batch; a scalar. One with an argument `state` is given the
+                `eqx.nn.State` that the model starts with.
             batches: used in turn. Sites are recorded on the first.
             optimizer: from a tree of rules.
             steps: updates.
             forward: from a tree and a model to what the loss is given; `equimu.scaled`.
         """
         self._loss = loss
+        self._has_state = "state" in inspect.signature(loss).parameters
         self._optimizer = optimizer
         self._forward = forward
         self._batches = [batches[step % len(batches)] for step in range(steps)]
@@ -206,6 +210,10 @@ class Experiment:
         code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
         has_rule = jax.tree.map(is_rule, like)
         traced = _Traced()
+        loss = self._loss
+        if self._has_state:
+            # What it starts with depends on no key, and is the same all along: the check is of a few steps.
+            loss = functools.partial(self._loss, state=eqx.filter_jit(initial_state)(like, jax.random.key(0)))
 
         def split(params: PyTree) -> tuple[PyTree, PyTree]:
             return eqx.partition(eqx.combine(params, code), has_rule)
@@ -218,7 +226,7 @@ class Experiment:
 
         def outputs(numbers: Any, params: PyTree, batch: Any) -> list[Array]:
             used = self._forward(with_numbers(like, numbers), eqx.combine(*split(params)))
-            found, traced.about, flow = record_all(self._loss, used, batch)
+            found, traced.about, flow = record_all(loss, used, batch)
             traced.sites = {name: value.shape for name, value in found.items()}
             traced.uses, traced.last = uses_in(flow), flow.last
             return list(found.values())
@@ -234,9 +242,9 @@ class Experiment:
                 return jax.tree.leaves(eqx.filter(used(trained), has_rule))
 
             def objective(trained: PyTree) -> Array:
-                return _scalar(self._loss(used(trained), batch))
+                return _scalar(loss(used(trained), batch))
 
-            loss, gradient = jax.value_and_grad(objective)(trained)
+            value, gradient = jax.value_and_grad(objective)(trained)
             update, new_state = optimizer(numbers).update(gradient, state, trained)
             # Decoupled decay is what an update owes to the weights.
             undecayed, _ = optimizer(numbers).update(gradient, state, jax.tree.map(jnp.zeros_like, trained))
@@ -244,7 +252,7 @@ class Experiment:
             return _Step(
                 eqx.filter(eqx.combine(after, rest), eqx.is_array),
                 new_state,
-                loss,
+                value,
                 *map(jax.tree.leaves, (trained, gradient, update, undecayed)),
                 *map(weights, (trained, after, eqx.apply_updates(trained, undecayed))),
             )

@@ -124,7 +124,8 @@ def _tap(output: Any, path: str, before: str = "") -> Any:
     def one(key: Any, x: Any) -> Any:
         return _tap_p.bind(x, name=(path or WHOLE) + dotted(key), before=before) if eqx.is_inexact_array(x) else x
 
-    return jax.tree_util.tree_map_with_path(one, output)
+    # What a norm keeps of its rows is no output.
+    return jax.tree_util.tree_map_with_path(one, output, is_leaf=lambda node: isinstance(node, eqx.nn.State))
 
 
 @functools.lru_cache(maxsize=4096)  # the same model has the same tree structure: what is jitted inside is traced once

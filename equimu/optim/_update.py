@@ -71,13 +71,13 @@ def update_rule(
 
 
 def decay_of(rule: Rule, learning_rate: Scalar, weight_decay: Scalar) -> Scalar:
-    """The share by which the leaves of a rule shrink in a step, where the schedule is 1; not for decay in the gradient.
+    """The share by which the leaves of a rule shrink in a step, where the schedule is 1; 0 for decay in the gradient.
 
     Args:
         rule: of the leaves.
         learning_rate, weight_decay: base values.
     """
-    factor = {"standard": learning_rate * rule.lr, "scaled": learning_rate, "independent": 1.0}[rule.decay]
+    factor = {"standard": learning_rate * rule.lr, "scaled": learning_rate, "independent": 1.0, "l2": 0.0}[rule.decay]
     return factor * weight_decay * rule.weight_decay
 
 

@@ -55,6 +55,8 @@ from equimu.parameterization._text import canonical_text as canonical_text
 from equimu.parameterization._text import parameterization_from_text as parameterization_from_text
 from equimu.parameterization._tree import check_same_structure as check_same_structure
 from equimu.parameterization._tree import fold as fold
+from equimu.parameterization._tree import initial_state as initial_state
+from equimu.parameterization._tree import multiplied as multiplied
 from equimu.parameterization._tree import numbers_of as numbers_of
 from equimu.parameterization._tree import parameterize as parameterize
 from equimu.parameterization._tree import required_rules as required_rules

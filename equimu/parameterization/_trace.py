@@ -27,6 +27,11 @@ class Blueprint:
         model = self.make(**self.sizes, key=key)
         return eqx.nn.make_with_state(lambda: model)()[0] if _has_initial_state(model) else model
 
+    def state(self, key: Any) -> Any:
+        """The state that the model starts with; None where it has none."""
+        model = self.make(**self.sizes, key=key)
+        return eqx.nn.make_with_state(lambda: model)()[1] if _has_initial_state(model) else None
+
     def shapes(self) -> Any:
         """The model with a `jax.ShapeDtypeStruct` in place of each array.
 

@@ -215,3 +215,13 @@ def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
 def with_numbers(tree: PyTree, numbers: Mapping[str, Mapping[str, Any]]) -> PyTree:
     """The tree with the numbers of its rules replaced, by path; they may be traced. The inverse of `numbers_of`."""
     return jax.tree.map(lambda leaf: dataclasses.replace(leaf, **numbers[leaf.path]) if is_rule(leaf) else leaf, tree)
+
+
+def initial_state(tree: PyTree, key: Any) -> Any:
+    """The `eqx.nn.State` that a tree's model starts with, as `eqx.nn.make_with_state` gives it; None where it has none.
+
+    Args:
+        tree: the tree of rules.
+        key: for constructors that draw a state.
+    """
+    return required_rules(tree, "initial_state")[0].blueprint.state(key)

@@ -1,0 +1,81 @@
+"""`--config FILE`: a config from TOML or JSON, which may be anyone's."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from equimu._errors import EquimuError
+from equimu._folder import expanded, read_regular
+from equimu._json import loads
+from equimu._storage import local_path
+from equimu._values import path_text
+from equimu.sweeps import SweepConfig, sweep_config_from_dict
+from equimu.tasks import LanguageModel, Task
+from equimu.training import RunConfig, config_from_dict
+
+_MOST_BYTES = 2**26
+
+
+def read_config(path: Path, cls: type, task: type[Task] | None, flags: Sequence[str]) -> RunConfig | SweepConfig:
+    """The config in a file.
+
+    Args:
+        path: of the file, `.toml` or JSON.
+        cls: `RunConfig` or `SweepConfig`.
+        task: the class of the task, where the command line names it.
+        flags: of the command line.
+
+    Raises:
+        EquimuError: the file is unreadable, or is not such a config; or it names data that are elsewhere, which the flags do
+            not name.
+    """
+    values = _read(path)
+    if cls is SweepConfig:
+        config = sweep_config_from_dict(values, task)
+        _refuse_address(config.run.task, path, flags)
+        return config
+    run: RunConfig = config_from_dict(values, task)
+    _refuse_address(run.task, path, flags)
+    return run
+
+
+def take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
+    """The value of --config, and the other flags."""
+    for index, flag in enumerate(flags):
+        if flag == "--config":
+            if index + 1 == len(flags):
+                raise EquimuError("--config needs a file behind it")
+            return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
+        if flag.startswith("--config="):
+            return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
+    return None, flags
+
+
+def _config_path(text: str) -> Path:
+    return expanded(path_text("--config", text), "--config")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = read_regular(path, _MOST_BYTES).decode()
+        values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
+    except OSError as error:
+        raise EquimuError(f"cannot read the config {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
+        raise EquimuError(f"the config {path} is not {kind}: {error}") from None
+    if not isinstance(values, dict):
+        raise EquimuError(f"the config {path} must be an object of keys and values")
+    # The config.json of a run folder holds more than the config.
+    return values["config"] if {"config", "data"} <= set(values) and isinstance(values["data"], str) else values
+
+
+def _refuse_address(task: Task, path: Path, flags: Sequence[str]) -> None:
+    """A config file may be anyone's: what it names is on this machine, or the user names it too."""
+    store = task.text.store if isinstance(task, LanguageModel) else None
+    if store is None or local_path(store) is not None or any("text.store" in flag for flag in flags):
+        return
+    raise EquimuError(
+        f"the config {path} has text.store={store!r}, which is not on this machine; give --text.store, too"
+    )

@@ -1,0 +1,140 @@
+"""The program `equimu`."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import jax
+import tyro
+
+from equimu._errors import EquimuError, ExitCode, nearest, printable
+from equimu._storage import one_line as one_line_of_storage
+from equimu.cli._command import Command
+from equimu.cli._config_file import read_config, take_config_file
+from equimu.cli._coord_check import CoordCheck
+from equimu.cli._data import Data
+from equimu.cli._flags import Flat, flags_class, flags_field, flags_of
+from equimu.cli._plan import Plan
+from equimu.cli._show import Show
+from equimu.cli._sweep import Report, Sweep
+from equimu.cli._train import Train
+from equimu.cli._words import one_line, own_words
+from equimu.tasks import LanguageModel, Task, find_task
+from equimu.training import Interrupted, is_first, leave
+
+_COMMANDS: dict[str, type[Command]] = {
+    "show": Show,
+    "train": Train,
+    "sweep": Sweep,
+    "report": Report,
+    "data": Data,
+    "plan": Plan,
+    "coord-check": CoordCheck,
+}
+# A task on the command line. What follows the colon of a machine, as in cpu:8, is a number.
+_TASK = re.compile(r"[^-].*:[A-Za-z_]\w*|LanguageModel")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The program `equimu`. Exits with an `ExitCode`, and one line on stderr where it is not 0."""
+    try:
+        _parse(list(sys.argv[1:] if argv is None else argv))()
+        sys.stdout.flush()
+    except EquimuError as error:
+        print(f"equimu: {printable(error)}", file=sys.stderr)
+        leave(error.exit_code)
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        if is_first():
+            print(f"equimu: {printable(stop)}", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        print("equimu: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("equimu: there is not enough memory for this; take a smaller model, batch or seq", file=sys.stderr)
+        sys.exit(ExitCode.MISTAKE)
+    except BrokenPipeError:
+        # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # what is no file of a run, a store or a report, all of which have words of their own
+        print(f"equimu: {printable(one_line_of_storage(error))}", file=sys.stderr)
+        sys.exit(ExitCode.MISTAKE)
+    sys.exit(ExitCode.DONE)
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command that the arguments ask for, ready to be called."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(ExitCode.DONE)
+    name, *flags = arguments
+    if name not in _COMMANDS:
+        raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
+    command: Any = _COMMANDS[name]
+    path, flags = take_config_file(flags)
+    if command.config_class is None:
+        if path is not None:
+            having = ", ".join(key for key, value in _COMMANDS.items() if value.config_class)
+            raise EquimuError(f"{name} takes no --config; {having} do")
+        return _flags(name, command, flags)
+    task, flags = _take_task(flags)
+    config = None if path is None else read_config(path, command.config_class, task, flags)
+    if config is not None:
+        task = type(config.run.task if hasattr(config, "run") else config.task)  # pyright: ignore
+    return _flags(name, _for_task(command, task or LanguageModel, config), flags)
+
+
+def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
+    """The task that is named on the command line, as its first word, and the other flags."""
+    if flags and _TASK.fullmatch(flags[0]):
+        return find_task(flags[0]), flags[1:]
+    return None, flags
+
+
+def _for_task(command: Any, task: type[Task], config: Any) -> Any:
+    """The command with the flags of a task, whose defaults are those of a config, if there is one."""
+    cls = flags_class(command.config_class, task)
+    field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config))
+    made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
+    made.__doc__ = command.__doc__
+    return made
+
+
+def _flags(name: str, command: Any, flags: list[str]) -> Any:
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                command,
+                prog=f"equimu {name}",
+                args=flags,
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise EquimuError(own_words(stop) or one_line(errors.getvalue())) from None
+
+
+def _overview() -> str:
+    longest = max(map(len, _COMMANDS))
+    lines = [f"  {name:{longest + 2}}{(command.__doc__ or '').splitlines()[0]}" for name, command in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: equimu COMMAND [FLAGS]",
+            "",
+            "Hyperparameter transfer (μP) in JAX.",
+            "",
+            *lines,
+            "",
+            "equimu COMMAND --help tells the flags; all that train or plan also take them from --config FILE (JSON or TOML).",
+        ]
+    )

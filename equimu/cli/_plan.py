@@ -1,0 +1,82 @@
+"""`equimu plan`."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from equimu._progress import progress
+from equimu._values import Count, Seconds, Size
+from equimu.cli._command import Command, check_format
+from equimu.cli._flags import Flat
+from equimu.plans import (
+    Candidate,
+    NotFittingError,
+    advice,
+    candidates_to_json,
+    plan,
+    plan_to_json,
+    print_candidates,
+    print_plan,
+    sweep_plans,
+)
+from equimu.training import RunConfig, RuntimeConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Command):
+    """Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit."""
+
+    config_class = RunConfig
+
+    topology: tyro.conf.Positional[str] = ""
+    """The machine: v3:16x8, v4:4x4x8, v5e:16x16, v5p:4x4x8, v6e:16x16 or another size, or cpu:8."""
+    config: Annotated[RunConfig, Flat] = RunConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Its data, fsdp and tensor are the mesh; fsdp takes all devices where all three are 1."""
+    sweep: Size | None = None
+    """Instead, try all meshes that divide the run, and compile so many of the best."""
+    sweep_rows: tuple[Size, ...] = ()
+    """Sizes of a batch that the sweep tries; --text.rows by default."""
+    sweep_accumulate: tuple[Count, ...] = ()
+    """Numbers of parts that the sweep tries to work a batch off in; 1, 2, 4, 8 and 16 by default."""
+    seconds: Seconds = 600.0
+    """After which compiling is given up."""
+    format: Annotated[str, tyro.conf.arg(metavar="{text,json}")] = "text"
+
+    def __call__(self) -> None:
+        """Compiles and prints."""
+        check_format(self.format, "text", "json")
+        text = self.format == "text"
+        if self.sweep is not None:
+            found = self._sweep(self.sweep)
+            print_candidates(found) if text else print(candidates_to_json(found))
+            if not found:
+                raise NotFittingError(
+                    f"no mesh that was tried fits {self.topology}; take more devices or a smaller model"
+                )
+            return
+        made = plan(
+            self.config,
+            self.topology,
+            data=self.runtime.data,
+            fsdp=self.runtime.fsdp,
+            tensor=self.runtime.tensor,
+            seconds=self.seconds,
+        )
+        print_plan(made) if text else print(plan_to_json(made))
+        if not made.fits:
+            raise NotFittingError(advice(made))
+
+    def _sweep(self, compiled: int) -> Sequence[Candidate]:
+        with progress("planning", compiled) as bar:
+            return sweep_plans(
+                self.config,
+                self.topology,
+                rows=self.sweep_rows,
+                accumulate=self.sweep_accumulate,
+                compiled=compiled,
+                seconds=self.seconds,
+                on_plan=lambda made, done, total: bar.update(done, f"mesh {made.mesh}", total),
+            )

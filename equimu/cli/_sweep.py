@@ -1,0 +1,71 @@
+"""`equimu sweep`, and `equimu report` on what it left."""
+
+import dataclasses
+import os
+from typing import Annotated
+
+from equimu._folder import local_folder
+from equimu._progress import progress
+from equimu._values import PathLike, Size
+from equimu.cli._command import Command, Place, loss_text
+from equimu.cli._flags import Flat
+from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
+from equimu.sweeps import SweepConfig, cores, sweep
+from equimu.training import Run, RuntimeConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Command):
+    """Sweep learning rates over a size and parameterizations, and report. Interrupted, it goes on where it was."""
+
+    config_class = SweepConfig
+
+    config: Annotated[SweepConfig, Flat] = SweepConfig()
+    out: PathLike = "runs/sweep"
+    """Root of the run folders; the report is written there too."""
+    workers: Size | None = None
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __call__(self) -> None:
+        """Trains what is not done yet, and writes and prints the report."""
+        if self.workers is None or self.workers >= cores():
+            # As many steps side by side as there are cores, each on one. XLA reads this when its backend starts, later.
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        with progress("sweeping", 1) as bar:
+            runs = sweep(
+                self.config,
+                out=self.out,
+                workers=self.workers,
+                runtime=self.runtime,
+                on_cell=lambda run, done, total: bar.update(done, _cell(run), total),
+            )
+        _report(cells_of(runs), self.out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Report on the finished runs below a folder: table, figure and verdict."""
+
+    runs: Place
+    """Root of the run folders."""
+    out: PathLike | None = None
+    """Folder for the report; the root itself by default."""
+
+    def __call__(self) -> None:
+        """Writes and prints the report."""
+        out = self.runs if self.out is None else self.out
+        local_folder(out, "--out")
+        _report(read_cells(self.runs), out)
+
+
+def _cell(run: Run) -> str:
+    rate = f"learning rate {run.learning_rate:.3g} seed {run.seed}"
+    return f"{run.parameterization} {run.size} {rate}: {loss_text(run)}"
+
+
+def _report(cells: list[Cell], folder: str) -> None:
+    made = report(cells)
+    print_table(made)
+    for path in write_report(made, folder):
+        print(path)

@@ -1,0 +1,43 @@
+"""`equimu train`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from equimu._progress import progress
+from equimu._values import PathLike
+from equimu.cli._command import Command, loss_text
+from equimu.cli._flags import Flat
+from equimu.training import RunConfig, RuntimeConfig, is_first, train
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train one model. A run that was interrupted goes on; one that was done before is not done again."""
+
+    config_class = RunConfig
+
+    config: Annotated[RunConfig, Flat] = RunConfig()
+    out: PathLike = "runs"
+    """Root of the run folders."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __call__(self) -> None:
+        """Trains, and prints the loss and the folder."""
+        with progress("training", self.config.steps) as bar:
+            run = train(
+                self.config,
+                out=self.out,
+                runtime=self.runtime,
+                on_row=lambda row: bar.update(row["step"], _row(row)),
+            )
+        if is_first():
+            print(f"validation {loss_text(run)}")
+            print(run.folder)
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    if "loss" not in row:
+        return ""
+    speed = next((name for name in row if name.endswith("_per_second")), None)
+    return f"loss {row['loss']:.4f}" + (f"  {row[speed]:.0f} {speed.removesuffix('_per_second')}/s" if speed else "")

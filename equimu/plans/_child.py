@@ -1,0 +1,95 @@
+"""The process in which a step is compiled: its environment must be set before JAX is imported, and stay out of the caller's."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from equimu._errors import EquimuError
+from equimu.plans._compile import Facts, compile_step
+from equimu.plans._count import Counts, Traffic
+from equimu.plans._topology import Topology, check_compiler, environment_for, parse_topology
+from equimu.tasks import find_task, where_of
+from equimu.training import RunConfig, config_from_dict, config_to_dict
+
+# Without the current folder, whose files may be named as modules are (`-P`); where this package is, comes last.
+_CODE = "import sys; sys.path.append(sys.argv[1]); from equimu.plans._child import main; main(*sys.argv[2:])"
+
+
+def compile_elsewhere(
+    config: RunConfig,
+    topology: Topology,
+    *,
+    data: int,
+    fsdp: int,
+    tensor: int,
+    seconds: float | None = None,
+) -> Facts:
+    """`compile_step` in a process of its own.
+
+    Args:
+        config, topology, data, fsdp, tensor: as there.
+        seconds: after which it is given up.
+
+    Raises:
+        EquimuError: as there; the compiler is not installed; the time is over; the process died.
+    """
+    check_compiler(topology)
+    request = {
+        "config": config_to_dict(config),
+        "task": where_of(type(config.task)),
+        "topology": topology.name,
+        "arguments": {"data": data, "fsdp": fsdp, "tensor": tensor},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        asked, told = Path(folder) / "request.json", Path(folder) / "facts.json"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(told)]
+        try:
+            done = subprocess.run(
+                command,
+                env={**os.environ, **environment_for(topology)},
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise EquimuError(
+                f"compiling for {topology.name} took longer than {seconds:.0f} s; give it more by --seconds"
+            ) from None
+        if not told.exists():
+            last = (done.stderr.strip() or "no word").splitlines()[-1]
+            raise EquimuError(f"the process that compiles for {topology.name} died ({done.returncode}): {last[:300]}")
+        answer = json.loads(told.read_text(encoding="utf-8"))
+    if "error" in answer:
+        raise EquimuError(answer["error"])
+    return _facts(answer)
+
+
+def _facts(answer: dict[str, Any]) -> Facts:
+    counts: Any = answer["counts"]
+    if counts is not None:
+        traffic = {kind: Traffic(**values) for kind, values in counts["collectives"].items()}
+        counts = Counts(**dict[str, Any](counts, collectives=traffic))
+    fields: dict[str, Any] = {**answer, "counts": counts}
+    return Facts(**fields)
+
+
+def main(asked: str, told: str) -> None:
+    """Answers a request: a file to read and one to write."""
+    request = json.loads(Path(asked).read_text(encoding="utf-8"))
+    try:
+        config = config_from_dict(request["config"], find_task(request["task"]))
+        topology = parse_topology(request["topology"])
+        facts = compile_step(config, topology, **request["arguments"], clock=time.perf_counter)
+        answer = dataclasses.asdict(facts)
+    except EquimuError as error:
+        answer = {"error": str(error)}
+    Path(told).write_text(json.dumps(answer), encoding="utf-8")

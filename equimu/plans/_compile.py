@@ -1,0 +1,170 @@
+"""The step of a run compiled for a machine that need not be here: what the plan is made of."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+
+from equimu._errors import EquimuError
+from equimu._types import PyTree
+from equimu.plans._count import Counts, count
+from equimu.plans._needed import (
+    attention_flops_of_layer,
+    kernel_flops,
+    model_flops,
+    parameter_count,
+)
+from equimu.plans._saved import saved_bytes
+from equimu.plans._topology import Topology, unknown_topology
+from equimu.training import RunConfig, build_tree, hyperparameters_of, make_mesh, program_for
+from equimu.training._hosts import rows_of_process
+from equimu.training._mesh import BATCH
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Of a compiled step; bytes and counts of one device.
+
+    Attributes:
+        rows: of a batch.
+        unit, units_per_row: what logs count, and how many of it a row has.
+        parameters: entries of all trained arrays, on all devices together.
+        model_flops: operations that the mathematics needs, on all devices together.
+        weights, optimizer, batch: bytes of what goes in.
+        activations: bytes kept between the forward and the backward pass, of the program before it was compiled.
+        total: bytes that the program needs at once.
+        available: bytes that the compiler has for it, where it said so.
+        counts: what the program does; None where it does not fit, as the compiler then makes none.
+        kernel_flops: operations of its kernels.
+        trace_seconds, compile_seconds: that it took.
+    """
+
+    rows: int
+    unit: str
+    units_per_row: int
+    parameters: int
+    model_flops: float
+    weights: int
+    optimizer: int
+    batch: int
+    activations: int
+    total: int
+    available: int | None
+    counts: Counts | None
+    kernel_flops: float
+    trace_seconds: float
+    compile_seconds: float
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """The devices of a topology, real ones on a CPU and otherwise only their descriptions.
+
+    Raises:
+        EquimuError: the compiler does not know the size.
+    """
+    if topology.chip is None:
+        return list(jax.devices()[: topology.devices])
+    cores: dict[str, str] = {"chip_config_name": "megacore"} if topology.chip.megacore else {}
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **cores).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise unknown_topology(topology.name, _first_line(error)) from None
+
+
+def compile_step(config: RunConfig, topology: Topology, *, data: int, fsdp: int, tensor: int, clock: Any) -> Facts:
+    """Compiles the step of `equimu train`, in a process with the environment of `environment_for`.
+
+    Args:
+        config: the run.
+        topology: the machine.
+        data, fsdp, tensor: its mesh.
+        clock: a function that tells the time in seconds.
+
+    Raises:
+        EquimuError: whatever `equimu train` would refuse; a machine that the compiler does not know.
+    """
+    mesh = make_mesh(data, fsdp, tensor, devices=devices_of(topology))
+    like = config.task.batch_like()
+    rows = jax.tree.leaves(like)[0].shape[0]
+    rows_of_process(mesh, rows)
+    begin = clock()
+    program, numbers = program_for(config, build_tree(config, rows), mesh)
+    place = NamedSharding(mesh, BATCH)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
+    traced = program.traced_step(batch, numbers, hyperparameters_of(config))
+    state = program.state(program.state_like)
+    lowered = traced.lower()
+    traced_at = clock()
+    weights, optimizer = _bytes(state.params), _bytes(state.opt_state)
+    total, available, text = _compiled(lowered, weights + optimizer + _bytes(batch))
+    compiled_at = clock()
+    counts = None if text is None else count(text)
+    forward = attention_flops_of_layer(config) / config.accumulate / mesh.size
+    kernels = {} if counts is None else counts.kernels
+    unit, units_per_row = config.task.units()
+    return Facts(
+        rows=rows,
+        unit=unit,
+        units_per_row=units_per_row,
+        parameters=parameter_count(state.params),
+        model_flops=model_flops(config, state.params, traced.jaxpr),
+        weights=weights,
+        optimizer=optimizer,
+        batch=_bytes(batch),
+        activations=saved_bytes(traced.jaxpr),
+        total=total,
+        available=available,
+        counts=counts,
+        kernel_flops=sum(calls * kernel_flops(name, forward) for name, calls in kernels.items()),
+        trace_seconds=traced_at - begin,
+        compile_seconds=compiled_at - traced_at,
+    )
+
+
+def _compiled(lowered: Any, inputs: int) -> tuple[int, int | None, str | None]:
+    """Bytes that the program needs and, if it does not fit, those that it could have; else its text.
+
+    A refusal tells of the program alone, without the bytes of its inputs.
+    """
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed, available = needed_and_available(str(error))
+        return needed + inputs, available, None
+    memory = compiled.memory_analysis()
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    return total, None, compiled.as_text()
+
+
+def needed_and_available(message: str) -> tuple[int, int]:
+    """The bytes that a program needs beside its inputs and those that the device has, from the compiler's refusal.
+
+    Raises:
+        EquimuError: it refuses for another reason.
+    """
+    found = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm", message)
+    if found is None:
+        raise EquimuError(f"the compiler refuses this step: {' '.join(message.split())[:300]}")
+    needed, available = (round(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3))
+    return needed, available
+
+
+def _bytes(tree: PyTree) -> int:
+    """Bytes a device of arrays given by their shapes and shardings."""
+    return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200].rstrip(".")

@@ -1,0 +1,96 @@
+"""A quick guess of what a step takes, without compiling it: to decide which of many meshes are worth compiling for."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from equimu._types import PyTree
+from equimu.parameterization import is_rule
+from equimu.plans._chips import Chip
+from equimu.plans._mesh import MeshShape, decoder_of
+from equimu.plans._needed import attention_flops, matrix_entries
+from equimu.training import RunConfig, build_optimizer, hyperparameters_of
+from equimu.training._mesh import AXES
+from equimu.training._specs import partition_specs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes of one device, and seconds of a step; None where the chip is unknown."""
+
+    state: int
+    memory: int
+    seconds: float | None
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """The shapes of the arrays that a tree of rules is for."""
+    rules = eqx.filter(tree, is_rule)
+    return jax.tree.map(lambda rule: jax.ShapeDtypeStruct(rule.shape, rule.dtype), rules)
+
+
+def weight_bytes(shapes: PyTree, mesh: MeshShape) -> int:
+    """Bytes a device of weights of these shapes, spread over a mesh."""
+    sizes = dataclasses.astuple(mesh)
+    specs = partition_specs(shapes, AbstractMesh(sizes, AXES))
+    along: dict[str, int] = dict(zip(AXES, sizes, strict=True))
+
+    def own(x: jax.ShapeDtypeStruct, spec: Iterable[str | None]) -> int:
+        parts = math.prod(along[axis] for axis in spec if axis is not None)
+        return x.size // parts * x.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(own, shapes, specs)))
+
+
+def optimizer_bytes(config: RunConfig, tree: PyTree, weights: int) -> int:
+    """Bytes a device of the optimizer's state, which is spread as the weights are: as many a byte of weights as of all."""
+    shapes = shapes_of(tree)
+    hyper = hyperparameters_of(config)._asdict()
+    del hyper["seed"]
+    state = jax.eval_shape(build_optimizer(config.optimizer, tree, **hyper).init, shapes)
+    return round(weights * _bytes(state) / _bytes(shapes))
+
+
+def _bytes(shapes: PyTree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+
+def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None) -> Estimate:
+    """The guess for a run on a mesh.
+
+    Memory: weights, optimizer and gradients; the gathered weights of two blocks; what a block hands on, kept for each
+    (or, without recomputation, all that it makes); and the widest intermediates of one block. Time: the operations at the
+    peak, or what goes over the links if that takes longer, and the sums over `data`, which nothing runs beside.
+    """
+    task, n = decoder_of(config), mesh.data * mesh.fsdp * mesh.tensor
+    model, width, depth = task.model, config.size["width"], config.size["depth"]
+    itemsize = jnp.dtype(model.dtype).itemsize
+    shapes = shapes_of(tree)
+    weights = weight_bytes(shapes, mesh)
+    state = weights + optimizer_bytes(config, tree, weights)
+    d_ff = int(model.d_ff_multiple * width) * (2 if model.activation == "swiglu" else 1)
+    block = matrix_entries(shapes.blocks) // depth
+    gathered = 2 * itemsize * block // mesh.tensor if mesh.fsdp > 1 else 0
+    tokens = task.text.rows * task.text.seq // (mesh.data * mesh.fsdp)
+    part = tokens // config.accumulate
+    handed_on = part * width * itemsize // mesh.tensor
+    inside = part * (6 * width + 3 * d_ff) * itemsize // mesh.tensor
+    kept = depth * (handed_on if model.remat is True else inside)
+    memory = state + weights + gathered + kept + 2 * inside + 2 * part * width * itemsize
+    if chip is None:
+        return Estimate(state=state, memory=memory, seconds=None)
+    matrices = matrix_entries(shapes)
+    again = 8 if model.remat is True else 6
+    flops = again * matrices * tokens * (mesh.data * mesh.fsdp) + again / 2 * attention_flops(config)
+    along_fsdp = 3 * config.accumulate * itemsize * matrices / mesh.tensor * (1 - 1 / mesh.fsdp)
+    passes = 3 if model.remat is True else 2
+    along_tensor = 4 * passes * depth * tokens * width * itemsize * (1 - 1 / mesh.tensor)
+    along_data = 2 * weights * (1 - 1 / mesh.data)
+    links = chip.interconnect
+    seconds = max(flops / n / chip.flops, along_fsdp / links) + (along_tensor + along_data) / links
+    return Estimate(state=state, memory=memory, seconds=seconds)

@@ -1,0 +1,242 @@
+"""The plan of a run on a machine: does it fit, and what does a step take?"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from equimu._errors import EquimuError, ExitCode
+from equimu._values import Seconds, Size, check
+from equimu.plans._child import compile_elsewhere
+from equimu.plans._chips import Chip
+from equimu.plans._compile import Facts
+from equimu.plans._count import Traffic
+from equimu.plans._mesh import MeshShape, mesh_for
+from equimu.plans._topology import Topology, parse_topology
+from equimu.training import RunConfig
+
+_DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        weights: of the trained arrays.
+        optimizer: of its state.
+        batch: of its rows.
+        activations: kept between the forward and the backward pass, as the traced program has them.
+        temporaries: all else that the compiled program needs at once: gradients, gathered weights, intermediates, its code.
+        total: of the compiled program.
+        available: on the device; None on a CPU.
+    """
+
+    weights: int
+    optimizer: int
+    batch: int
+    activations: int
+    temporaries: int
+    total: int
+    available: int | None
+
+    @property
+    def by_kind(self) -> Mapping[str, int]:
+        """The parts that add up to the total."""
+        names = ("weights", "optimizer", "batch", "activations", "temporaries")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def largest(self) -> str:
+        """The part that needs most."""
+        return max(self.by_kind, key=lambda name: self.by_kind[name])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of a step.
+
+    Attributes:
+        compute: of the counted operations at the chip's peak.
+        memory: of the counted bytes at the bandwidth of the main memory.
+        network: of what the collectives send at the bandwidth of the links.
+        roofline: the largest of these; no program of these counts can be faster.
+        schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
+    """
+
+    compute: float
+    memory: float
+    network: float
+    roofline: float
+    schedule: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a step of a run takes on a machine.
+
+    Attributes:
+        topology: name of the machine.
+        devices: their number.
+        mesh: their arrangement.
+        chip: name of their kind; None for CPUs.
+        unit: what is counted: `"tokens"`, or `"examples"`.
+        tokens: of a step, in these units.
+        rows, accumulate: of a step, and the parts that it is worked off in.
+        parameters: entries of all trained arrays.
+        model_flops: operations of a step that the mathematics needs.
+        counted_flops: operations of a step in the compiled program, recomputation included; None if it does not fit.
+        memory: of one device.
+        fits: whether that is enough.
+        collectives: of one device, by kind.
+        kernels: how often each fused kernel runs in a step, by name.
+        times: of a step; None on CPUs, and if it does not fit.
+        tokens_per_day, utilisation: at the schedule's time. Utilisation is that of the peak by the operations that the
+            mathematics needs.
+        trace_seconds, compile_seconds: what it took to know.
+        unknown_loops: loops in the program whose number of iterations is not a constant of it: see `count`.
+    """
+
+    topology: str
+    devices: int
+    mesh: MeshShape
+    chip: str | None
+    unit: str
+    tokens: int
+    rows: int
+    accumulate: int
+    parameters: int
+    model_flops: float
+    counted_flops: float | None
+    memory: Memory
+    fits: bool
+    collectives: Mapping[str, Traffic]
+    kernels: Mapping[str, float]
+    times: Times | None
+    tokens_per_day: float | None
+    utilisation: float | None
+    trace_seconds: float
+    compile_seconds: float
+    unknown_loops: int
+
+
+class NotFittingError(EquimuError):
+    """A run needs more memory than the machine has."""
+
+    exit_code = ExitCode.NO
+
+
+def plan(
+    config: RunConfig,
+    topology: str,
+    *,
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    seconds: float | None = None,
+) -> Plan:
+    """What the step of `train` takes on a machine that need not be here: it is compiled for it, and the program is read.
+
+    Args:
+        config: the run.
+        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `cpu:8`; for all but CPUs the extra `tpu` must be installed.
+        data, fsdp, tensor: devices along each axis of the mesh; all of them along `fsdp` where all three are 1.
+        seconds: after which the compilation is given up.
+
+    Returns:
+        The plan; `fits` says whether the memory suffices.
+
+    Raises:
+        EquimuError: whatever `train` would refuse; an unknown topology; the compiler is not installed.
+
+    Example:
+        >>> plan = mu.plan(config, "v5p:4x4x8")
+        >>> plan.fits, plan.memory.total, plan.times.schedule
+    """
+    check(Size, data=data, fsdp=fsdp, tensor=tensor)
+    check(Seconds | None, seconds=seconds)
+    check(RunConfig, config=config)
+    machine = parse_topology(topology)
+    mesh = mesh_for(machine, data, fsdp, tensor)
+    facts = compile_elsewhere(config, machine, **dataclasses.asdict(mesh), seconds=seconds)
+    return plan_from_facts(config, machine, mesh, facts)
+
+
+def plan_from_facts(config: RunConfig, topology: Topology, mesh: MeshShape, facts: Facts) -> Plan:
+    """What the facts of a compiled step mean on a machine."""
+    chip, counts = topology.chip, facts.counts
+    tokens = facts.rows * facts.units_per_row
+    memory = _memory(facts, chip)
+    times = None if chip is None or counts is None else _times(facts, chip)
+    return Plan(
+        topology=topology.name,
+        devices=topology.devices,
+        mesh=mesh,
+        chip=None if chip is None else chip.name,
+        tokens=tokens,
+        rows=facts.rows,
+        unit=facts.unit,
+        accumulate=config.accumulate,
+        parameters=facts.parameters,
+        model_flops=facts.model_flops,
+        counted_flops=None if counts is None else (counts.flops + facts.kernel_flops) * topology.devices,
+        memory=memory,
+        fits=counts is not None and (memory.available is None or memory.total <= memory.available),
+        collectives={} if counts is None else counts.collectives,
+        kernels={} if counts is None else counts.kernels,
+        times=times,
+        tokens_per_day=None if times is None else tokens / times.schedule * _DAY,
+        utilisation=None
+        if times is None or chip is None
+        else facts.model_flops / topology.devices / (times.schedule * chip.flops),
+        trace_seconds=facts.trace_seconds,
+        compile_seconds=facts.compile_seconds,
+        unknown_loops=0 if counts is None else counts.unknown_loops,
+    )
+
+
+def advice(made: Plan) -> str:
+    """One line for a plan that does not fit: what needs most, and what to change."""
+    memory, mesh = made.memory, made.mesh
+    spread = f"spread it over more devices (mesh {mesh} data×fsdp×tensor: more fsdp, less data)"
+    what = {
+        "weights": spread if mesh.data > 1 else "take more devices or a smaller model",
+        "optimizer": f"{spread if mesh.data > 1 else 'take more devices'}, or optimizer.first_moment_dtype=bfloat16",
+        "batch": "take fewer rows",
+        "activations": f"model.remat=true, accumulate above {made.accumulate}, or more devices along tensor",
+        "temporaries": f"accumulate above {made.accumulate}, model.remat=true, or more devices along tensor or fsdp",
+    }[memory.largest]
+    need, have = memory.total / 2**30, (memory.available or 0) / 2**30
+    most = getattr(memory, memory.largest) / 2**30
+    return (
+        f"does not fit: {need:.2f} GiB a device of {have:.2f}; most of it, {most:.2f} GiB, is {memory.largest}: {what}; "
+        "--sweep tries the others"
+    )
+
+
+def _memory(facts: Facts, chip: Chip | None) -> Memory:
+    inputs = facts.weights + facts.optimizer + facts.batch
+    activations = max(0, min(facts.activations, facts.total - inputs))
+    available = facts.available or (None if chip is None else chip.memory)
+    return Memory(
+        weights=facts.weights,
+        optimizer=facts.optimizer,
+        batch=facts.batch,
+        activations=activations,
+        temporaries=max(0, facts.total - inputs - activations),
+        total=facts.total,
+        available=available,
+    )
+
+
+def _times(facts: Facts, chip: Chip) -> Times:
+    assert facts.counts is not None
+    counts = facts.counts
+    compute = (counts.flops + facts.kernel_flops) / chip.flops
+    memory = counts.bytes / chip.bandwidth
+    network = sum(traffic.bytes for traffic in counts.collectives.values()) / chip.interconnect
+    return Times(
+        compute=compute,
+        memory=memory,
+        network=network,
+        roofline=max(compute, memory, network),
+        schedule=counts.cycles / chip.clock + facts.kernel_flops / chip.flops + counts.waited / chip.interconnect,
+    )

@@ -1,0 +1,83 @@
+"""What would decide an undecided verdict: which rates, sizes or seeds to run, and how many."""
+
+import math
+
+import numpy as np
+
+from equimu._interval import half_width
+from equimu.reports._cells import Curve
+from equimu.reports._fit import Fit, Optimum
+from equimu.reports._law import Law
+
+# More seeds than this are not advised: other runs tell more.
+_MOST_SEEDS = 24
+
+
+def rates(curve: Curve, optimum: Optimum) -> str:
+    """The rates to run at a size whose optimum is not known."""
+    grid, at = curve.log2_lr, f"at {curve.along} {curve.size}"
+    step = float(np.median(np.diff(grid))) if len(grid) > 1 else 1.0
+    if optimum.best_log2_lr is None:
+        return f"run lower ones {at}: {_log2(grid[0] - 2 * step, grid[0] - step)}"
+    best = optimum.best_log2_lr
+    if len(grid) == 1:
+        return f"run those beside it {at}: {_log2(best - 2, best - 1, best + 1, best + 2)}"
+    if optimum.status == "edge":
+        sign = -1 if best == grid[0] else 1
+        further = sorted((best + sign * step, best + 2 * sign * step))
+        return f"run {'lower' if sign < 0 else 'higher'} rates {at}: {_log2(*further)}"
+    wider = f"run {at} rates further from there, {_log2(grid[0] - step, grid[-1] + step)}"
+    return f"{wider}, and {_seeds(curve, 2 * len(curve.seeds))}"
+
+
+def sizes(curves: tuple[Curve, ...]) -> str:
+    """More sizes, where there is one."""
+    return f"run {curves[-1].along}s {2 * curves[-1].size} and {4 * curves[-1].size} too"
+
+
+def size(curves: tuple[Curve, ...], of: int) -> str:
+    """More seeds at a size that does not fit the others."""
+    curve = next(curve for curve in curves if curve.size == of)
+    return f"run {_seeds(curve, 2 * len(curve.seeds))} at {curve.along}s {curves[0].size} and {of}"
+
+
+def noise(curves: tuple[Curve, ...]) -> str:
+    """More seeds, where nothing tells the noise."""
+    most = max(len(curve.seeds) for curve in curves)
+    return f"run three seeds, {3 - most} more" if most < 3 else "run more learning rates"
+
+
+def certainty(
+    curves: tuple[Curve, ...], fit: Fit, law: Law, stays: float, drift: float, sure: float, surer: float
+) -> str:
+    """As many seeds as would decide for a transfer or for a drift, whichever the slope is nearer to, if it stays as it is.
+
+    The slope's standard error falls as the root of the number of seeds, so far as noise makes it; where that would take too
+    many, another size: its distance from the others is the lever.
+    """
+    normal = (half_width(1.0, math.inf, sure) or 0.0, half_width(1.0, math.inf, surer) or 0.0)
+    drifting = abs(law.slope) > stays
+    aim = abs(law.slope) / normal[1] if drifting else (drift - abs(law.slope)) / normal[0]
+    stderr = law.stderr or 0.0
+    seeds = max(len(curve.seeds) for curve in curves)
+    needed = max(seeds + 1, math.ceil(seeds * (stderr / max(aim, 1e-9)) ** 2))
+    known = [(optimum.size, optimum.stderr or 0.0) for optimum in fit.optima if optimum.log2_lr is not None]
+    worst = max(known, key=lambda pair: pair[1])[0]
+    along = curves[0].along
+    if needed <= _MOST_SEEDS:
+        return f"run {_more(seeds, needed)}, above all at {along} {worst}, or {along} {2 * curves[-1].size} too"
+    return f"run {along} {2 * curves[-1].size} too, and learning rates half as far apart, above all at {along} {worst}"
+
+
+def _seeds(curve: Curve, needed: int) -> str:
+    return _more(len(curve.seeds), max(needed, 3))
+
+
+def _more(now: int, needed: int) -> str:
+    more = needed - now
+    return f"{more} more seed{'s' if more > 1 else ''} ({needed} in all)"
+
+
+def _log2(*rates: float) -> str:
+    texts = [f"{rate:g}" for rate in rates]
+    return f"log2 LR {', '.join(texts[:-1])} and {texts[-1]}"

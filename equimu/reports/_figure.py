@@ -1,0 +1,135 @@
+"""The figure of a report: loss against learning rate, a line per size, a panel per parameterization."""
+
+import io
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from equimu.reports._report import Panel, Report
+
+_COLUMNS = 3
+_TITLE_WIDTH = 56
+_MOST_TICKS = 12
+
+
+def png(report: Report) -> bytes:
+    """Draws the report.
+
+    Args:
+        report: what `report` returned.
+
+    Returns:
+        The figure as a PNG file.
+    """
+    from matplotlib import rc_context
+
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
+    with rc_context({"text.usetex": False}):
+        return _drawn(report)
+
+
+def _drawn(report: Report) -> bytes:
+    # The object-oriented interface: no backend is chosen and no figure stays behind in pyplot.
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = len(report.panels)
+    columns = min(count, 2 if count == 4 else _COLUMNS)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(0.6 + 4.4 * columns, 0.7 + 3.9 * rows), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    sizes = sorted({curve.size for panel in report.panels for curve in panel.curves})
+    # Dark to light with size, short of the pale end, which vanishes on white.
+    colours = dict(zip(sizes, colormaps["viridis"](np.linspace(0.0, 0.88, len(sizes))), strict=True))
+    low, high = _range(report)
+    sentences = [textwrap.wrap(panel.verdict.sentence, _TITLE_WIDTH) for panel in report.panels]
+    most = max(len(lines) for lines in sentences)
+    for panel, lines, ax in zip(report.panels, sentences, axes, strict=False):
+        _panel(panel, ax, colours)
+        ax.set_ylim(low, high)
+        # As many lines over each panel, so that the labels above them stand in a row.
+        ax.set_title("\n".join(lines + [" "] * (most - len(lines))), fontsize=8.5, loc="left", linespacing=1.3)
+        place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 8 + 11.5 * most)}
+        ax.annotate(panel.parameterization, textcoords="offset points", fontsize=11, fontweight="bold", **place)
+    for ax in axes[count:]:
+        ax.remove()
+    figure.supylabel("validation loss (nats per token)", fontsize=10)
+    handles = _legend(report, colours)
+    per_row = max(1, int(figure.get_figwidth() / 1.45))
+    figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def _panel(panel: Panel, ax: Any, colours: dict[int, Any]) -> None:
+    diverged: dict[float, int] = {}
+    for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
+        colour = colours[curve.size]
+        ax.plot(curve.log2_lr[curve.usable], curve.mean[curve.usable], color=colour, lw=1.6, marker="o", ms=3.5)
+        for losses in curve.losses if len(curve.losses) > 1 else ():
+            ax.plot(curve.log2_lr, losses, ls="none", marker="o", ms=3, mew=0, color=colour, alpha=0.35)
+        for rate in curve.log2_lr[curve.diverged > 0]:
+            # Widths that diverge at the same rate stand one below the other.
+            height = 0.97 - 0.035 * diverged.get(float(rate), 0)
+            diverged[float(rate)] = diverged.get(float(rate), 0) + 1
+            ax.plot(rate, height, marker="x", ms=5, mew=1.5, color=colour, transform=ax.get_xaxis_transform())
+        star = {"marker": "*", "ms": 13, "mec": "black", "mew": 0.7, "zorder": 4, "ls": "none"}
+        if optimum.log2_lr is not None:
+            ax.errorbar(
+                optimum.log2_lr, optimum.loss, xerr=optimum.plus_minus, color=colour, capsize=3, elinewidth=1.4, **star
+            )
+        elif optimum.best_log2_lr is not None:
+            ax.plot(optimum.best_log2_lr, optimum.best_loss, **star | {"mfc": "white", "mec": colour, "mew": 1.2})
+    if panel.carried is not None:
+        ax.axvline(panel.carried, color="0.45", ls="--", lw=1, zorder=1)
+    rates = sorted({float(rate) for curve in panel.curves for rate in curve.log2_lr})
+    margin = 0.06 * (rates[-1] - rates[0]) or 0.5
+    ax.set_xlim(rates[0] - margin, rates[-1] + margin)
+    if len(rates) <= _MOST_TICKS:
+        ax.set_xticks(rates)
+    ax.set_xlabel("log2 of the base learning rate", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.grid(alpha=0.25, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _range(report: Report) -> tuple[float, float]:
+    """Limits of the loss axis that show the bottoms of all curves, whatever the runs far from them came to."""
+    best: list[float] = []
+    heights: list[float] = []
+    for panel in report.panels:
+        for curve in panel.curves:
+            mean = curve.mean
+            if curve.usable.any():
+                lowest = int(np.nanargmin(mean))
+                best.append(float(mean[lowest]))
+                near = mean[max(0, lowest - 2) : lowest + 3]
+                heights += [float(height) for height in near - mean[lowest] if height > 0]
+    if not best:
+        return 0.0, 1.0
+    # The median is deaf to cliffs; a sweep of single rates has no heights at all.
+    typical = float(np.median(heights)) if heights else 0.0
+    low, high = min(best), max(best) + max(2.5 * typical, 0.6 * (max(best) - min(best)), 0.01)
+    return low - 0.08 * (high - low), high
+
+
+def _legend(report: Report, colours: dict[int, Any]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, lw=2, label=f"{report.along} {size}") for size, colour in colours.items()]
+    optima = [optimum for panel in report.panels for optimum in panel.fit.optima]
+    star: dict[str, Any] = {"marker": "*", "ls": "none", "ms": 11, "mec": "black"}
+    if any(optimum.log2_lr is not None for optimum in optima):
+        handles.append(Line2D([], [], mfc="0.7", label="optimum ± 90%", **star))
+    if any(optimum.status == "edge" for optimum in optima):
+        handles.append(Line2D([], [], mfc="white", label="best, at the edge", **star))
+    if any(panel.carried is not None for panel in report.panels):
+        handles.append(Line2D([], [], color="0.45", ls="--", lw=1, label="rate carried over"))
+    if any(curve.diverged.any() for panel in report.panels for curve in panel.curves):
+        handles.append(Line2D([], [], marker="x", ls="none", color="0.3", label="diverged"))
+    return handles

@@ -1,0 +1,214 @@
+"""The numbers of a report as text: for the terminal, and as Markdown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from equimu.reports._cells import Curve
+from equimu.reports._fit import Optimum
+from equimu.reports._leaves import Leaves
+from equimu.reports._regret import Regret
+from equimu.reports._report import Panel, Report
+
+NOTE = (
+    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each size is "
+    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of size; scatter: "
+    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest size, less the "
+    "size's own best, with its 90% interval; per doubling: how it grows. Above best: loss at the optimum, less that of the "
+    "best parameterization at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
+    "grows (octaves per doubling), the share of its entries whose update epsilon decides, and the time in which weight "
+    "decay alone would shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
+)
+
+_TEXT = ("parameterization", "verdict", "leaf")  # columns that are not numbers
+_RULE = {True: "---", False: "---:"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A titled table of strings, each with whether it is marked."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, bool], ...], ...]
+
+
+def print_table(report: Report) -> None:
+    """Prints the report to the terminal.
+
+    Args:
+        report: what `report` returned.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    # Tables are as wide as their numbers: cutting those short to fit a narrow terminal would lose them.
+    console = Console(width=max(console.width, 160))
+    for block in blocks(report):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in block.header:
+            table.add_column(name, justify="left" if name in _TEXT else "right")
+        for row in block.rows:
+            table.add_row(*(Text(f"{text}*", style="bold green") if mark else Text(text) for text, mark in row))
+        console.print(Text(block.title, style="bold"))
+        console.print(table)
+
+
+def markdown(report: Report) -> str:
+    """The report's tables as Markdown.
+
+    Args:
+        report: what `report` returned.
+
+    Returns:
+        A summary and two tables per parameterization.
+    """
+    lines: list[str] = [NOTE, ""]
+    for block in blocks(report):
+        lines += [f"## {block.title}", "", _line(block.header), _line([_RULE[name in _TEXT] for name in block.header])]
+        lines += [_line([f"**{text}**" if mark else text for text, mark in row]) for row in block.rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def blocks(report: Report) -> tuple[Block, ...]:
+    """The report's tables: a summary, then two or three per parameterization.
+
+    Args:
+        report: what `report` returned.
+
+    Returns:
+        The tables, not yet laid out.
+    """
+    several = len(report.panels) > 1
+    tables = [_summary(report)]
+    for panel in report.panels:
+        tables += [_losses(panel), _optima(panel, several)]
+        tables += [] if panel.leaves is None else [_leaves(panel, panel.leaves)]
+    return tuple(tables)
+
+
+def _summary(report: Report) -> Block:
+    rows: list[tuple[tuple[str, bool], ...]] = []
+    for panel in report.panels:
+        law = panel.law
+        texts = (
+            panel.parameterization,
+            panel.verdict.kind,
+            "" if law is None else plus_minus(law.slope, law.plus_minus, 2, sign=True),
+            "" if law is None or law.scatter is None else f"{law.scatter:.2f}",
+            _regret(panel.regrets[-1]) if panel.regrets else "",
+            "" if panel.regret_growth is None else plus_minus(panel.regret_growth, None, 3, sign=True),
+        )
+        rows.append(_plain(*texts))
+    header = ("parameterization", "verdict", "slope", "scatter", "regret at largest", "per doubling")
+    return Block(title=f"Does the best learning rate transfer over {report.along}?", header=header, rows=tuple(rows))
+
+
+def _losses(panel: Panel) -> Block:
+    rates = sorted({float(rate) for curve in panel.curves for rate in curve.log2_lr})
+    rows: list[tuple[tuple[str, bool], ...]] = []
+    for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
+        losses = tuple((_loss(curve, rate), rate == optimum.best_log2_lr) for rate in rates)
+        loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
+        rows.append((*_plain(str(curve.size)), *losses, *_plain(optimum_text(optimum, curve), loss)))
+    return Block(
+        title=f"{panel.parameterization}: {panel.verdict.sentence}",
+        header=(panel.curves[0].along, *(f"{rate:g}" for rate in rates), "optimum", "loss"),
+        rows=tuple(rows),
+    )
+
+
+def _optima(panel: Panel, several: bool) -> Block:
+    rows: list[tuple[tuple[str, bool], ...]] = []
+    costs = ("", *(_regret(regret) for regret in panel.regrets))
+    for optimum, cost, above in zip(panel.fit.optima, costs, panel.above_best, strict=True):
+        loss = "" if optimum.loss is None else plus_minus(optimum.loss, optimum.loss_plus_minus, 3)
+        last = ("" if above is None else plus_minus(above, None, 3, sign=True),) if several else ()
+        rows.append(_plain(str(optimum.size), loss, cost, *last))
+    rate = "no rate" if panel.carried is None else f"log2 LR {panel.carried:.2f}"
+    return Block(
+        title=f"{panel.parameterization}: carrying {rate} over from {panel.curves[0].along} {panel.curves[0].size}",
+        header=(panel.curves[0].along, "loss at the optimum", "regret", *(("above best",) if several else ())),
+        rows=tuple(rows),
+    )
+
+
+def _leaves(panel: Panel, leaves: Leaves) -> Block:
+    """Update over weight at each size; the columns on epsilon and decay only where some leaf has them."""
+    shares = any(value is not None for row in leaves.rows for value in row.epsilon_share)
+    decays = any(value is not None for row in leaves.rows for value in row.decay)
+    rows: list[tuple[tuple[str, bool], ...]] = []
+    for row in leaves.rows:
+        texts = [row.path, *("" if ratio is None else f"{ratio:.1e}" for ratio in row.ratios)]
+        texts.append("" if row.growth is None else plus_minus(row.growth, None, 2, sign=True))
+        texts += ["–".join(_ends(row.epsilon_share, "{:.0%}"))] if shares else []
+        texts += ["–".join(_ends(row.decay, "{:.2g}"))] if decays else []
+        rows.append(_plain(*texts))
+    along = panel.curves[0].along
+    return Block(
+        title=f"{panel.parameterization}: update over weight in mid-run, at log2 LR {leaves.log2_lr:g}",
+        header=(
+            "leaf",
+            *(f"{along} {size}" for size in leaves.sizes),
+            "per doubling",
+            *(("epsilon decides",) if shares else ()),
+            *(("decay time / run",) if decays else ()),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _ends(values: tuple[float | None, ...], form: str) -> list[str]:
+    """The lowest and the highest of the values that are known, once if they read alike."""
+    known = [value for value in values if value is not None]
+    return list(dict.fromkeys(form.format(end) for end in (min(known), max(known)))) if known else []
+
+
+def _plain(*texts: str) -> tuple[tuple[str, bool], ...]:
+    return tuple((text, False) for text in texts)
+
+
+def _loss(curve: Curve, rate: float) -> str:
+    at = np.flatnonzero(curve.log2_lr == rate)
+    if not len(at):
+        return ""
+    column, diverged = curve.losses[:, at[0]], int(curve.diverged[at[0]])
+    finished = column[np.isfinite(column)]
+    if diverged:
+        return f"div. {diverged}/{diverged + len(finished)}" if len(finished) else "div."
+    return f"{finished.mean():.3f}"
+
+
+def optimum_text(optimum: Optimum, curve: Curve) -> str:
+    """The optimum of a size, or what is known of it."""
+    if optimum.log2_lr is not None:
+        wall = " (beside a divergence)" if optimum.status == "walled" else ""
+        return plus_minus(optimum.log2_lr, optimum.plus_minus, 2) + wall
+    if optimum.status != "edge" or optimum.best_log2_lr is None or len(curve.log2_lr) == 1:
+        return "not known"
+    side = "≤" if optimum.best_log2_lr == curve.log2_lr[0] else "≥"
+    return f"{side} {optimum.best_log2_lr:g} (edge)"
+
+
+def _regret(regret: Regret) -> str:
+    if regret.value is None:
+        return "diverges" if regret.status == "diverged" else "not known"
+    text = plus_minus(regret.value, None, 3, sign=True)
+    if regret.low is not None and regret.high is not None:
+        text += f" ({regret.low + 0.0:.3f} to {regret.high:.3f})"
+    return f"at least {text}" if regret.status == "at least" else text
+
+
+def plus_minus(value: float, half: float | None, digits: int, *, sign: bool = False) -> str:
+    """A number with half of its interval, as far as that is known."""
+    # Adding 0.0 after rounding turns a negative zero into a positive one.
+    text = f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+    return text if half is None else f"{text} ± {half:.{digits}f}"

@@ -1,0 +1,95 @@
+"""A report on disk."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimu._folder import local_folder, write_files
+from equimu.reports._cells import Curve
+from equimu.reports._figure import png
+from equimu.reports._report import Panel, Report
+from equimu.reports._table import markdown
+
+
+def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
+    """Writes a report as a page, a figure and data.
+
+    Args:
+        report: what `report` returned.
+        folder: where to; made if it does not exist.
+
+    Returns:
+        The paths of `report.md`, `report.png` and `report.json`.
+
+    Raises:
+        EquimuError: they cannot be written.
+    """
+    page = f"# Learning rate over {report.along}\n\n![Loss against learning rate](report.png)\n\n{markdown(report)}"
+    data = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
+    contents = {"report.md": page.encode(), "report.png": png(report), "report.json": data.encode()}
+    page_path, figure_path, data_path = write_files(local_folder(folder, "the folder of the report"), contents)
+    return page_path, figure_path, data_path
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain data; numbers that are not known or not finite are None.
+
+    Args:
+        report: what `report` returned.
+
+    Returns:
+        What `json.dumps(..., allow_nan=False)` accepts.
+    """
+    return {"along": report.along, "panels": [_panel(panel) for panel in report.panels]}
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    regrets = (None, *panel.regrets)
+    return {
+        "parameterization": panel.parameterization,
+        "verdict": _plain(panel.verdict),
+        "law": _plain(panel.law),
+        "carried_log2_lr": _plain(panel.carried),
+        "regret_growth": _plain(panel.regret_growth),
+        "leaves": _plain(panel.leaves),
+        "sizes": [
+            {
+                "size": curve.size,
+                "runs": _runs(curve),
+                "optimum": _plain(optimum),
+                "regret": _plain(regret),
+                "above_best": _plain(above),
+            }
+            for curve, optimum, regret, above in zip(
+                panel.curves, panel.fit.optima, regrets, panel.above_best, strict=True
+            )
+        ],
+    }
+
+
+def _runs(curve: Curve) -> list[dict[str, Any]]:
+    return [
+        {
+            "log2_lr": float(rate),
+            "mean_loss": _plain(float(mean)),
+            "losses": {str(seed): _plain(float(loss)) for seed, loss in zip(curve.seeds, losses, strict=True)},
+            "diverged": int(diverged),
+        }
+        for rate, mean, losses, diverged in zip(
+            curve.log2_lr, curve.mean, np.transpose(curve.losses), curve.diverged, strict=True
+        )
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

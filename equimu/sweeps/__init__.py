@@ -1,0 +1,8 @@
+"""Sweeps: grids of runs."""
+
+from equimu.sweeps._grid import SweepConfig as SweepConfig
+from equimu.sweeps._grid import cells as cells
+from equimu.sweeps._grid import sweep_config_from_dict as sweep_config_from_dict
+from equimu.sweeps._runner import Runs as Runs
+from equimu.sweeps._runner import cores as cores
+from equimu.sweeps._runner import sweep as sweep

@@ -1,0 +1,224 @@
+"""What a run is: frozen dataclasses, whose fields are flags of the command line and part of the run's identity."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from equimu._errors import EquimuError, nearest
+from equimu._values import (
+    Count,
+    DecayRate,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Size,
+    check_fields,
+    check_keys,
+    checked,
+    fields_from_dict,
+    hints_of,
+)
+from equimu.parameterization import (
+    DecayRule,
+    Parameterization,
+    canonical_text,
+    parameterization_from_dict,
+    parameterization_to_dict,
+)
+from equimu.tasks import LanguageModel, Task, checked_task, execution, is_execution, task_from_dict, task_to_dict
+
+
+class Sizes(Mapping[str, int]):
+    """The sizes of a model by name, as a value that can be hashed."""
+
+    def __init__(self, sizes: Mapping[str, int] | None = None, **more: int):
+        self._sizes = {**(sizes or {}), **more}
+
+    def __getitem__(self, name: str) -> int:
+        return self._sizes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._sizes.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._sizes)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self._sizes.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its schedule; see `equimu.adamw` and the functions beside it."""
+
+    name: Literal["adamw", "lion", "sgd", "adafactor", "muon"] = "adamw"
+    learning_rate: NotNegative = 2**-5
+    b1: DecayRate = 0.9
+    b2: DecayRate = 0.95
+    eps: NotNegative = 1e-8
+    momentum: DecayRate = 0.9
+    """Of SGD (0 for none) and of Muon's matrices."""
+    weight_decay: NotNegative = 0.0
+    weight_decay_rule: DecayRule = "independent"
+    clip_norm: Positive | None = 1.0
+    """Global norm to which gradients are clipped; None for no clipping."""
+    warmup: Share = 0.1
+    """Share of the steps."""
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    floor: NotNegative = 1e-4
+    """The schedule's factor at the first and the last update."""
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check_fields(self, "optimizer.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run: a task at some sizes under a table of laws."""
+
+    task: Task = LanguageModel()
+    size: Mapping[str, int] = Sizes()
+    """Sizes of the model; those left out are the defaults of the task's `make`."""
+    base: Mapping[str, int] = Sizes()
+    """Sizes of the small model, to which the rules are relative; those left out are the defaults of the task's `make`, or the
+    run's own where these are smaller."""
+    base_rows: Count | None = None
+    """Rows of the small run's batches (of the same shape), for rules of batch and length; None for the run's own."""
+    base_steps: Count | None = None
+    """Steps of the small run; None for the run's own."""
+    parameterization: str | Parameterization = "mup"
+    """A table of laws, as the call that makes it: mup, mup(form=absolute), completep(alpha=0.5).tune(output, multiplier=4)."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: Count = 150
+    seed: Seed = 0
+    """Of the initial weights, of the order of the data, and of random keys in the loss."""
+    accumulate: Count = execution(1)
+    """Micro-batches that a batch is computed in, one after the other, to save memory."""
+    on_nonfinite: Literal["stop", "skip", "record"] = "stop"
+    """When a loss or gradient is not finite: stop with an error, skip the update and count it, or record a diverged run."""
+    log_every: Count = execution(10)
+    validation_batches: Count | None = 32
+    """Batches of the validation data at the end of the run; None for all."""
+
+    def __post_init__(self):
+        checked_task(self.task)
+        for name in ("size", "base"):
+            check_keys(name, getattr(self, name))
+            whole = self.task.complete(self.size) if name == "size" else self._small()
+            object.__setattr__(self, name, Sizes(whole))
+        table = self.parameterization
+        if isinstance(table, str):
+            object.__setattr__(self, "parameterization", canonical_text(table))
+        elif not isinstance(table, Parameterization):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise EquimuError(
+                f"parameterization must be a table, e.g. equimu.mup(), or the call that makes one, e.g. 'mup'; got {table!r}"
+            )
+        for name, hint in hints_of(type(self)).items():
+            if name not in ("task", "size", "base", "parameterization"):
+                object.__setattr__(self, name, checked(name, getattr(self, name), hint))
+
+    def _small(self) -> dict[str, int]:
+        """The sizes of the small model, those left out filled in."""
+        defaults = self.task.sizes
+        usual = {name: min(value, defaults[name] or value) for name, value in self.size.items()}
+        return self.task.complete({**usual, **self.base}, "base")
+
+    @property
+    def parameterization_name(self) -> str:
+        """By which tables and figures call its parameterization."""
+        table = self.parameterization
+        return table if isinstance(table, str) else table.name
+
+
+def run_config(task: Task | RunConfig, size: Mapping[str, int] | None, fields: Mapping[str, Any]) -> RunConfig:
+    """A run of a task with these fields; or the run that is given, without any.
+
+    Raises:
+        EquimuError: it is neither, or a field is unknown.
+    """
+    if isinstance(task, RunConfig):
+        if size is not None or fields:
+            more = ", ".join(["size"] * (size is not None) + list(fields))
+            raise EquimuError(f"{more} goes into the RunConfig that was given; or give a task in its place")
+        return task
+    known = hints_of(RunConfig)
+    for name in fields:
+        if name not in known:
+            raise EquimuError(f"a run has no field {name!r}: {nearest(name, known)}")
+    return RunConfig(task=checked_task(task), size=Sizes(size), **fields)
+
+
+def identity_of_run(config: RunConfig) -> dict[str, Any]:
+    """What a run is, as plain JSON types: its config without what only says how it is carried out."""
+    return _to_dict(config, whole=False)
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """A config as plain JSON types."""
+    return _to_dict(config, whole=True)
+
+
+def _to_dict(config: RunConfig, whole: bool) -> dict[str, Any]:
+    table = config.parameterization
+    plain = dataclasses.asdict(config.optimizer)
+    found: dict[str, Any] = {
+        "task": task_to_dict(config.task, whole=whole),
+        "size": dict(config.size),
+        "base": dict(config.base),
+        "parameterization": table if isinstance(table, str) else parameterization_to_dict(table),
+        "optimizer": plain,
+    }
+    for field in dataclasses.fields(config):
+        if field.name not in found and (whole or not is_execution(field)):
+            found[field.name] = getattr(config, field.name)
+    return json.loads(json.dumps(found))
+
+
+def config_from_dict(
+    values: Mapping[str, Any], task: type[Task] | None = None, where: str = "", cls: type = RunConfig
+) -> Any:
+    """A config from plain JSON types; fields left out keep their defaults.
+
+    Args:
+        values: by the names of fields.
+        task: the class of the task, where it is known; else `task.name` tells.
+        where: in front of names in messages.
+        cls: `RunConfig`.
+
+    Raises:
+        EquimuError: an unknown key (with the nearest valid one), or a value of the wrong type.
+    """
+    hints = hints_of(cls)
+    found: dict[str, Any] = {}
+    own = values.get("task", {})
+    check_keys(f"{where}task", own)
+    found["task"] = task_from_dict(own, task, f"{where}task.")
+    for key, value in values.items():
+        if key not in hints:
+            raise EquimuError(f"unknown key {where + key!r}: {nearest(key, hints)}")
+        if key in ("size", "base"):
+            check_keys(where + key, value)
+            found[key] = Sizes({name: checked(f"{where}{key}.{name}", size, Size) for name, size in value.items()})
+        elif key == "parameterization":
+            found[key] = parameterization_from_dict(value) if isinstance(value, Mapping) else value
+        elif key == "optimizer":
+            check_keys(where + key, value)
+            found[key] = fields_from_dict(OptimizerConfig, value, f"{where}optimizer.")
+        elif key != "task":
+            found[key] = checked(where + key, value, hints[key])
+    return cls(**found)
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain JSON types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

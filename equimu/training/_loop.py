@@ -1,0 +1,237 @@
+"""One training run, from its config to its folder."""
+
+import contextlib
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from equimu._errors import EquimuError
+from equimu._folder import local_folder
+from equimu._types import PyTree
+from equimu._values import check, check_function
+from equimu.data import Data, ValidationBatches
+from equimu.parameterization import to_json
+from equimu.tasks import Task
+from equimu.training._agree import Agreement, Wish
+from equimu.training._begin import Source, find_source
+from equimu.training._build import build_tree
+from equimu.training._config import RunConfig, run_config
+from equimu.training._hosts import barrier, by_first, connect, is_first, place_batch, rows_of_process, tell_failure
+from equimu.training._mesh import make_mesh
+from equimu.training._metrics import MetricsLog
+from equimu.training._numbers import LossRecord
+from equimu.training._program import hyperparameters_of, program_for
+from equimu.training._run import Run, RunFolder, read_run
+from equimu.training._runtime import RuntimeConfig
+from equimu.training._saving import Begun, Saving
+from equimu.training._signals import Interrupted, listening
+from equimu.training._step import StepMetrics
+
+OnRow = Callable[[Mapping[str, Any]], None]
+
+# How long the other processes of a run wait to see the end of it on a network file system.
+_SEEN_SECONDS = 60.0
+
+
+def train(
+    task: Task | RunConfig,
+    size: Mapping[str, int] | None = None,
+    *,
+    out: str | Path,
+    runtime: RuntimeConfig | None = None,
+    on_row: OnRow | None = None,
+    **fields: Any,
+) -> Run:
+    """Trains one model, goes on with a run that was interrupted, or reads the run if it was done before.
+
+    A run goes on from its newest checkpoint that is valid, to the bits that it would have had on the same mesh. SIGINT and
+    SIGTERM (in the main thread) end it after the step that runs, saved.
+
+    Args:
+        task: what is trained, or a whole `RunConfig`.
+        size: of the model; see `RunConfig`.
+        out: root of the run folders; the run's own folder is named by a hash of its config and data.
+        runtime: how to carry it out: devices, processes, checkpoints.
+        on_row: called with each row of metrics as it is written, on process 0.
+        fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
+
+    Returns:
+        The finished run.
+
+    Raises:
+        EquimuError: whatever is wrong with the config, before anything is written; another process that owns the folder.
+        NotFiniteError: a loss or gradient is not finite, under `on_nonfinite="stop"`.
+        StorageError: the folder can no longer be written.
+        Interrupted: a signal came; what there was is saved.
+
+    Example:
+        >>> train(NextByte(), {"width": 256}, base={"width": 64}, steps=500, out="runs")
+    """
+    config = run_config(task, size, fields)
+    runtime = RuntimeConfig() if runtime is None else runtime
+    check(RuntimeConfig, runtime=runtime)
+    if on_row is not None:
+        check_function("on_row", on_row, "of a row of metrics")
+    root = local_folder(out, "--out")
+    connect(runtime)
+    try:
+        data = data_of(config.task)
+        source = None if runtime.restore_from is None else find_source(runtime.restore_from)
+        if source is not None and source.step > config.steps:
+            raise EquimuError(
+                f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
+            )
+        folder = RunFolder(root, config, data.fingerprint, source and source.identity)
+        folder.check()
+        if by_first(lambda: folder.is_done):
+            by_first(folder.check_source)
+        else:
+            _train(config, runtime, data, folder, source, on_row or (lambda row: None))
+        return _read(folder.path)
+    except Interrupted:
+        raise  # at the same step in all processes
+    except BaseException as error:
+        tell_failure(error)
+        raise
+
+
+@functools.lru_cache(maxsize=8)
+def data_of(task: Task) -> Data:
+    """The data of a task, opened or made once.
+
+    Raises:
+        EquimuError: the task's `data` raises it, or gives something else.
+    """
+    data = task.data()
+    if not isinstance(data, Data):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EquimuError(
+            f"{type(task).__name__}.data gives an equimu.data.Data, e.g. equimu.data.arrays(x, y, rows=32); got a "
+            f"{type(data).__name__}"
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=8)
+def _validation(task: Task, batches: int | None) -> ValidationBatches:
+    return data_of(task).validation(batches)
+
+
+def _train(
+    config: RunConfig,
+    runtime: RuntimeConfig,
+    data: Data,
+    folder: RunFolder,
+    source: Source | None,
+    on_row: OnRow,
+) -> None:
+    # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
+    mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
+    rows = rows_of_process(mesh, data.rows)
+    tree = build_tree(config, data.rows)
+    loader = data.training(config.seed)
+    validation = _validation(config.task, config.validation_batches)
+    program, numbers = program_for(config, tree, mesh)
+    hyper = hyperparameters_of(config)
+
+    def place(batch: PyTree) -> PyTree:
+        return place_batch(batch, mesh, rows, data.rows)
+
+    compiled = program.compiled(place(loader.batch(0, rows)), numbers, hyper)
+    rules = to_json(tree)
+    saving = Saving(folder.path, runtime, program, {**folder.identity, "rules": json.loads(rules)})
+
+    def log(row: Mapping[str, Any]) -> None:
+        if is_first():
+            folder.append(row)
+            on_row(row)
+
+    with _owning(folder), contextlib.closing(saving), listening() as stop:
+        if by_first(lambda: folder.is_done):
+            return
+        begun = saving.restore()
+        own, mark = (0, None) if begun is None else (begun.step, begun.rows)
+        if begun is None and source is not None:
+            begun = saving.begin_from(source)
+        by_first(lambda: folder.start(rules, own, mark))
+        if begun is None:
+            begun = Begun(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
+        state, first = begun.leaves, begun.step
+        metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.told)
+        agreed = Agreement(mesh, lambda: Wish(stop.signum, saving.is_time()))
+        batches = loader.iterate(first, rows)
+        barrier("start")  # a collective that one process enters half a minute late may fail
+
+        def end(status: str, step: int) -> None:
+            saving.finish()
+            by_first(lambda: folder.finish(status, step))
+
+        def save(step: int) -> None:
+            by_first(lambda: folder.sync(step))
+            saving.save(step, state, metrics_log.record, folder.mark)
+
+        for step in range(first + 1, config.steps + 1):
+            wish = agreed(step)
+            saves = wish.save or wish.signum != 0 or saving.is_due(step)
+            logs = step % config.log_every == 0 or step in (1, config.steps)
+            batch = place(next(batches))
+            state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs or saves))
+            if not metrics_log.add(step, metrics, logs=logs, at_once=logs or saves):
+                end("diverged", step)
+                return
+            if saves and _is_sound(metrics):
+                save(step)
+            if wish.signum:
+                _stop(wish.signum, f"behind step {step} of {config.steps}", saving)
+        sums: dict[str, tuple[float, float]] = {}
+        for number in range(len(validation)):
+            batch, weights = place((validation.batch(number, rows), validation.weights(number, rows)))
+            for name, (total, count) in compiled.evaluate(state, batch, weights, numbers).items():
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = (before[0] + float(total), before[1] + float(count))
+            if signum := agreed(config.steps + 1 + number).signum:
+                save(config.steps)
+                _stop(signum, "in the validation", saving)
+        means = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+        loss = means.pop("loss")
+        row = {"step": config.steps, data.unit: config.steps * data.rows * data.units_per_row, "validation_loss": loss}
+        log(row | ({"validation_metrics": means} if means else {}))
+        if saving.saves_final and math.isfinite(loss):
+            save(config.steps)
+        end("finished" if math.isfinite(loss) else "diverged", config.steps)
+
+
+def _stop(signum: int, where: str, saving: Saving) -> NoReturn:
+    raise Interrupted(signum, f"stopped {where}; {saving.told()}, and the same command goes on")
+
+
+def _is_sound(metrics: StepMetrics) -> bool:
+    """Whether the state behind a measured step may be saved: everything in it is finite."""
+    return metrics.updates is not None or (math.isfinite(metrics.grad_norm) and math.isfinite(metrics.update_rms))
+
+
+@contextlib.contextmanager
+def _owning(folder: RunFolder) -> Generator[None, None, None]:
+    """The folder, owned by the first process for all."""
+    with contextlib.ExitStack() as owned:
+        by_first(lambda: owned.enter_context(folder.owned()))
+        yield
+
+
+def _read(folder: Path) -> Run:
+    """The run that just ended. The first process wrote it; the others may see that later."""
+    barrier("end")
+    seen_by = time.monotonic() + _SEEN_SECONDS
+    while (run := read_run(folder)) is None:
+        if is_first() or time.monotonic() > seen_by:
+            raise EquimuError(
+                f"process {jax.process_index()} does not see {folder}; give --out on a file system that all share"
+            )
+        time.sleep(0.5)
+    return run

@@ -1,0 +1,238 @@
+"""The compiled programs of a run: one set serves all runs that differ only in numbers.
+
+Learning rate, decay, length, seed and the numbers of the rules are inputs of the programs, so a sweep over them, and over
+parameterizations, compiles once per width.
+"""
+
+import collections
+import dataclasses
+import functools
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from equimu._types import Key, PyTree
+from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
+from equimu.tasks import LanguageModel
+from equimu.training._build import build_optimizer
+from equimu.training._config import RunConfig, Sizes
+from equimu.training._leaves import measure_leaves
+from equimu.training._mesh import make_mesh
+from equimu.training._specs import partition_specs, state_specs, with_specs
+from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
+
+# The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
+Numbers: TypeAlias = Float[Array, " numbers"]
+
+
+class Hyperparameters(NamedTuple):
+    """What differs between runs of one program, apart from the numbers of the rules."""
+
+    learning_rate: Any
+    weight_decay: Any
+    steps: Any
+    warmup: Any
+    seed: Any
+
+
+def hyperparameters_of(config: RunConfig) -> Hyperparameters:
+    """The run-time values of a config."""
+    optimizer = config.optimizer
+    return Hyperparameters(
+        learning_rate=jnp.float32(optimizer.learning_rate),
+        weight_decay=jnp.float32(optimizer.weight_decay),
+        steps=jnp.int32(config.steps),
+        warmup=jnp.int32(round(optimizer.warmup * config.steps)),
+        seed=jnp.uint32(config.seed),
+    )
+
+
+class _Compiled(NamedTuple):
+    """The compiled functions of a program.
+
+    - `init`: (numbers, hyperparameters, key) → state.
+    - `step`: (state, batch, numbers, hyperparameters, measure) → (state, metrics); it consumes the state.
+    - `evaluate`: (state, batch, row weights, numbers) → pairs of a sum and its weight, of the loss and of each metric.
+    """
+
+    init: Any
+    step: Any
+    evaluate: Any
+
+
+class Program:
+    """Compiled initialisation, step and evaluation of all runs that share a program.
+
+    A state is passed as the flat list of its arrays: taking modules apart and putting them together again would cost the
+    loop more than a small model's step does.
+    """
+
+    def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh):
+        self.mesh = mesh
+        self._config = config
+        self._tree = tree
+        # The model less its arrays: activation functions and the like.
+        self._static = jax.tree.map(lambda leaf: None if is_rule(leaf) else leaf, tree)
+        numbers, self._numbers_structure = jax.tree.flatten(numbers_of(tree))
+        hyper = hyperparameters_of(config)
+        zeros = jnp.zeros(len(numbers))
+        state = jax.eval_shape(self._init, zeros, hyper, jax.random.key(0))
+        specs = partition_specs(state.params, mesh)
+        of_optimizer = state_specs(self.optimizer(self.rules(zeros), hyper), state.params, specs, mesh)
+        whole = jax.tree.map(lambda _: PartitionSpec(), (state.buffers, state.state))
+        all_specs = (specs, of_optimizer, PartitionSpec(), *whole)
+        self._state_like = jax.tree.leaves(with_specs(tuple(state), all_specs, mesh))
+        self._state_structure = jax.tree.structure(state)
+        self._compiled: _Compiled | None = None
+        self._lock = threading.Lock()
+
+    def compiled(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> "_Compiled":
+        """The compiled functions, for arguments like these. Threads that ask for them together compile them once."""
+        with self._lock:
+            if self._compiled is None:
+                state = self.state_like
+                init = jax.jit(
+                    lambda *args: jax.tree.leaves(self._init(*args)), out_shardings=[x.sharding for x in state]
+                )
+                init = init.lower(numbers, hyper, jax.random.key(0)).compile()
+                step = self.traced_step(batch, numbers, hyper).lower().compile()
+                spread = jax.tree.leaves(batch)[0].sharding
+                weights = jax.ShapeDtypeStruct(_rows_of(batch), jnp.float32, sharding=spread)
+                evaluate = jax.jit(self._evaluate).lower(state, batch, weights, numbers).compile()
+                self._compiled = _Compiled(init, step, evaluate)
+            return self._compiled
+
+    def traced_step(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> jax.stages.Traced:
+        """The step for arguments like these, arrays or their shapes, before it is compiled."""
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        out_shardings = ([x.sharding for x in self.state_like], replicated)
+        step = jax.jit(self._step, donate_argnums=0, out_shardings=out_shardings)
+        return step.trace(self.state_like, batch, numbers, hyper, np.bool_(True))
+
+    @property
+    def state_like(self) -> list[jax.ShapeDtypeStruct]:
+        """Shape, dtype and sharding of each array of a state, in the order of the list that the functions take."""
+        return self._state_like
+
+    def state(self, leaves: list[Any]) -> TrainState:
+        """A state from its arrays, or from what stands for them."""
+        return jax.tree.unflatten(self._state_structure, leaves)
+
+    def rules(self, numbers: Numbers) -> PyTree:
+        """The tree of rules with these numbers."""
+        return with_numbers(self._tree, jax.tree.unflatten(self._numbers_structure, list(numbers)))
+
+    def optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
+        """The optimizer of a tree of rules."""
+        numbers = hyper._asdict()
+        del numbers["seed"]
+        return build_optimizer(self._config.optimizer, tree, **numbers)
+
+    def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
+        """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
+        return multiplied(tree, eqx.combine(params, buffers, self._static))
+
+    def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
+        tree = self.rules(numbers)
+        params, rest = eqx.partition(initialize(tree, key), eqx.is_inexact_array)
+        opt_state = self.optimizer(tree, hyper).init(params)
+        return TrainState(params, opt_state, jnp.int32(0), eqx.filter(rest, eqx.is_array), initial_state(tree, key))
+
+    def _step(
+        self, leaves: list[Array], batch: PyTree, numbers: Numbers, hyper: Hyperparameters, measure: Any
+    ) -> tuple[list[Array], StepMetrics]:
+        tree, state = self.rules(numbers), self.state(leaves)
+        gradient = loss_and_gradient(
+            self._config.task,
+            functools.partial(self.model, tree),
+            self.mesh,
+            accumulate=self._config.accumulate,
+        )
+        keys = self._keys(batch, jax.random.fold_in(jax.random.key(hyper.seed), state.step))
+        outcome = gradient(state.params, batch, keys, state.buffers, state.state)
+        state, metrics = update(
+            state,
+            outcome,
+            self.optimizer(tree, hyper),
+            measure,
+            skip_nonfinite=self._config.on_nonfinite == "skip",
+            inspect=functools.partial(
+                measure_leaves, tree, eps=self._config.optimizer.eps, b2=self._config.optimizer.b2
+            ),
+        )
+        return jax.tree.leaves(state), metrics
+
+    def _evaluate(
+        self, leaves: list[Array], batch: PyTree, row_weights: Array, numbers: Numbers
+    ) -> Mapping[str, tuple[Array, Array]]:
+        tree, state = self.rules(numbers), self.state(leaves)
+        evaluate = evaluation(self._config.task, functools.partial(self.model, tree), self.mesh)
+        keys = self._keys(batch, jax.random.key(0))
+        return evaluate(state.params, batch, row_weights, keys, state.buffers, state.state)
+
+    def _keys(self, batch: PyTree, key: Key) -> PyTree:
+        """A key for each row, where the loss takes them."""
+        return jax.random.split(key, _rows_of(batch)) if "keys" in self._config.task.loss_takes else None
+
+
+def _rows_of(batch: PyTree) -> tuple[int, ...]:
+    return jax.tree.leaves(batch)[0].shape[:1]
+
+
+# Those used last. A program is some 20 MB in some 900 pieces of memory, of which a process may have 65 530.
+_PROGRAMS: collections.OrderedDict[Any, Program] = collections.OrderedDict()
+_MOST_PROGRAMS = 8
+_PROGRAMS_LOCK = threading.Lock()
+
+
+def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tuple[Program, Numbers]:
+    """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules.
+
+    The eight programs that were asked for last are kept.
+
+    Args:
+        config: the run.
+        tree: its tree of rules.
+        mesh: with the axes of `make_mesh`; one device by default.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    numbers = numbers_of(tree)
+    inputs_cleared = dataclasses.replace(
+        config,
+        # A decay of zero is another program, one without the decay.
+        optimizer=dataclasses.replace(
+            config.optimizer,
+            learning_rate=0.0,
+            warmup=0.0,
+            weight_decay=float(config.optimizer.weight_decay > 0),
+        ),
+        parameterization="mup",
+        # Of the task only what is in its program, which the config may not know.
+        task=LanguageModel(),
+        size=Sizes(),
+        base=Sizes(),
+        base_rows=None,
+        base_steps=None,
+        steps=1,
+        seed=0,
+        # Stopping and recording are the loop's.
+        on_nonfinite="skip" if config.on_nonfinite == "skip" else "stop",
+    )
+    # What of the tree is not among the numbers: the model, and which numbers there are.
+    shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
+    key = (config.task.program, inputs_cleared, shapes, jax.tree.structure(tree), mesh)
+    with _PROGRAMS_LOCK:
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = Program(config, tree, mesh)
+        program = _PROGRAMS[key]
+        _PROGRAMS.move_to_end(key)
+        while len(_PROGRAMS) > _MOST_PROGRAMS:
+            _PROGRAMS.popitem(last=False)  # freed when the runs that use it end
+    return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

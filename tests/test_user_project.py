@@ -1,0 +1,59 @@
+"""A small project of a user: strictly typed, found by the command line, and run through the public registries."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent / "user_project"
+# Optax has no stubs, and types of jax.numpy are partly unknown: neither is about this library.
+STRICT = {
+    "include": ["."],
+    "typeCheckingMode": "strict",
+    "reportMissingTypeStubs": False,
+    "reportUnknownMemberType": False,
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Path(shutil.copytree(PROJECT, tmp_path / "lab", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def run(project, *command):
+    root = str(PROJECT.parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True
+    )
+
+
+def test_it_is_strictly_typed(project):
+    (project / "pyrightconfig.json").write_text(json.dumps({**STRICT, "extraPaths": [str(PROJECT.parents[1])]}))
+    done = run(project, "pyright", "--pythonpath", sys.executable, "--outputjson")
+    summary = json.loads(done.stdout)
+    assert summary["summary"]["filesAnalyzed"] == 1
+    assert summary["generalDiagnostics"] == []
+    assert "ignore" not in (project / "my_lab.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show my_lab.py:Quadrants --parameterization mine(power=0.5)",
+        "train my_lab.py:Quadrants --steps 4 --smoothing 0.1 --parameterization mine --size.width 32",
+        "sweep my_lab.py:Quadrants --over.width 8 16 --parameterizations mine sp --seeds 0 --run.steps 4 "
+        "--log2-learning-rates -6 -5 -4",
+        "coord-check my_lab.py:Quadrants --sizes 64 128 256 --seeds 3",
+        "plan my_lab.py:Quadrants cpu:2 --format json",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_the_command_line_takes_it(project, command):
+    done = run(project, "equimu", *command.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
