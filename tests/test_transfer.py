@@ -17,8 +17,17 @@ def test_transfer_benchmark_makes_its_three_tables(tmp_path):
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     text = page.read_text()
-    for title in ("## Over width", "## Over depth", "## Over batch and length (completed-p)"):
+    for title in ("## Over width", "## Over depth", "## Over batch and length (completed_p)"):
         assert title in text
-    for name in ("sp", "mup", "tpv8", "mup-absolute", "umup", "spectral (muon)", "depth-mup", "completep"):
+    for name in (
+        "sp",
+        "mup",
+        "tpv",
+        "mup(form=absolute)",
+        "umup",
+        "spectral(form=relative) (muon)",
+        "depth_mup",
+        "completep",
+    ):
         assert f"| {name} |" in text
     assert "| 4 × batch | with |" in text and "| 4 × batch | without |" in text

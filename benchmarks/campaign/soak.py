@@ -16,7 +16,7 @@ _SAVE_SECONDS = 20
 _LIFE = (45.0, 75.0)  # seconds after which a process is killed
 _FEWEST = 20  # looks at the memory of a process, from which its growth is told
 _ALLOWED = 0.02
-_FILES = {"checkpoints", "config.json", "metrics.jsonl", "rules.json", "source"}
+_FILES = {"checkpoints", "config.json", "metrics.jsonl", "rules.json"}
 _KEPT = 2
 
 
