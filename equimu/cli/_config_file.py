@@ -35,7 +35,7 @@ def read_config(path: Path, cls: type, task: type[Task] | None, flags: Sequence[
         config = sweep_config_from_dict(values, task)
         _refuse_address(config.run.task, path, flags)
         return config
-    run: RunConfig = config_from_dict(values, task)
+    run = config_from_dict(values, task)
     _refuse_address(run.task, path, flags)
     return run
 

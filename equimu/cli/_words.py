@@ -7,11 +7,11 @@ from equimu._errors import EquimuError
 
 def own_words(stop: BaseException) -> str | None:
     """What a config said, of which tyro made an exit; None where tyro itself has something to say."""
-    behind = stop
-    while behind is not None:
-        if isinstance(behind, EquimuError):
-            return str(behind)
-        behind = behind.__cause__ or behind.__context__
+    cause = stop
+    while cause is not None:
+        if isinstance(cause, EquimuError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -24,7 +24,7 @@ def one_line(message: str) -> str:
             paragraphs.append([])
         else:
             paragraphs[-1].append(text)
-    told = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
-    near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(told))
-    first = told[0] if told else "these flags make no sense"
+    messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
+    first = messages[0] if messages else "these flags make no sense"
     return first.rstrip(".") + (f"; did you mean {near.group(1)}?" if near else "; --help tells the flags")

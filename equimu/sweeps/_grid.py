@@ -147,7 +147,7 @@ def sweep_config_from_dict(values: Mapping[str, Any], task: type[Task] | None = 
             raise EquimuError(f"unknown key {key!r}: {nearest(key, known)}")
     own = values.get("run", {})
     check_keys("run", own)
-    run: RunConfig = config_from_dict(own, task, "run.")
+    run = config_from_dict(own, task, "run.")
     found: dict[str, Any] = {**values, "run": run}
     found.update((name, checked(name, values[name], hint)) for name, hint in _LISTS.items() if name in values)
     if "over" in values:

@@ -184,21 +184,18 @@ def _to_dict(config: RunConfig, whole: bool) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def config_from_dict(
-    values: Mapping[str, Any], task: type[Task] | None = None, where: str = "", cls: type = RunConfig
-) -> Any:
+def config_from_dict(values: Mapping[str, Any], task: type[Task] | None = None, where: str = "") -> RunConfig:
     """A config from plain JSON types; fields left out keep their defaults.
 
     Args:
         values: by the names of fields.
         task: the class of the task, where it is known; else `task.name` tells.
         where: in front of names in messages.
-        cls: `RunConfig`.
 
     Raises:
         EquimuError: an unknown key (with the nearest valid one), or a value of the wrong type.
     """
-    hints = hints_of(cls)
+    hints = hints_of(RunConfig)
     found: dict[str, Any] = {}
     own = values.get("task", {})
     check_keys(f"{where}task", own)
@@ -216,7 +213,7 @@ def config_from_dict(
             found[key] = fields_from_dict(OptimizerConfig, value, f"{where}optimizer.")
         elif key != "task":
             found[key] = checked(where + key, value, hints[key])
-    return cls(**found)
+    return RunConfig(**found)
 
 
 def digest(value: Any) -> str:
