@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
+from equimu.optim import SGD, Adafactor, AdamW, Lion, Muon, Optimizer
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import OptimizerConfig, RunConfig, RuntimeConfig, train
+from equimu.training import RunConfig, RuntimeConfig, train
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "same-bits.json"
@@ -62,7 +63,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
     def run(
         model: ModelConfig,
         rules: str,
-        optimizer: OptimizerConfig,
+        optimizer: Optimizer,
         seed: int,
         width: int = 64,
         base_depth: int = 2,
@@ -89,7 +90,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(),
                 "mup.tune(output, multiplier=4).tune(blocks.mlp, lr=0.5)",
-                OptimizerConfig(weight_decay=0.01, warmup=0.25, decay="cosine"),
+                AdamW(weight_decay=0.01, warmup=0.25, decay="cosine"),
                 seed=0,
             ),
             alone,
@@ -98,8 +99,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(activation="gelu", use_bias=True, norm_gain="scalar", unroll=2),
                 "tpv(8, form=absolute)",
-                OptimizerConfig(
-                    name="lion",
+                Lion(
                     learning_rate=2**-4,
                     b2=0.99,
                     weight_decay=0.1,
@@ -115,7 +115,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(remat=True),
                 "spectral(form=relative, eps=lr)",
-                OptimizerConfig(name="muon", momentum=0.95, weight_decay=0.1, weight_decay_rule="scaled"),
+                Muon(momentum=0.95, weight_decay=0.1, weight_decay_rule="scaled"),
                 seed=2,
             ),
             alone,
@@ -124,7 +124,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(activation="squared_relu", remat="projections", rotary_base=None),
                 "depth_mup.replace(output, init_std=fan_in**-0.5)",
-                OptimizerConfig(name="adafactor", clip_norm=None, floor=0.1),
+                Adafactor(clip_norm=None, floor=0.1),
                 seed=3,
                 base_depth=1,
             ),
@@ -134,7 +134,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(norm_eps=1e-6, zero_query=True),
                 "everett(ntk, alignment=none, eps=constant)",
-                OptimizerConfig(name="sgd", learning_rate=0.5, weight_decay=1e-3, weight_decay_rule="standard"),
+                SGD(learning_rate=0.5, weight_decay=1e-3, weight_decay_rule="standard"),
                 seed=4,
             ),
             alone,
@@ -143,7 +143,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(tie_embeddings=True, embedding_norm=True, attention_scale="1/sqrt(head_dim)"),
                 "tpv(8)",
-                OptimizerConfig(weight_decay=0.1, weight_decay_rule="standard"),
+                AdamW(weight_decay=0.1, weight_decay_rule="standard"),
                 seed=5,
             ),
             alone,
@@ -161,7 +161,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
                     dtype="bfloat16",
                 ),
                 "completep",
-                OptimizerConfig(b2=0.99, weight_decay=0.01, warmup=0.5),
+                AdamW(b2=0.99, weight_decay=0.01, warmup=0.5),
                 seed=6,
                 base_depth=1,
             ),
@@ -171,7 +171,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(head_dim=8),
                 "umup",
-                OptimizerConfig(learning_rate=0.5, decay="cosine"),
+                AdamW(learning_rate=0.5, decay="cosine"),
                 seed=7,
                 width=32,
                 base_depth=1,
@@ -185,7 +185,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(n_kv_head=2, activation="swiglu", norm_gain="vector"),
                 "completed_p(alpha=0.5)",
-                OptimizerConfig(weight_decay=0.01, weight_decay_rule="scaled"),
+                AdamW(weight_decay=0.01, weight_decay_rule="scaled"),
                 seed=8,
                 base_depth=1,
                 base_rows=4,
@@ -199,7 +199,7 @@ def configs(address: str | None = None, process: int | None = None) -> dict[str,
             run(
                 ModelConfig(use_bias=True),
                 "mup(form=absolute)",
-                OptimizerConfig(name="muon", learning_rate=2**-3, weight_decay=0.01),
+                Muon(learning_rate=2**-3, weight_decay=0.01),
                 seed=9,
                 accumulate=2,
             ),

@@ -25,10 +25,11 @@ import tyro  # noqa: E402
 from benchmarks.throughput import machine, table  # noqa: E402
 from equimu._errors import EquimuError  # noqa: E402
 from equimu._progress import progress  # noqa: E402
+from equimu.optim import AdamW, Muon, Optimizer, optimizer_name  # noqa: E402
 from equimu.reports import Cell, Optimum, cells_of, report  # noqa: E402
 from equimu.sweeps import SweepConfig, sweep  # noqa: E402
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig  # noqa: E402
-from equimu.training import OptimizerConfig, RunConfig, Sizes  # noqa: E402
+from equimu.training import RunConfig, Sizes  # noqa: E402
 
 Rates = tuple[float, ...]
 WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)
@@ -42,11 +43,11 @@ def octaves(first: int, last: int) -> Rates:
 
 # Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width. Tables 3
 # and 9 of TP-V train like Table 8 to the last digits, and CompleteP is Table 8 where the depth stays: one of the four is run.
-GRIDS: list[tuple[tuple[str, ...], str, Rates]] = [
-    (("sp",), "adamw", octaves(-9, -4)),
-    (("mup", "tpv(8)"), "adamw", octaves(-8, -3)),
-    (("mup(form=absolute)", "umup"), "adamw", octaves(-2, 3)),
-    (("spectral(form=relative)",), "muon", octaves(-5, 0)),
+GRIDS: list[tuple[tuple[str, ...], Optimizer, Rates]] = [
+    (("sp",), AdamW(), octaves(-9, -4)),
+    (("mup", "tpv(8)"), AdamW(), octaves(-8, -3)),
+    (("mup(form=absolute)", "umup"), AdamW(), octaves(-2, 3)),
+    (("spectral(form=relative)",), Muon(momentum=0.95), octaves(-5, 0)),
 ]
 # Over depth, at one width.
 DEEP = (("mup", "depth_mup", "completep"), octaves(-9, -3))
@@ -90,13 +91,13 @@ def main(config: Config) -> None:
 
 
 def base_run(
-    config: Config, *, optimizer: str = "adamw", width: int = 128, rows: int = ROWS, head_dim: int = 32
+    config: Config, *, optimizer: Optimizer = AdamW(), width: int = 128, rows: int = ROWS, head_dim: int = 32
 ) -> RunConfig:
     """What all runs of a sweep share."""
     return RunConfig(
         task=LanguageModel(model=ModelConfig(head_dim=head_dim, unroll=2), text=TextConfig(rows=rows, seq=64)),
         size=Sizes(width=width),
-        optimizer=OptimizerConfig(name=optimizer, momentum=0.95 if optimizer == "muon" else 0.9),  # pyright: ignore[reportArgumentType]
+        optimizer=optimizer,
         steps=10 if config.quick else config.steps,
         validation_batches=8 if config.quick else 64,
     )
@@ -113,10 +114,11 @@ def over_width(config: Config) -> str:
             log2_learning_rates=rates[::2] if config.quick else rates,
             seeds=SEEDS,
         )
-        named = "" if optimizer == "adamw" else f" ({optimizer})"
+        name = optimizer_name(optimizer)
+        named = "" if name == "adamw" else f" ({name})"
         cells += [
             dataclasses.replace(cell, parameterization=cell.parameterization + named)
-            for cell in trained(grid, config.out / "width" / "-".join((optimizer, *names)))
+            for cell in trained(grid, config.out / "width" / "-".join((name, *names)))
         ]
     return "## Over width\n\n" + summary(cells)
 

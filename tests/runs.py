@@ -4,8 +4,9 @@ import dataclasses
 from typing import Any
 
 from equimu import LanguageModel
+from equimu.optim import AdamW
 from equimu.tasks import ModelConfig, TextConfig
-from equimu.training import OptimizerConfig, RunConfig, Sizes
+from equimu.training import RunConfig, Sizes
 
 
 def small_run(
@@ -24,7 +25,7 @@ def small_run(
         size=Sizes(width=width, depth=2),
         base=Sizes(width=16),
         parameterization=name,
-        optimizer=OptimizerConfig(learning_rate=learning_rate, clip_norm=clip_norm),
+        optimizer=AdamW(learning_rate=learning_rate, clip_norm=clip_norm),
         steps=steps,
         seed=seed,
         log_every=5,

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import equimu.cli
 from equimu._errors import EquimuError
+from equimu.optim import optimizer_class
 from equimu.plans import CHIPS, MeshShape, NotFittingError, Traffic, advice, plan, plan_to_json, sweep_plans
 from equimu.plans._compile import Facts, compile_step, needed_and_available
 from equimu.plans._count import Counts, count, group_size
@@ -31,7 +32,7 @@ from equimu.plans._plan import plan_from_facts
 from equimu.plans._saved import saved_bytes
 from equimu.plans._topology import EXAMPLES, parse_topology
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import OptimizerConfig, RunConfig, build_tree, config_from_dict, make_mesh
+from equimu.training import RunConfig, build_tree, config_from_dict, make_mesh
 
 EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
 
@@ -373,7 +374,7 @@ def test_weights_and_optimizer_fall_as_one_over_n():
 
 @pytest.mark.parametrize("name, mesh", [("lion", (1, 8, 1)), ("adamw", (2, 2, 2)), ("sgd", (8, 1, 1))])
 def test_the_compiled_step_holds_what_is_estimated(name, mesh):
-    config = dataclasses.replace(TINY, optimizer=OptimizerConfig(name=name))
+    config = dataclasses.replace(TINY, optimizer=optimizer_class(name)())
     facts = facts_of(config, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])
     guess = estimate(config, build_tree(config, 16), MeshShape(*mesh), None)
     assert facts.weights + facts.optimizer == pytest.approx(guess.state, rel=0.001)

@@ -62,7 +62,7 @@ def trained(task, out, **fields):
 
 def at_rest(task, out):
     """The validation loss of a run that moves nothing, and the same of the model that it starts with, by NumPy."""
-    run = trained(task, out, optimizer=mu.training.OptimizerConfig(learning_rate=0.0), seed=3)
+    run = trained(task, out, optimizer=mu.AdamW(learning_rate=0.0), seed=3)
     sizes = {"width": 16}
     model = mu.initialize(mu.parameterize(Net, mu.mup(), base=sizes, target=sizes), jax.random.key(3))
     weights = [

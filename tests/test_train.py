@@ -84,7 +84,7 @@ class Normed(Dropped):
 
 
 def of_task(task, **fields):
-    optimizer = mu.training.OptimizerConfig(learning_rate=2**-4)
+    optimizer = mu.AdamW(learning_rate=2**-4)
     defaults = dict(optimizer=optimizer, steps=12, log_every=5, validation_batches=None)
     return mu.RunConfig(task=task, **{**defaults, **fields})
 

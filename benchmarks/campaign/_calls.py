@@ -20,11 +20,12 @@ from equimu import EquimuError
 from equimu.checkpoint import Checkpoints
 from equimu.data import Loader, OrderedLoader, open_store, prepare, read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import check_run
+from equimu.optim import AdamW
 from equimu.plans import sweep_plans
 from equimu.reports import read_cells
 from equimu.sweeps import SweepConfig, sweep
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import OptimizerConfig, RunConfig, RuntimeConfig, make_mesh, train
+from equimu.training import RunConfig, RuntimeConfig, make_mesh, train
 
 _NO_COUNT = (0, -1, 2.5, math.nan, "3", True, 2**70)
 _NO_SIZE = (0, -1, 2.5, "8", 2**40)
@@ -113,8 +114,8 @@ def _configs() -> Iterator[_Case]:
         },
     )
     yield (
-        "OptimizerConfig",
-        OptimizerConfig,
+        "AdamW",
+        AdamW,
         {},
         {
             "learning_rate": (*_NO_NUMBER, -1.0, lambda step: 1.0),
@@ -139,7 +140,7 @@ def _configs() -> Iterator[_Case]:
         LanguageModel,
         {},
         {
-            "model": (3, None, {}, OptimizerConfig()),
+            "model": (3, None, {}, AdamW()),
             "text": (3, None, {}, ModelConfig()),
             "z_loss": (-1.0, math.nan),
             "loss_denominator": (3, "rows"),
@@ -152,7 +153,7 @@ def _configs() -> Iterator[_Case]:
         RunConfig,
         {},
         {
-            "task": (3, None, {}, LanguageModel, OptimizerConfig()),
+            "task": (3, None, {}, LanguageModel, AdamW()),
             "size": sizes,
             "base": sizes,
             "base_rows": (0, 1.5),

@@ -17,9 +17,9 @@ import optax
 from benchmarks._timing import interleave
 from equimu.attention import dot_product_attention
 from equimu.data import Batch
+from equimu.optim import AdamW
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig, summed_losses
 from equimu.training import (
-    OptimizerConfig,
     RunConfig,
     Sizes,
     build_tree,
@@ -63,7 +63,7 @@ def equimu_steps(batch, width, n_layer):
         task=LanguageModel(model=model, text=TextConfig(rows=rows, seq=seq)),
         size=Sizes(width=width, depth=n_layer),
         base=Sizes(width=HEAD_DIM),
-        optimizer=OptimizerConfig(clip_norm=None),
+        optimizer=AdamW(clip_norm=None),
     )
     program, numbers = program_for(config, build_tree(config, rows))
     hyper, batch = hyperparameters_of(config), shard_batch(batch, make_mesh())

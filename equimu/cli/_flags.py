@@ -1,4 +1,4 @@
-"""Configs as classes of flags: which flags there are is known once the class of the task is."""
+"""Configs as classes of flags: which flags there are is known once the classes of the task and the optimizer are."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from equimu._values import Size
+from equimu.optim import Optimizer
 from equimu.sweeps import SweepConfig
 from equimu.tasks import Task
 from equimu.training import RunConfig
@@ -36,13 +37,13 @@ def fields_of(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-def flags_class(config: type, task: type[Task]) -> Any:
-    """The class of flags of `RunConfig` or `SweepConfig`, for a task. Its instances become the config by `plain`.
+def flags_class(config: type, task: type[Task], optimizer: type[Optimizer]) -> Any:
+    """The class of flags of `RunConfig` or `SweepConfig`. Its instances become the config by `plain`.
 
     Raises:
         EquimuError: the task's `make` has no sizes.
     """
-    return _run_class(task) if config is RunConfig else _sweep_class(task)
+    return (_run_class if config is RunConfig else _sweep_class)(task, optimizer)
 
 
 def flags_of(config: RunConfig | SweepConfig) -> Any:
@@ -50,10 +51,12 @@ def flags_of(config: RunConfig | SweepConfig) -> Any:
     if isinstance(config, SweepConfig):
         task = type(config.run.task)
         values = {**fields_of(config), "run": flags_of(config.run)}
-        return _sweep_class(task)(**values | {"over": _over(task)(**config.over), "base": _base(task)(**config.base)})
+        return _sweep_class(task, type(config.run.optimizer))(
+            **values | {"over": _over(task)(**config.over), "base": _base(task)(**config.base)}
+        )
     task = type(config.task)
     values = fields_of(config) | {"size": _size(task)(**config.size), "base": _base(task)(**config.base)}
-    return _run_class(task)(**values)
+    return _run_class(task, type(config.optimizer))(**values)
 
 
 def flags_field(name: str, hint: Any, factory: Any) -> Any:
@@ -79,20 +82,21 @@ def _plain(flags: Any) -> Any:
 
 
 @functools.cache
-def _run_class(task: type[Task]) -> Any:
+def _run_class(task: type[Task], optimizer: type[Optimizer]) -> Any:
     size = _size(task)
     fields: list[Any] = [
         flags_field("task", Annotated[task, Flat], task),
         flags_field("size", size, size),
         flags_field("base", _base(task), _base(task)),
+        flags_field("optimizer", optimizer, optimizer),
         ("parameterization", str, dataclasses.field(default=RunConfig.parameterization)),
     ]
     return _class("RunConfig", RunConfig, fields)
 
 
 @functools.cache
-def _sweep_class(task: type[Task]) -> Any:
-    run = _run_class(task)
+def _sweep_class(task: type[Task], optimizer: type[Optimizer]) -> Any:
+    run = _run_class(task, optimizer)
     fields: list[Any] = [
         flags_field("run", run, run),
         ("parameterizations", tuple[str, ...], dataclasses.field(default=SweepConfig.parameterizations)),

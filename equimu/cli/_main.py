@@ -24,6 +24,8 @@ from equimu.cli._show import Show
 from equimu.cli._sweep import Report, Sweep
 from equimu.cli._train import Train
 from equimu.cli._words import one_line, own_words
+from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
+from equimu.sweeps import SweepConfig
 from equimu.tasks import LanguageModel, Task, find_task
 from equimu.training import Interrupted, is_first, leave
 
@@ -87,9 +89,18 @@ def _parse(arguments: list[str]) -> Any:
         return _flags(name, command, flags)
     task, flags = _take_task(flags)
     config = None if path is None else read_config(path, command.config_class, task, flags)
+    optimizer, flags = _take_optimizer(flags)
     if config is not None:
-        task = type(config.run.task if hasattr(config, "run") else config.task)  # pyright: ignore
-    return _flags(name, _for_task(command, task or LanguageModel, config), flags)
+        run = config.run if isinstance(config, SweepConfig) else config
+        task = type(run.task)
+        if optimizer is None:
+            optimizer = type(run.optimizer)
+        elif optimizer is not type(run.optimizer):
+            raise EquimuError(
+                f"the config {path} is of {optimizer_name(run.optimizer)}, whose flags are others than those of another "
+                "optimizer; change optimizer.name in a copy of it"
+            )
+    return _flags(name, _with_flags(command, task or LanguageModel, optimizer or AdamW, config), flags)
 
 
 def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
@@ -99,9 +110,21 @@ def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
     return None, flags
 
 
-def _for_task(command: Any, task: type[Task], config: Any) -> Any:
-    """The command with the flags of a task, whose defaults are those of a config, if there is one."""
-    cls = flags_class(command.config_class, task)
+def _take_optimizer(flags: list[str]) -> tuple[type[Optimizer] | None, list[str]]:
+    """The optimizer whose name is among the flags, and the other flags."""
+    for index, flag in enumerate(flags):
+        key, _, value = flag.partition("=")
+        if key in ("--optimizer.name", "--run.optimizer.name"):
+            if not value and index + 1 == len(flags):
+                raise EquimuError(f"{key} needs the name of an optimizer after it, e.g. lion")
+            end = index + (1 if value else 2)
+            return optimizer_class(value or flags[index + 1]), flags[:index] + flags[end:]
+    return None, flags
+
+
+def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], config: Any) -> Any:
+    """The command with the flags of a task and an optimizer, whose defaults are those of a config, if there is one."""
+    cls = flags_class(command.config_class, task, optimizer)
     field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config))
     made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
     made.__doc__ = command.__doc__

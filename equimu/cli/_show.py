@@ -7,6 +7,7 @@ import tyro
 
 from equimu.cli._command import Command, check_format
 from equimu.cli._flags import Flat
+from equimu.optim import optimizer_name
 from equimu.parameterization import table, to_json
 from equimu.training import RunConfig, build_parameterization, build_tree
 
@@ -30,5 +31,5 @@ class Show(Command):
             print(to_json(tree))
             return
         name = build_parameterization(config).name
-        print(f"{name} with {config.optimizer.name}, {config.size} over base {config.base}\n")
+        print(f"{name} with {optimizer_name(config.optimizer)}, {config.size} over base {config.base}\n")
         print(table(tree, markdown=self.format == "markdown"))

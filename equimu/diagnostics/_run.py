@@ -10,7 +10,7 @@ from equimu._values import Count, Positive, Size, check, checked
 from equimu.diagnostics._check import CoordinateProbe
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.tasks import mean_loss
-from equimu.training import RunConfig, build_optimizer, build_parameterization, data_of
+from equimu.training import RunConfig, build_parameterization, data_of
 
 
 class OffError(EquimuError):
@@ -60,7 +60,7 @@ def check_run(
     def optimizer(tree: PyTree) -> Any:
         still = dataclasses.replace(config.optimizer, decay="constant")
         decay = config.optimizer.weight_decay
-        return build_optimizer(still, tree, learning_rate=learning_rate, weight_decay=decay, steps=steps, warmup=0)
+        return still.build(tree, learning_rate=learning_rate, weight_decay=decay, steps=steps, warmup=0)
 
     def loss(model: Any, batch: Any) -> Any:
         return mean_loss(config.task, model, batch)

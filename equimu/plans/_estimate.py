@@ -14,7 +14,7 @@ from equimu.parameterization import is_rule
 from equimu.plans._chips import Chip
 from equimu.plans._mesh import MeshShape, decoder_of
 from equimu.plans._needed import attention_flops, matrix_entries
-from equimu.training import RunConfig, build_optimizer, hyperparameters_of
+from equimu.training import RunConfig, hyperparameters_of
 from equimu.training._mesh import AXES
 from equimu.training._specs import partition_specs
 
@@ -52,7 +52,7 @@ def optimizer_bytes(config: RunConfig, tree: PyTree, weights: int) -> int:
     shapes = shapes_of(tree)
     hyper = hyperparameters_of(config)._asdict()
     del hyper["seed"]
-    state = jax.eval_shape(build_optimizer(config.optimizer, tree, **hyper).init, shapes)
+    state = jax.eval_shape(config.optimizer.build(tree, **hyper).init, shapes)
     return round(weights * _bytes(state) / _bytes(shapes))
 
 

@@ -1,9 +1,7 @@
 """Training: configs, the step over a mesh, and runs as folders."""
 
-from equimu.training._build import build_optimizer as build_optimizer
 from equimu.training._build import build_parameterization as build_parameterization
 from equimu.training._build import build_tree as build_tree
-from equimu.training._config import OptimizerConfig as OptimizerConfig
 from equimu.training._config import RunConfig as RunConfig
 from equimu.training._config import Sizes as Sizes
 from equimu.training._config import config_from_dict as config_from_dict

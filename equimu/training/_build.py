@@ -1,41 +1,28 @@
-"""From a config to the objects it speaks of: parameterization, tree, optimizer."""
+"""From a config to the parameterization and the tree that it speaks of."""
 
 import dataclasses
 from fractions import Fraction
-from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import optax
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree, Scalar
-from equimu.optim import adafactor, adamw, lion, muon, sgd, warmup_schedule
+from equimu._types import PyTree
 from equimu.parameterization import (
-    Family,
     Parameterization,
     is_rule,
     parameterization_from_text,
     parameterize,
 )
 from equimu.tasks import Task
-from equimu.training._config import OptimizerConfig, RunConfig
-
-_FAMILIES: dict[str, Family] = {
-    "adamw": "adam",
-    "lion": "sign",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-    "muon": "muon",
-}
+from equimu.training._config import RunConfig
 
 
 def build_parameterization(config: RunConfig) -> Parameterization:
     """The table of laws of a run, for its optimizer."""
     table, optimizer = config.parameterization, config.optimizer
     if isinstance(table, str):
-        return parameterization_from_text(table, optimizer=_FAMILIES[optimizer.name], decay=optimizer.weight_decay_rule)
+        return parameterization_from_text(table, optimizer=optimizer.family, decay=optimizer.weight_decay_rule)
     return table
 
 
@@ -82,32 +69,3 @@ def _with_frozen_parts(tree: PyTree, task: Task) -> PyTree:
         kept,
         is_leaf=lambda x: x is None,
     )
-
-
-def build_optimizer(
-    config: OptimizerConfig,
-    tree: PyTree,
-    *,
-    learning_rate: Scalar,
-    weight_decay: Scalar,
-    steps: Any,
-    warmup: Any,
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer; what a sweep varies is given apart from the config, so that it can be traced."""
-    common: dict[str, Any] = dict(
-        learning_rate=learning_rate,
-        # a decay of zero is left out of the program
-        weight_decay=weight_decay if config.weight_decay else 0.0,
-        schedule=warmup_schedule(total=steps, warmup=warmup, decay=config.decay, floor=config.floor),
-        clip_norm=config.clip_norm,
-        mu_dtype=jnp.dtype(config.first_moment_dtype),
-    )
-    if config.name == "adamw":
-        return adamw(tree, b1=config.b1, b2=config.b2, eps=config.eps, **common)
-    if config.name == "lion":
-        return lion(tree, b1=config.b1, b2=config.b2, **common)
-    if config.name == "adafactor":
-        return adafactor(tree, **common)
-    if config.name == "muon":
-        return muon(tree, beta=config.momentum, b1=config.b1, b2=config.b2, eps=config.eps, **common)
-    return sgd(tree, momentum=config.momentum or None, **common)

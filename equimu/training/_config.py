@@ -9,20 +9,14 @@ from typing import Any, Literal
 from equimu._errors import EquimuError, nearest
 from equimu._values import (
     Count,
-    DecayRate,
-    NotNegative,
-    Positive,
     Seed,
-    Share,
     Size,
-    check_fields,
     check_keys,
     checked,
-    fields_from_dict,
     hints_of,
 )
+from equimu.optim import AdamW, Optimizer, optimizer_from_dict, optimizer_to_dict
 from equimu.parameterization import (
-    DecayRule,
     Parameterization,
     canonical_text,
     parameterization_from_dict,
@@ -57,32 +51,6 @@ class Sizes(Mapping[str, int]):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """The optimizer and its schedule; see `equimu.adamw` and the functions beside it."""
-
-    name: Literal["adamw", "lion", "sgd", "adafactor", "muon"] = "adamw"
-    learning_rate: NotNegative = 2**-5
-    b1: DecayRate = 0.9
-    b2: DecayRate = 0.95
-    eps: NotNegative = 1e-8
-    momentum: DecayRate = 0.9
-    """Of SGD (0 for none) and of Muon's matrices."""
-    weight_decay: NotNegative = 0.0
-    weight_decay_rule: DecayRule = "independent"
-    clip_norm: Positive | None = 1.0
-    """Global norm to which gradients are clipped; None for no clipping."""
-    warmup: Share = 0.1
-    """Share of the steps."""
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    floor: NotNegative = 1e-4
-    """The schedule's factor at the first and the last update."""
-    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self):
-        check_fields(self, "optimizer.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run: a task at some sizes under a table of laws."""
 
@@ -98,7 +66,8 @@ class RunConfig:
     """Steps of the small run; None for the run's own."""
     parameterization: str | Parameterization = "mup"
     """A table of laws, as the call that makes it: mup, mup(form=absolute), completep(alpha=0.5).tune(output, multiplier=4)."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Optimizer = AdamW()
+    """Its name says which flags it has: adamw, lion, sgd, adafactor, muon, or a registered one."""
     steps: Count = 150
     seed: Seed = 0
     """Of the initial weights, of the order of the data, and of random keys in the loss."""
@@ -170,13 +139,12 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 def _to_dict(config: RunConfig, whole: bool) -> dict[str, Any]:
     table = config.parameterization
-    plain = dataclasses.asdict(config.optimizer)
     found: dict[str, Any] = {
         "task": task_to_dict(config.task, whole=whole),
         "size": dict(config.size),
         "base": dict(config.base),
         "parameterization": table if isinstance(table, str) else parameterization_to_dict(table),
-        "optimizer": plain,
+        "optimizer": optimizer_to_dict(config.optimizer),
     }
     for field in dataclasses.fields(config):
         if field.name not in found and (whole or not is_execution(field)):
@@ -210,7 +178,7 @@ def config_from_dict(values: Mapping[str, Any], task: type[Task] | None = None, 
             found[key] = parameterization_from_dict(value) if isinstance(value, Mapping) else value
         elif key == "optimizer":
             check_keys(where + key, value)
-            found[key] = fields_from_dict(OptimizerConfig, value, f"{where}optimizer.")
+            found[key] = optimizer_from_dict(value, f"{where}optimizer.")
         elif key != "task":
             found[key] = checked(where + key, value, hints[key])
     return RunConfig(**found)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from equimu._types import PyTree, Scalar
-from equimu.optim import decay_of, epsilon_shares
+from equimu._types import PyTree
+from equimu.optim import Optimizer, decay_of
 from equimu.parameterization import rules_of
 
 # Of each leaf: root mean square of the weight before the step, of its update and of its raw gradient; and the share of its
@@ -18,17 +18,17 @@ LEAF_NUMBERS = ("weight_rms", "update_rms", "gradient_rms", "epsilon_share")
 
 
 def measure_leaves(
-    tree: PyTree, params: PyTree, updates: PyTree, grads: PyTree, opt_state: PyTree, *, eps: Scalar, b2: Scalar
+    tree: PyTree, optimizer: Optimizer, params: PyTree, updates: PyTree, grads: PyTree, opt_state: PyTree
 ) -> Float[Array, "leaves numbers"]:
     """The `LEAF_NUMBERS` of each leaf, in the order of the tree's rules.
 
     Args:
         tree: the tree of rules.
+        optimizer: of the run.
         params, updates, grads: of its leaves.
-        opt_state: behind the step.
-        eps, b2: the optimizer's base values.
+        opt_state: after the step.
     """
-    shares = epsilon_shares(tree, opt_state, eps=eps, b2=b2)
+    shares = optimizer.epsilon_shares(tree, opt_state)
 
     def rms(x: Array) -> Array:
         return jnp.sqrt(jnp.mean(jnp.square(jnp.abs(x)).astype(jnp.float32)))

@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 from equimu._types import Key, PyTree
 from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
 from equimu.tasks import LanguageModel
-from equimu.training._build import build_optimizer
 from equimu.training._config import RunConfig, Sizes
 from equimu.training._leaves import measure_leaves
 from equimu.training._mesh import make_mesh
@@ -133,7 +132,7 @@ class Program:
         """The optimizer of a tree of rules."""
         numbers = hyper._asdict()
         del numbers["seed"]
-        return build_optimizer(self._config.optimizer, tree, **numbers)
+        return self._config.optimizer.build(tree, **numbers)
 
     def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
         """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
@@ -163,9 +162,7 @@ class Program:
             self.optimizer(tree, hyper),
             measure,
             skip_nonfinite=self._config.on_nonfinite == "skip",
-            inspect=functools.partial(
-                measure_leaves, tree, eps=self._config.optimizer.eps, b2=self._config.optimizer.b2
-            ),
+            inspect=functools.partial(measure_leaves, tree, self._config.optimizer),
         )
         return jax.tree.leaves(state), metrics
 

@@ -1,0 +1,247 @@
+"""Optimizers as values: what a config holds, with their schedule; and their names."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from equimu._errors import EquimuError, nearest
+from equimu._types import PyTree, Scalar
+from equimu._values import (
+    DecayRate,
+    NotNegative,
+    Positive,
+    Share,
+    check_class,
+    check_fields,
+    checked,
+    fields_from_dict,
+    shown,
+)
+from equimu.optim._epsilon import epsilon_shares
+from equimu.optim._matrix_optimizers import adafactor, muon
+from equimu.optim._optimizers import adamw, lion, sgd
+from equimu.optim._schedule import Decay, warmup_schedule
+from equimu.parameterization import DecayRule, Family
+
+_NAME = "name"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(abc.ABC):
+    """An optimizer and its schedule, as a value.
+
+    Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags and part of what a run is.
+
+    - `family`: of update rules, which decides how a table's learning rates are written.
+    """
+
+    family: ClassVar[Family]
+
+    learning_rate: NotNegative = 2**-5
+    weight_decay: NotNegative = 0.0
+    weight_decay_rule: DecayRule = "independent"
+    clip_norm: Positive | None = 1.0
+    """Global norm to which gradients are clipped; None for no clipping."""
+    warmup: Share = 0.1
+    """Share of the steps."""
+    decay: Decay = "linear"
+    floor: NotNegative = 1e-4
+    """The schedule's factor at the first and the last update."""
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check_fields(self, "optimizer.")
+
+    def build(
+        self, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        """The transformation for a tree of rules.
+
+        Args:
+            tree: the tree of rules.
+            learning_rate, weight_decay: base values; may be traced, in place of the fields of these names.
+            steps: of the run.
+            warmup: steps of it.
+        """
+        return self.transformation(
+            tree,
+            learning_rate=learning_rate,
+            # a decay of zero is left out of the program
+            weight_decay=weight_decay if self.weight_decay else 0.0,
+            schedule=warmup_schedule(total=steps, warmup=warmup, decay=self.decay, floor=self.floor),
+            clip_norm=self.clip_norm,
+            mu_dtype=jnp.dtype(self.first_moment_dtype),
+        )
+
+    @abc.abstractmethod
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """The transformation for a tree of rules.
+
+        Args:
+            tree: the tree of rules.
+            common: `learning_rate`, `weight_decay`, `schedule`, `clip_norm` and `mu_dtype`, as `adamw` takes them.
+        """
+
+    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+        """As `equimu.optim.epsilon_shares`; nothing for optimizers without an epsilon."""
+        del tree, opt_state
+        return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """`equimu.adamw`."""
+
+    family = "adam"
+
+    b1: DecayRate = 0.9
+    b2: DecayRate = 0.95
+    eps: NotNegative = 1e-8
+
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """As `equimu.adamw`."""
+        return adamw(tree, b1=self.b1, b2=self.b2, eps=self.eps, **common)
+
+    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+        """Of all leaves."""
+        return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lion(Optimizer):
+    """`equimu.lion`."""
+
+    family = "sign"
+
+    b1: DecayRate = 0.9
+    b2: DecayRate = 0.95
+
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """As `equimu.lion`."""
+        return lion(tree, b1=self.b1, b2=self.b2, **common)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """`equimu.sgd`."""
+
+    family = "sgd"
+
+    momentum: DecayRate = 0.9
+    """0 for none."""
+
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """As `equimu.sgd`."""
+        return sgd(tree, momentum=self.momentum or None, **common)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """`equimu.adafactor`."""
+
+    family = "adafactor"
+
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """As `equimu.adafactor`."""
+        return adafactor(tree, **common)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """`equimu.muon`."""
+
+    family = "muon"
+
+    momentum: DecayRate = 0.9
+    """Of the matrices."""
+    b1: DecayRate = 0.9
+    b2: DecayRate = 0.95
+    eps: NotNegative = 1e-8
+
+    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """As `equimu.muon`."""
+        return muon(tree, beta=self.momentum, b1=self.b1, b2=self.b2, eps=self.eps, **common)
+
+    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+        """Of the leaves that Adam trains."""
+        return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
+
+
+_REGISTERED: dict[str, type[Optimizer]] = {
+    "adamw": AdamW,
+    "lion": Lion,
+    "sgd": SGD,
+    "adafactor": Adafactor,
+    "muon": Muon,
+}
+_OWN = frozenset(_REGISTERED)
+
+
+def register_optimizer(name: str, optimizer: type[Optimizer]) -> None:
+    """Gives a class of optimizers a name, by which configs and the command line call it: `--optimizer.name mine`.
+
+    Registering a name again replaces its class.
+
+    Args:
+        name: not one of this library's.
+        optimizer: a frozen dataclass, all of whose fields have defaults.
+
+    Raises:
+        EquimuError: the name is taken, or the class is not such a one.
+    """
+    check_class("optimizer", optimizer)
+    if checked("the name of an optimizer", name, str) in _OWN:
+        raise EquimuError(f"{name!r} is an optimizer of equimu's own; choose another name")
+    parameters: Any = vars(optimizer).get("__dataclass_params__")
+    if not issubclass(optimizer, Optimizer) or parameters is None or not parameters.frozen:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EquimuError(
+            f"{optimizer.__name__} must be a subclass of equimu.Optimizer and a frozen dataclass; write "
+            "@dataclasses.dataclass(frozen=True, kw_only=True) above it"
+        )
+    _REGISTERED[name] = optimizer
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The class of optimizers of a name.
+
+    Raises:
+        EquimuError: there is none; with the nearest valid name.
+    """
+    if name not in _REGISTERED:
+        raise EquimuError(f"optimizer.name {name!r} is unknown: {nearest(name, _REGISTERED)}")
+    return _REGISTERED[name]
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """The name of an optimizer's class.
+
+    Raises:
+        EquimuError: it has none.
+    """
+    for name, cls in _REGISTERED.items():
+        if cls is type(optimizer):
+            return name
+    name = type(optimizer).__name__
+    raise EquimuError(f"{name} has no name that a config can hold; write equimu.register_optimizer('mine', {name})")
+
+
+def optimizer_to_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimizer as plain JSON types."""
+    return {_NAME: optimizer_name(optimizer), **dataclasses.asdict(optimizer)}
+
+
+def optimizer_from_dict(values: Mapping[str, Any], where: str = "optimizer.") -> Optimizer:
+    """The optimizer of plain JSON types; fields left out keep their defaults, and `name` is `"adamw"`.
+
+    Raises:
+        EquimuError: an unknown name or key (with the nearest valid one), or a value of the wrong type.
+    """
+    name = values.get(_NAME, "adamw")
+    if not isinstance(name, str):
+        raise EquimuError(f"{where}name must be the name of an optimizer, e.g. 'lion', got {shown(name)}")
+    return fields_from_dict(optimizer_class(name), {k: v for k, v in values.items() if k != _NAME}, where)
