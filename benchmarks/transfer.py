@@ -90,8 +90,11 @@ def main(config: Config) -> None:
         config.markdown.write_text(text + "\n")
 
 
+_ADAMW = AdamW()
+
+
 def base_run(
-    config: Config, *, optimizer: Optimizer = AdamW(), width: int = 128, rows: int = ROWS, head_dim: int = 32
+    config: Config, *, optimizer: Optimizer = _ADAMW, width: int = 128, rows: int = ROWS, head_dim: int = 32
 ) -> RunConfig:
     """What all runs of a sweep share."""
     return RunConfig(

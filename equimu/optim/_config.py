@@ -35,7 +35,8 @@ _NAME = "name"
 class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
 
-    Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags and part of what a run is.
+    Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags, and part of what a run
+    is.
 
     - `family`: of update rules, which decides how a table's learning rates are written.
     """

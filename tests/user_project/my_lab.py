@@ -1,6 +1,7 @@
-"""What a user of the library writes, type-checked strictly: a layer, a parameterization and a task."""
+"""What a user of the library writes, type-checked strictly: a layer, a parameterization, an optimizer and a task."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -62,6 +63,29 @@ def mine(power: float = 1.0, *, optimizer: mu.parameterization.Family = "adam") 
 
 
 mu.register_parameterization("mine", mine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nadam(mu.Optimizer):
+    """Adam with Nesterov's momentum."""
+
+    family = "adam"
+
+    b2: float = 0.95
+
+    def transformation(self, tree: Any, **common: Any) -> optax.GradientTransformationExtraArgs:
+        """By optax, with the tree's learning rates."""
+        rate, schedule = common["learning_rate"], common["schedule"]
+
+        def one(rule: mu.Rule) -> optax.GradientTransformation:
+            return optax.chain(optax.scale_by_adam(b2=self.b2, nesterov=True), optax.scale(-rate * rule.lr))
+
+        return optax.with_extra_args_support(
+            optax.chain(mu.multi_transform(tree, one), optax.scale_by_schedule(schedule))
+        )
+
+
+mu.register_optimizer("nadam", Nadam)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Optimizers as values: their names, their JSON, and what they build."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import equimu as mu
+from equimu.optim import optimizer_class, optimizer_from_dict, optimizer_name, optimizer_to_dict
+
+NAMES = {"adamw": mu.AdamW, "lion": mu.Lion, "sgd": mu.SGD, "adafactor": mu.Adafactor, "muon": mu.Muon}
+FUNCTIONS = {"adamw": mu.adamw, "lion": mu.lion, "sgd": mu.sgd, "adafactor": mu.adafactor, "muon": mu.muon}
+
+
+def make(width, *, key):
+    import equinox as eqx
+
+    return eqx.nn.MLP(4, 2, width, 2, key=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_goes_to_json_and_back(name):
+    value = NAMES[name](learning_rate=0.1, clip_norm=None, warmup=0.25)
+    assert optimizer_class(name) is NAMES[name] and optimizer_name(value) == name
+    plain = json.loads(json.dumps(optimizer_to_dict(value)))
+    assert plain["name"] == name and optimizer_from_dict(plain) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_builds_what_its_function_does(name):
+    value = NAMES[name](clip_norm=0.5, weight_decay=0.1, decay="constant", floor=0.0)
+    table = mu.parameterization_from_text("mup", optimizer=value.family, decay="independent")
+    tree = mu.parameterize(make, table, base={"width": 4}, target={"width": 8})
+    params = jax.tree.map(lambda x: x if hasattr(x, "dtype") else None, mu.initialize(tree, jax.random.key(0)))
+    grads = jax.tree.map(lambda x: jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
+    own = {"sgd": {"momentum": 0.9}, "muon": {"beta": 0.9}, "lion": {"b2": 0.95}}.get(name, {})
+    theirs = FUNCTIONS[name](tree, learning_rate=0.1, weight_decay=0.1, clip_norm=0.5, **own)
+    ours = value.build(tree, learning_rate=0.1, weight_decay=0.1, steps=10, warmup=0)
+    found, expected = (o.update(grads, o.init(params), params)[0] for o in (ours, theirs))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Still(mu.Optimizer):
+    family = "sgd"
+
+    def transformation(self, tree, **common):
+        return optax.with_extra_args_support(optax.set_to_zero())
+
+
+def test_an_optimizer_of_ones_own_has_a_name_once_it_is_registered():
+    with pytest.raises(mu.EquimuError, match=r"write equimu.register_optimizer\('mine', Still\)"):
+        optimizer_to_dict(Still())
+    mu.register_optimizer("still", Still)
+    assert optimizer_from_dict({"name": "still", "learning_rate": 0.5}) == Still(learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: optimizer_from_dict({"name": "adamx"}), "'adamx' is unknown: did you mean 'adamw'"),
+        (lambda: optimizer_from_dict({"name": "lion", "momentum": 0.5}), "unknown key 'optimizer.momentum'"),
+        (lambda: optimizer_from_dict({"name": 3}), "must be the name of an optimizer"),
+        (lambda: mu.register_optimizer("adamw", Still), "an optimizer of equimu's own"),
+        (lambda: mu.register_optimizer("mine", type("Bare", (mu.Optimizer,), {})), "a frozen dataclass"),
+    ],
+)
+def test_mistakes_are_one_line(call, words):
+    with pytest.raises(mu.EquimuError) as error:
+        call()
+    assert words in str(error.value) and "\n" not in str(error.value)
