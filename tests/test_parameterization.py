@@ -414,3 +414,22 @@ def test_tree_of_ten_billion_parameters_takes_no_memory_and_no_time():
     entries = sum(math.prod(rule.shape) for rule in rules_of(tree))
     assert entries > 10e9
     assert seconds < 2.0 and megabytes < 500, (seconds, megabytes)
+
+
+@pytest.mark.parametrize(
+    ("base", "target", "times"),
+    [
+        ({"n": 8}, {"n": 16}, 2),
+        ({"n": 8}, {"n": 8}, 2),  # that it is a width shows at twice the size
+        ({"n": 8, "depth": 2}, {"n": 16, "depth": 2}, 3),
+    ],
+)
+def test_the_constructor_is_traced_once_at_each_size(base, target, times):
+    sizes = []
+
+    def make(n, depth=2, *, key):
+        sizes.append((n, depth))
+        return eqx.nn.MLP(4, 2, n, depth, key=key)
+
+    parameterize(make, mup(), base=base, target=target)
+    assert len(sizes) == len(set(sizes)) == times

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +16,8 @@ from equimu.parameterization._parameterization import BaseConstants, Parameteriz
 from equimu.parameterization._rule import NUMBERS, ROLES, Rule
 from equimu.parameterization._sizes import Geometry, base_dimensions, dimensions, measure, role_of
 from equimu.parameterization._starts import Start, starts
-from equimu.parameterization._trace import Blueprint
-from equimu.parameterization._twice import tied_slot
+from equimu.parameterization._trace import Blueprint, Blueprints
+from equimu.parameterization._twice import places_of, tied_slot, with_second_uses
 from equimu.parameterization._undeclared import inferred_words, undeclared_error
 from equimu.parameterization._uses import uses
 
@@ -25,21 +25,24 @@ _MATRICES = ("input", "hidden", "output")
 
 
 def rules_by_path(
-    make: Callable[..., Any],
+    blueprints: Blueprints,
     parameterization: Parameterization,
     base: Mapping[str, int],
     target: Mapping[str, int],
-    blueprint: Blueprint,
     run: Mapping[str, Fraction],
     example: tuple[Any, ...],
 ) -> dict[str, Rule]:
-    """The rules of all arrays, by path; arguments are those of `parameterize`, `blueprint` is what the rules keep."""
-    geometry = measure(make, base, target)
+    """The rules of all arrays, by path, second uses included; arguments are those of `parameterize`."""
+    blueprint = blueprints(target)
+    geometry = measure(lambda sizes: with_second_uses(blueprints(sizes).shapes()), base, target)
     _check_depth(parameterization, geometry)
-    started = starts(Blueprint(make, target))
+    started = starts(blueprint)
     _warn_of_own_seeds(started)
     from_constructor = parameterization.start == "constructor"
-    own = own_draws(make, base, target, started, at_base=from_constructor)
+    own = own_draws(blueprints, base, target, started, at_base=from_constructor)
+    places = places_of(blueprint.shapes())
+    started = {path: started[place] for path, place in places.items()}
+    own = {path: own[place] for path, place in places.items() if place in own}
     words: dict[str, tuple[str, ...]] = {}
     undeclared: list[Leaf] = []
     for leaf in geometry.leaves:

@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from equimu.parameterization._repeats import pattern
 from equimu.parameterization._starts import Start, measured, starts
-from equimu.parameterization._trace import Blueprint
+from equimu.parameterization._trace import Blueprint, Blueprints
 
 # Draws whose entries are mixed are measured if they are no larger than this; what is measured agrees within the tolerance.
 _LARGEST, TOLERANCE = 2**22, 0.05
@@ -44,7 +43,7 @@ def is_level(mean: float, std: float) -> bool:
 
 
 def own_draws(
-    make: Callable[..., Any],
+    blueprints: Blueprints,
     base: Mapping[str, int],
     target: Mapping[str, int],
     started: Mapping[str, Start],
@@ -54,15 +53,15 @@ def own_draws(
     """By path, of all arrays that the constructor draws.
 
     Args:
-        make: the constructor.
+        blueprints: of the constructor.
         base, target: its sizes.
         started: how it starts its arrays at the target sizes.
         at_base: whether what they are like at the base is needed.
     """
-    found = _statistics(Blueprint(make, target), started, _LARGEST)
+    found = _statistics(blueprints(target), started, _LARGEST)
     if not at_base or not found:
         return found
-    blueprint = Blueprint(make, base)
+    blueprint = blueprints(base)
     here = _statistics(blueprint, starts(blueprint), None)
     # A part of which there are fewer at the base is drawn like those that are there.
     alike = {pattern(path): own for path, own in here.items()}

@@ -13,7 +13,6 @@ from equimu.parameterization._law import Dimensions
 from equimu.parameterization._leaves import Leaf, branch_ends, containers_of, locate
 from equimu.parameterization._repeats import Counted, Model, compare, counted, pattern
 from equimu.parameterization._rule import Role
-from equimu.parameterization._trace import Blueprint
 
 _IN = {"in", "kernel"}
 _OUT = {"out", "inner"}
@@ -48,17 +47,19 @@ class Geometry:
         return _fan(leaf, leaf.axes.words, leaf.shape, _IN)
 
 
-def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[str, int]) -> Geometry:
-    """Traces the model at the target and with one size changed at a time.
+def measure(
+    shapes_at: Callable[[Mapping[str, int]], Any], base: Mapping[str, int], target: Mapping[str, int]
+) -> Geometry:
+    """Looks at the model at the target and with one size changed at a time.
 
     Args:
-        make: the constructor.
+        shapes_at: from sizes to the shapes of the model.
         base, target: its sizes, as `checked_sizes` gives them.
 
     Raises:
         EquimuError: a size changes no array, or both widths and the number of residual blocks.
     """
-    model = Blueprint(make, target).shapes()
+    model = shapes_at(target)
     mine = Model(locate(model), containers_of(model))
     wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in mine.leaves}
     found: dict[str, Counted] = {leaf.path: Counted() for leaf in mine.leaves}
@@ -68,7 +69,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
     for name, size in target.items():
         # At equal sizes the change has to be made up: what a leaf's axes are does not depend on the ratio.
         other = base[name] if base[name] != size else 2 * size
-        shapes = Blueprint(make, {**target, name: other}).shapes()
+        shapes = shapes_at({**target, name: other})
         changed = Model(locate(shapes), containers_of(shapes))
         difference = compare(name, (size, other), mine, changed)
         mine = dataclasses.replace(mine, leaves=[_stack(leaf, difference.stacked) for leaf in mine.leaves])
@@ -88,7 +89,7 @@ def measure(make: Callable[..., Any], base: Mapping[str, int], target: Mapping[s
     elif len(widths) == 1 and list(target) == widths:
         reference = changed.leaves
     else:
-        reference = locate(Blueprint(make, {**target, **{name: base[name] for name in widths}}).shapes())
+        reference = locate(shapes_at({**target, **{name: base[name] for name in widths}}))
     depths = counted(mine, {path: count for path, count in found.items() if count.root is not None})
     # A part of which there are fewer at the base has the shape of those that are there.
     at_base = {pattern(leaf.path): leaf.shape for leaf in reference} | {leaf.path: leaf.shape for leaf in reference}

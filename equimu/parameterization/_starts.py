@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from equimu.parameterization._leaves import dotted
+from equimu.parameterization._leaves import dotted, is_array_or_shape
 from equimu.parameterization._trace import Blueprint
 
 _SAMPLES = 4096
@@ -46,7 +46,9 @@ class Start:
 
 def starts(blueprint: Blueprint) -> dict[str, Start]:
     """How the constructor starts each array of the model, by path, in the order of its leaves."""
-    closed, made = jax.make_jaxpr(lambda key: _arrays(blueprint(key)), return_shape=True)(jax.random.key(0))
+    closed, shapes = blueprint.program(), blueprint.shapes()
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    made = {dotted(path): leaf for path, leaf in leaves if is_array_or_shape(leaf)}
     with jax.ensure_compile_time_eval():
         known = _Interpreter().run(closed.jaxpr, [_of_value(c) for c in closed.consts], [_KEY])
     return {path: _start(each, made[path]) for path, each in zip(made, known, strict=True)}

@@ -33,20 +33,47 @@ class Blueprint:
         return eqx.nn.make_with_state(lambda: model)()[1] if _has_initial_state(model) else None
 
     def shapes(self) -> Any:
-        """The model with a `jax.ShapeDtypeStruct` in place of each array.
+        """The model with a `jax.ShapeDtypeStruct` in place of each array, which is an object of its own.
 
         Raises:
             EquimuError: a function in the model closes over an array, which is then no part of the model's tree.
         """
-        model = eqx.filter_eval_shape(self, jax.random.key(0))
-        for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
+        return self._traced[1]
+
+    def program(self) -> Any:
+        """The constructor as a closed jaxpr, from a key to the model's arrays in the order of `shapes`."""
+        return self._traced[0]
+
+    @functools.cached_property
+    def _traced(self) -> tuple[Any, Any]:
+        closed, arrays, rest = eqx.filter_make_jaxpr(self)(jax.random.key(0))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(rest)[0]:
             if callable(leaf) and any(isinstance(value, Tracer) for value in _closed_over(leaf)):
                 raise EquimuError(
                     f"the function at {jax.tree_util.keystr(path).removeprefix('.')} closes over an array that the constructor "
                     "makes, which no rule and no optimizer can reach; make the array a field of an eqx.Module that is called "
                     "instead"
                 )
-        return model
+        return closed, eqx.combine(arrays, rest)
+
+
+class Blueprints:
+    """A constructor at several sizes, traced once at each.
+
+    Args:
+        make: the constructor.
+    """
+
+    def __init__(self, make: Callable[..., Any]):
+        self._make = make
+        self._known: dict[tuple[tuple[str, int], ...], Blueprint] = {}
+
+    def __call__(self, sizes: Mapping[str, int]) -> Blueprint:
+        """The constructor at these sizes."""
+        key = tuple(sorted(sizes.items()))
+        if key not in self._known:
+            self._known[key] = Blueprint(self._make, dict(sizes))
+        return self._known[key]
 
 
 def _has_initial_state(model: Any) -> bool:

@@ -17,8 +17,8 @@ from equimu.parameterization._leaves import dotted, is_array_or_shape, locate
 from equimu.parameterization._parameterization import Parameterization
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
 from equimu.parameterization._sizes import checked_sizes
-from equimu.parameterization._trace import Blueprint
-from equimu.parameterization._twice import check_second_uses, with_second_uses
+from equimu.parameterization._trace import Blueprints
+from equimu.parameterization._twice import check_second_uses
 
 
 def parameterize(
@@ -63,10 +63,10 @@ def parameterize(
         )
     small, large = checked_sizes(base, target)
     _check_call(make, large)
-    blueprint = Blueprint(make, large)
+    blueprints = Blueprints(make)
     run = run_ratios(parameterization, batch_ratio, length_ratio)
-    rules = rules_by_path(with_second_uses(make), parameterization, small, large, blueprint, run, example)
-    model = blueprint.shapes()
+    rules = rules_by_path(blueprints, parameterization, small, large, run, example)
+    model = blueprints(large).shapes()
     check_second_uses(model, rules, parameterization)
     remaining = iter(locate(model))
 

@@ -1,7 +1,7 @@
 """Arrays that are used twice: tied embeddings, and what `eqx.nn.Shared` ties."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -72,9 +72,20 @@ def _width_exponent(law: Law, role: Role) -> Fraction:
     return sum((e for s, e in law.exponents if grows.get(s.removesuffix("_ratio"), False)), Fraction(0))
 
 
-def with_second_uses(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A constructor of the same model with everything that `eqx.nn.Shared` ties standing at both of its places."""
-    return lambda **arguments: _expanded(make(**arguments))
+def with_second_uses(model: Any) -> Any:
+    """The shapes of the same model with everything that `eqx.nn.Shared` ties standing at both of its places."""
+    shared = any(map(_is_shared, jax.tree.leaves(model, is_leaf=_is_shared)))
+    return eqx.filter_eval_shape(_expanded, model) if shared else model
+
+
+def places_of(model: Any) -> dict[str, str]:
+    """By the path of each array, second uses included, the path of the array itself.
+
+    Args:
+        model: shapes of the model.
+    """
+    own = {dotted(path): dotted(path) for path, _ in _arrays(model)}
+    return own | {path: min(sources) for path, sources in _second_uses(model).items() if sources}
 
 
 def check_second_uses(model: Any, rules: Mapping[str, Rule], parameterization: Parameterization) -> None:
@@ -140,14 +151,6 @@ def _second_uses(model: Any) -> dict[str, set[str]]:
     return found
 
 
-def _is_shared(node: Any) -> bool:
-    return isinstance(node, eqx.nn.Shared)
-
-
-def _arrays(tree: Any) -> list[tuple[Any, Any]]:
-    return [(path, x) for path, x in tree_flatten_with_path(tree)[0] if is_array_or_shape(x)]
-
-
 def _expanded(model: Any) -> Any:
     def expand(node: Any) -> Any:
         if not _is_shared(node):
@@ -156,3 +159,11 @@ def _expanded(model: Any) -> Any:
         return eqx.tree_at(lambda n: n.pytree, inner, inner())
 
     return jax.tree.map(expand, model, is_leaf=_is_shared)
+
+
+def _is_shared(node: Any) -> bool:
+    return isinstance(node, eqx.nn.Shared)
+
+
+def _arrays(tree: Any) -> list[tuple[Any, Any]]:
+    return [(path, x) for path, x in tree_flatten_with_path(tree)[0] if is_array_or_shape(x)]
