@@ -56,9 +56,9 @@ def _faults(config: Config) -> int:
 def _line(fault: Fault, good: CoordinateCheck, bad: CoordinateCheck) -> str:
     if bad.passed:
         return f"| {fault.what} | **missed** | | | {'no' if good.passed else '**yes**'} |"
-    first = bad.culprits[0]
+    first = bad.failures[0]
     caught = f"{first.kind} {first.quantity}: {first.exponent} for {first.expected}"
-    others = len(bad.culprits) - 1
+    others = len(bad.failures) - 1
     named = (
         f"`{first.name}`" + (f" and {others} more" if others else "") + ("" if fault.is_named(bad) else " **wrong**")
     )

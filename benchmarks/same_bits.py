@@ -28,8 +28,9 @@ import numpy as np
 import tyro
 
 from equimu.optim import SGD, Adafactor, AdamW, Lion, Muon, Optimizer
+from equimu.runs import RunConfig
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import RunConfig, RuntimeConfig, train
+from equimu.training import RuntimeConfig, train
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "same-bits.json"

@@ -50,8 +50,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
 
 from benchmarks import _schedule  # noqa: E402
-from equimu.attention._pallas_tpu import Blocks, pallas_tpu  # noqa: E402
-from equimu.attention._visible import Visibility  # noqa: E402
+from equimu.attention import Blocks, Visibility, pallas_tpu  # noqa: E402
 
 HEAD_DIM = 128
 HEADS = 8

@@ -27,9 +27,9 @@ from equimu._errors import EquimuError  # noqa: E402
 from equimu._progress import progress  # noqa: E402
 from equimu.optim import AdamW, Muon, Optimizer, optimizer_name  # noqa: E402
 from equimu.reports import Cell, Optimum, cells_of, report  # noqa: E402
+from equimu.runs import RunConfig, Sizes
 from equimu.sweeps import SweepConfig, sweep  # noqa: E402
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig  # noqa: E402
-from equimu.training import RunConfig, Sizes  # noqa: E402
 
 Rates = tuple[float, ...]
 WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)

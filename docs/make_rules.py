@@ -23,11 +23,11 @@ HEAD = """# The rule tables
 Generated from the parameterizations in `equimu.parameterization` by `python docs/make_rules.py`.
 
 Each cell is a law in the sizes of a leaf: `fan_in` and `fan_out` are absolute, what ends in `_ratio` is relative to the base
-model or run. The fan-in of a look-up table, a bias or a gain is 1; `map_fan_in` is that of the map whose output a bias is
+model or run. The fan-in of a look-up table, a bias or a gain is 1; `layer_fan_in` is that of the map whose output a bias is
 added to; `narrowing` is fan-out over fan-in where that is below 1, else 1; `depth` counts the repeated blocks, and it and its
 ratio are 1 for leaves outside them. Where only one rate of learning is given, it is that of all families for which the table
 is defined. Epsilon matters to Adam, Adafactor and Muon only. Weight decay is for the rule of decay that is the table's default;
-`forgetting` is the factor on Adam's 1 − β. A **branch** factor is a multiplier on the arrays that end a residual branch
+`one_minus_beta` is the factor on Adam's 1 − β. A **branch** factor is a multiplier on the arrays that end a residual branch
 (`equimu.register_residual`).
 
 Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728);
@@ -90,7 +90,7 @@ def _section(title: str, make: Callable[..., Parameterization]) -> str:
         rates = {"adam": rates["adam"]}
     columns = {"role": list(ROLES), "init_std": _laws(adam, "init_std"), "multiplier": _laws(adam, "multiplier")}
     columns |= {f"lr ({RATES[family]})" if len(rates) > 1 else "lr": column for family, column in rates.items()}
-    columns |= {name: laws for name in ("weight_decay", "forgetting") if set(laws := _laws(adam, name)) != {"1"}}
+    columns |= {name: laws for name in ("weight_decay", "one_minus_beta") if set(laws := _laws(adam, name)) != {"1"}}
     columns["eps"] = _laws(adam, "eps")
     lines = [f"## {title}", "", _line(columns), _line(["---"] * len(columns))]
     lines += [_line(row) for row in zip(*columns.values(), strict=True)]

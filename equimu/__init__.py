@@ -18,10 +18,10 @@ from equimu import optim as optim
 from equimu import parameterization as parameterization
 from equimu import reports as reports
 from equimu import tasks as tasks
-from equimu._axes import axes as axes
-from equimu._axes import register_axes as register_axes
-from equimu._axes import register_residual as register_residual
 from equimu._errors import EquimuError as EquimuError
+from equimu.declarations import axes as axes
+from equimu.declarations import register_axes as register_axes
+from equimu.declarations import register_residual as register_residual
 from equimu.optim import SGD as SGD
 from equimu.optim import Adafactor as Adafactor
 from equimu.optim import AdamW as AdamW
@@ -64,6 +64,7 @@ from equimu.parameterization import tpv as tpv
 from equimu.parameterization import umup as umup
 from equimu.plans import plan as plan
 from equimu.reports import report as report
+from equimu.runs import RunConfig as RunConfig
 from equimu.sweeps import SweepConfig as SweepConfig
 from equimu.sweeps import sweep as sweep
 from equimu.tasks import LanguageModel as LanguageModel
@@ -71,7 +72,6 @@ from equimu.tasks import Losses as Losses
 from equimu.tasks import Task as Task
 from equimu.tasks import execution as execution
 from equimu.tasks import task as task
-from equimu.training import RunConfig as RunConfig
 from equimu.training import RuntimeConfig as RuntimeConfig
 from equimu.training import train as train
 

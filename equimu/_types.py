@@ -14,8 +14,15 @@
 
 from typing import Any, TypeAlias
 
+import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Scalar: TypeAlias = float | Float[Array, ""]
 Key: TypeAlias = PRNGKeyArray
 PyTree: TypeAlias = Any
+
+
+def is_array_or_shape(x: Any) -> bool:
+    """Whether a leaf is an array or stands for one."""
+    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)

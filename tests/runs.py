@@ -5,8 +5,8 @@ from typing import Any
 
 from equimu import LanguageModel
 from equimu.optim import AdamW
+from equimu.runs import RunConfig, Sizes
 from equimu.tasks import ModelConfig, TextConfig
-from equimu.training import RunConfig, Sizes
 
 
 def small_run(

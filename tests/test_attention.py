@@ -336,7 +336,10 @@ def shaped(seq=600, dtype=jnp.float32, head_dim=64):
 def tpu_backend(monkeypatch):
     """A backend that `auto` prefers on a TPU: it only negates q, which is easy to find in a program."""
     backend = _backends.Backend(
-        name="fake", run=lambda q, k, v, **rest: -q, why_not=_backends.BACKENDS["jax"].why_not, platforms=("tpu",)
+        name="fake",
+        run=lambda q, k, v, **rest: -q,
+        unsupported_reason=_backends.BACKENDS["jax"].unsupported_reason,
+        platforms=("tpu",),
     )
     order = _backends.order
     monkeypatch.setitem(_backends.BACKENDS, "fake", backend)

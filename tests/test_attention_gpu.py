@@ -77,7 +77,7 @@ def test_auto_goes_on_where_a_library_refuses_the_shapes(monkeypatch):
     def run(q, k, v, **rest):
         raise NotImplementedError("Unsupported sequence length")
 
-    picky = _backends.Backend(name="picky", run=run, why_not=lambda problem: None, refuses=True)
+    picky = _backends.Backend(name="picky", run=run, unsupported_reason=lambda problem: None, refuses=True)
     monkeypatch.setitem(_backends.BACKENDS, "picky", picky)
     monkeypatch.setattr(_backends, "order", lambda platform, problem: ("picky", "blockwise"))
     q, k, v, _ = inputs(20)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from equimu import EquimuError, axes, mup, parameterize, register_axes
-from equimu._axes import Axes, find_axes, find_tied_source
+from equimu.declarations._axes import Axes, find_axes, find_tied_source
 from equimu.parameterization import rules_of
 
 N = 24  # the target width; the base is 8, so every ratio is 3

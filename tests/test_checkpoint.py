@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from equimu import EquimuError
-from equimu.checkpoint import Checkpoints, _checkpoints, _faults, _files, _leaves, _place
+from equimu.storage import Checkpoints, _checkpoint_place, _checkpoints, _damage, _host_copies, commits
 
 MANIFEST = {"config": "c0ffee", "rules": {"w": {"lr": 0.5, "role": "hidden"}}}
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(_faults, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(_damage, "WAITS", (0.0, 0.0))
 
 
 def like_of(tree, sharding=None):
@@ -116,7 +116,7 @@ def test_modules_optimizer_states_and_keys(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(12, tree, MANIFEST)
     restored = checkpoints.restore(like_of(tree), MANIFEST)
-    assert (restored.step, restored.manifest, restored.set_aside) == (12, MANIFEST, ())
+    assert (restored.step, restored.manifest, restored.quarantined) == (12, MANIFEST, ())
     assert_same(restored.arrays, tree)
     assert jax.random.key_impl(restored.arrays["keys"]) == "rbg"
     jax.random.normal(restored.arrays["key"])
@@ -142,9 +142,9 @@ def test_every_array_is_one_that_other_programs_read(tmp_path):
 
 
 def test_large_shards_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(_leaves, "CHUNK_BYTES", 64)
-    monkeypatch.setattr("equimu.checkpoint._arrays._WRITTEN_AT_ONCE", 100)
-    monkeypatch.setattr("equimu.checkpoint._arrays._READ_AT_ONCE", 100)
+    monkeypatch.setattr(_host_copies, "CHUNK_BYTES", 64)
+    monkeypatch.setattr("equimu.storage._arrays._WRITTEN_AT_ONCE", 100)
+    monkeypatch.setattr("equimu.storage._arrays._READ_AT_ONCE", 100)
     tree = {"x": jnp.arange(16.0 * 3 * 4).reshape(16, 3, 4), "odd": jnp.arange(77.0)}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, tree, {})
@@ -346,7 +346,7 @@ def test_other_arrays_are_refused_by_path(tmp_path, change, words):
 
 
 def test_another_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("equimu.checkpoint._manifest.FORMAT", 99)
+    monkeypatch.setattr("equimu.storage._manifest.FORMAT", 99)
     checkpoints = saved(tmp_path, 1)
     monkeypatch.undo()
     refused("has format 99 .*reads format 1", lambda: checkpoints.restore(like_of(small()), MANIFEST))
@@ -417,11 +417,11 @@ def test_damage_is_found_or_harmless(tmp_path_factory, damage, seed):
     restored = Checkpoints(root).restore(like_of(small()), MANIFEST)
     assert_same(restored.arrays, small(restored.step))
     if restored.step == 1:
-        ((path, reason),) = restored.set_aside
+        ((path, reason),) = restored.quarantined
         assert names(root) == ["step-1", "step-2.broken"] and path == str(root / "step-2.broken")
         assert reason and "\n" not in reason
     else:
-        assert names(root) == ["step-1", "step-2"] and restored.set_aside == ()
+        assert names(root) == ["step-1", "step-2"] and restored.quarantined == ()
     shutil.rmtree(root)
 
 
@@ -499,7 +499,7 @@ def test_damage_below_a_url(lost):
     place = checkpoints._place._root
     place.write(f"step-2/{lost}", None).result()
     restored = checkpoints.restore(like_of(small()), MANIFEST)
-    assert restored.step == 1 and restored.set_aside[0][0] == f"{root}/step-2.broken"
+    assert restored.step == 1 and restored.quarantined[0][0] == f"{root}/step-2.broken"
     assert_same(restored.arrays, small(1))
     kept = [key.decode() for key in place.list().result() if key.startswith(b"step-2.broken/")]
     assert (
@@ -522,7 +522,7 @@ class Calls:
     def __init__(self, monkeypatch, at):
         self.count, self.at = 0, at
         for name in ("make_folder", "write", "sync", "rename", "remove"):
-            monkeypatch.setattr(_files, name, self._wrapped(getattr(_files, name), name))
+            monkeypatch.setattr(commits, name, self._wrapped(getattr(commits, name), name))
 
     def _wrapped(self, call, name):
         def wrapped(*args):
@@ -562,7 +562,7 @@ def test_a_kill_between_any_two_calls_of_a_commit(tmp_path, monkeypatch):
                 saved(root, 3)
         again = Checkpoints(root)
         restored = again.restore(like_of(small()), MANIFEST)
-        assert restored.set_aside == ()
+        assert restored.quarantined == ()
         assert_same(restored.arrays, small(restored.step))
         newest.append(restored.step)
         again.save(4, small(4), MANIFEST)
@@ -615,7 +615,7 @@ def test_a_kill_between_any_two_writes_below_a_url(monkeypatch):
         except Killed:
             again = Checkpoints(root)
             restored = again.restore(like_of(small()), MANIFEST)
-            assert restored.set_aside == ()
+            assert restored.quarantined == ()
             assert_same(restored.arrays, small(restored.step))
             newest.append(restored.step)
             again.save(4, small(4), MANIFEST)
@@ -647,7 +647,7 @@ class Fails:
 @pytest.mark.parametrize("name", ["make_folder", "write", "sync", "rename", "remove"])
 def test_trouble_that_passes_is_waited_for(tmp_path, monkeypatch, name):
     saved(tmp_path, 1, 2)
-    monkeypatch.setattr(_files, name, Fails(getattr(_files, name), errno.ESTALE, 2))
+    monkeypatch.setattr(commits, name, Fails(getattr(commits, name), errno.ESTALE, 2))
     saved(tmp_path, 3)
     monkeypatch.undo()
     assert names(tmp_path) == ["step-2", "step-3"]
@@ -658,7 +658,7 @@ def test_trouble_that_passes_is_waited_for(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", ["make_folder", "write", "sync", "rename"])
 def test_trouble_that_stays_is_one_line(tmp_path, monkeypatch, name, number):
     saved(tmp_path, 1, 2)
-    monkeypatch.setattr(_files, name, Fails(getattr(_files, name), number, 10**9))
+    monkeypatch.setattr(commits, name, Fails(getattr(commits, name), number, 10**9))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, small(3), MANIFEST)
     refused(f"cannot save step 3 in .*: {os.strerror(number)}.*are untouched", checkpoints.wait)
@@ -670,14 +670,14 @@ def test_trouble_that_stays_is_one_line(tmp_path, monkeypatch, name, number):
 
 def test_the_next_save_tells_of_the_failure_before_it(tmp_path, monkeypatch):
     checkpoints = saved(tmp_path, 1)
-    monkeypatch.setattr(_files, "rename", Fails(_files.rename, errno.EROFS, 1))
+    monkeypatch.setattr(commits, "rename", Fails(commits.rename, errno.EROFS, 1))
     checkpoints.save(2, small(2), MANIFEST)
     refused("cannot save step 2", lambda: checkpoints.save(3, small(3), MANIFEST))
 
 
 def test_a_checkpoint_that_cannot_be_removed(tmp_path, monkeypatch):
     saved(tmp_path, 1, 2)
-    monkeypatch.setattr(_files, "remove", Fails(_files.remove, errno.EACCES, 1))
+    monkeypatch.setattr(commits, "remove", Fails(commits.remove, errno.EACCES, 1))
     refused("step 3 is saved, but older checkpoints .* cannot be removed", lambda: saved(tmp_path, 3))
     assert Checkpoints(tmp_path).restore(like_of(small()), MANIFEST).step == 3
 
@@ -742,7 +742,7 @@ PROGRAM = """
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec as P
     from equimu import EquimuError
-    from equimu.checkpoint import Checkpoints, _checkpoints
+    from equimu.storage import Checkpoints, _checkpoints
 
     task, root = sys.argv[4:]
     mesh = jax.make_mesh((2, 2), ("x", "y"))
@@ -771,7 +771,7 @@ PROGRAM = """
     for key, value in values.items():
         for shard in restored.arrays[key].addressable_shards:
             np.testing.assert_array_equal(shard.data, value[shard.index])
-    print("RESTORED", restored.step, checkpoints.steps(), len(restored.set_aside))
+    print("RESTORED", restored.step, checkpoints.steps(), len(restored.quarantined))
 """
 
 
@@ -829,7 +829,7 @@ def test_two_processes(tmp_path):
 
 
 def test_places_are_told_apart():
-    assert isinstance(_place.open_place("file:///a%20b/c"), _place.LocalPlace)
-    assert _place.open_place("file:///a%20b/c")._root == Path("/a b/c")
-    assert isinstance(_place.open_place("a#b"), _place.LocalPlace)
-    assert isinstance(_place.open_place("memory://a"), _place.RemotePlace)
+    assert isinstance(_checkpoint_place.open_place("file:///a%20b/c"), _checkpoint_place.LocalPlace)
+    assert _checkpoint_place.open_place("file:///a%20b/c")._root == Path("/a b/c")
+    assert isinstance(_checkpoint_place.open_place("a#b"), _checkpoint_place.LocalPlace)
+    assert isinstance(_checkpoint_place.open_place("memory://a"), _checkpoint_place.RemotePlace)

@@ -4,10 +4,10 @@ import json
 import pytest
 
 from equimu import EquimuError, LanguageModel, RunConfig, SweepConfig
+from equimu.runs import config_from_dict, config_to_dict
+from equimu.runs._config import digest, identity_of_run
 from equimu.sweeps import cells, sweep_config_from_dict
 from equimu.tasks import ModelConfig, TextConfig
-from equimu.training import config_from_dict, config_to_dict
-from equimu.training._config import digest, identity_of_run
 
 
 def test_config_round_trip_through_json():

@@ -32,7 +32,7 @@ from equimu import (
     tpv,
     umup,
 )
-from equimu.parameterization import fan_in, fan_out, map_fan_in, rules_of, with_numbers
+from equimu.parameterization import fan_in, fan_out, layer_fan_in, rules_of, with_numbers
 
 STEPS = 60
 SIZES = {"base": {"n": 4}, "target": {"n": 16}}
@@ -92,7 +92,7 @@ def program(optimizer, decay):
     return half
 
 
-NUMBERS = ("init_mean", "init_std", "multiplier", "lr", "weight_decay", "eps", "forgetting")
+NUMBERS = ("init_mean", "init_std", "multiplier", "lr", "weight_decay", "eps", "one_minus_beta")
 
 
 def numbers(tree):
@@ -143,7 +143,7 @@ def test_shift_keeps_the_training_and_every_part_of_it_is_needed(optimizer, deca
 
 def test_umup_trains_as_table_3_with_its_own_rates_does():
     """Its multipliers are a shift; what is its own are the rates of the embedding and of biases."""
-    table = tpv(3, form="absolute").replace("input", lr=fan_out**-0.5).replace("vector", lr=map_fan_in**-0.5)
+    table = tpv(3, form="absolute").replace("input", lr=fan_out**-0.5).replace("vector", lr=layer_fan_in**-0.5)
     three, unit = (trained(parameterize(make, s, **SIZES), "adam", "independent") for s in (table, umup()))
     assert distance(three, unit) < 1e-9
     plain = trained(parameterize(make, tpv(3, form="absolute"), **SIZES), "adam", "independent")

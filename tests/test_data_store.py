@@ -25,8 +25,8 @@ from equimu.data import (
     read_corpus,
     write_store,
 )
-from equimu.data import _arrays as arrays
 from equimu.data._orphans import being_written
+from equimu.storage import _sequence as arrays
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_every_document_is_on_one_side_in_order(tmp_path, corpus, place):
 
 def test_shards_and_chunks_of_any_size_hold_the_same(tmp_path, corpus, monkeypatch):
     whole = write_store(tmp_path / "whole", corpus, ByteTokenizer())
-    monkeypatch.setattr(arrays, "_SHARD", 64)
-    monkeypatch.setattr(arrays, "_CHUNK", 16)
+    monkeypatch.setattr(arrays.ArrayWriter, "shard", 64)
+    monkeypatch.setattr(arrays.ArrayWriter, "chunk", 16)
     monkeypatch.setattr("equimu.data._write._ENCODE_CHARACTERS", 50)
     parts = write_store(tmp_path / "parts", corpus, ByteTokenizer())
     assert len(list((tmp_path / "parts").glob("data-*/train/c/*"))) > 5
@@ -239,7 +239,7 @@ def damaged_files(folder):
 
 
 def read_all(place):
-    arrays._context.cache_clear()  # as a new process would
+    arrays.cached_chunks.cache_clear()  # as a new process would
     store = open_store(place)
     return [store.tokens(s).tobytes() + store.offsets(s).tobytes() for s in ("train", "validation")]
 
@@ -370,8 +370,8 @@ def swap(one, other):
 
 def test_swapped_files_are_found(tmp_path, corpus, monkeypatch):
     """Files of one array, whose chunks are each as good as the other's, and files of two arrays or two stores."""
-    monkeypatch.setattr(arrays, "_SHARD", 64)
-    monkeypatch.setattr(arrays, "_CHUNK", 16)
+    monkeypatch.setattr(arrays.ArrayWriter, "shard", 64)
+    monkeypatch.setattr(arrays.ArrayWriter, "chunk", 16)
     place = tmp_path / "s"
     write_store(place, corpus, ByteTokenizer())
     write_store(tmp_path / "other", corpus, ByteTokenizer(), split_seed=1)

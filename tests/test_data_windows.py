@@ -126,14 +126,14 @@ def test_mistakes(store):
 
 
 def test_a_damaged_chunk_stops_a_reader_that_reads_from_disk(store, tmp_path, monkeypatch):
-    from equimu.data import _arrays as arrays
+    from equimu.storage import _sequence as arrays
 
     monkeypatch.setattr("equimu.data._windows._IN_MEMORY_BYTES", 0)
     (path,) = (tmp_path / "s").glob("data-*/train/c/0")
     content = bytearray(path.read_bytes())
     content[3] ^= 1
     path.write_bytes(bytes(content))
-    arrays._context.cache_clear()
+    arrays.cached_chunks.cache_clear()
     windows = windows_of(store, "train", "concatenate", 4, tail=False)
     with pytest.raises(EquimuError, match="cannot be read"):
         windows.batch(np.array([0]))

@@ -37,8 +37,8 @@ def check_fault(fault: Fault):
     assert good.passed, good.verdict
     assert not bad.passed
     assert fault.is_named(bad), bad.verdict
-    for row in bad.culprits:
-        assert row.name in bad.verdict or len(bad.culprits) > 3
+    for row in bad.failures:
+        assert row.name in bad.verdict or len(bad.failures) > 3
         assert row.why
 
 
@@ -142,7 +142,7 @@ def test_tables_json_and_figure(tmp_path):
     assert sum(line.endswith("| off |") for line in markdown(check).splitlines()) == 1
     plain = json.loads(data.read_text())
     assert plain == json.loads(to_json(check))
-    assert plain["passed"] is False and plain["culprits"] == ["layers[1].weight"] and plain["first_site"] is None
+    assert plain["passed"] is False and plain["failures"] == ["layers[1].weight"] and plain["first_site"] is None
     assert len(plain["rows"]) == len(check.rows)
 
 

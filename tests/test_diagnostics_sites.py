@@ -15,12 +15,12 @@ from benchmarks.coordinate._subjects import VOCAB, label_loss, over, subjects, t
 from equimu.diagnostics import CoordinateProbe
 from equimu.diagnostics._about import About
 from equimu.diagnostics._fit import slope
-from equimu.diagnostics._judge import _rows_of_site
 from equimu.diagnostics._laws import ANY, Interval
 from equimu.diagnostics._measure import Measured
 from equimu.diagnostics._record import record_all
 from equimu.diagnostics._statistics import layered, with_layers
 from equimu.diagnostics._theory import SiteTheory, theory
+from equimu.diagnostics._verdicts import _rows_of_site
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (3, 8))
@@ -136,7 +136,7 @@ def test_a_table_that_is_its_own_unembedding_grows_and_is_named():
     texts = subjects()["GRU"].batches
     bad = checked(functools.partial(HandTied, scaled=False), text_loss, texts)
     assert not bad.passed
-    (row,) = bad.culprits
+    (row,) = bad.failures
     assert row.name == "(model)" and row.exponent.value == pytest.approx(power, abs=0.2)
     assert "embedding.weight is used twice" in row.why and "TiedEmbedding" in bad.verdict
     # An unstable table grows by itself; that is not its, and is seen under it too.

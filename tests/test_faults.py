@@ -101,7 +101,7 @@ def test_a_claim_that_does_not_hold_fails(tmp_path):
 import pathlib
 import sys
 import benchmarks.faults as faults
-import equimu.checkpoint._checkpoints as checkpoints
+import equimu.storage._checkpoints as checkpoints
 checkpoints.verify_files = lambda *args: None
 sys.exit(faults.status(faults.Config(part=("corrupt",), count=200, folder=pathlib.Path({str(tmp_path)!r}))))
 """

@@ -17,10 +17,12 @@ from jax.sharding import NamedSharding
 from equimu import EquimuError
 from equimu._errors import ExitCode
 from equimu.data import Batch
-from equimu.training import RuntimeConfig, launcher, make_mesh
-from equimu.training._agree import Agreement, Wish
-from equimu.training._hosts import by_first, place_batch, rows_of_process
-from equimu.training._mesh import BATCH
+from equimu.processes import launcher
+from equimu.processes._consensus import Consensus, StopVote
+from equimu.processes._processes import on_process_zero, place_batch, rows_of_process
+from equimu.sharding import make_mesh
+from equimu.sharding._mesh import BATCH
+from equimu.training import RuntimeConfig
 
 RUN = [
     *(
@@ -202,22 +204,22 @@ def test_batch_from_rows_is_the_batch():
 
 
 def test_agreement_of_one_process_is_its_wish():
-    wish = Wish(0, True)
-    agreed = Agreement(make_mesh(), lambda: wish)
-    assert agreed(1) == wish and by_first(lambda: 3) == 3
+    wish = StopVote(0, True)
+    agreed = Consensus(make_mesh(), lambda: wish)
+    assert agreed(1) == wish and on_process_zero(lambda: 3) == 3
 
 
 def test_agreement_of_several_comes_to_all_at_one_step_and_soon(monkeypatch):
     """The path of several processes, with this one as all of them."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     wishes = {}
-    agreed = Agreement(make_mesh(4, 2), lambda: wishes.pop("now", Wish(0, False)))
+    agreed = Consensus(make_mesh(4, 2), lambda: wishes.pop("now", StopVote(0, False)))
     found = []
     for step in range(1, 6001):
         if step == 3000:
-            wishes["now"] = Wish(15, True)
+            wishes["now"] = StopVote(15, True)
         found.append(agreed(step))
         if step < 20:
             time.sleep(0.02)
-    assert [wish for wish in found if wish.save or wish.signum] == [Wish(15, True)]
-    assert found.index(Wish(15, True)) < 2999 + 2 * 1000 + 1
+    assert [wish for wish in found if wish.save or wish.signum] == [StopVote(15, True)]
+    assert found.index(StopVote(15, True)) < 2999 + 2 * 1000 + 1

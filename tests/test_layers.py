@@ -14,16 +14,19 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_axes", "_errors", "_folder", "_interval", "_json", "_progress", "_service", "_storage", "_types", "_values"},
-    1: {"parameterization", "attention", "data", "checkpoint"},
-    2: {"nn", "optim"},
-    3: {"tasks"},
-    4: {"training"},
-    5: {"diagnostics", "sweeps", "plans"},
-    6: {"reports"},
-    7: {"cli"},
-    8: {"__main__"},
-    9: {"__init__"},
+    0: {"_device", "_errors", "_interval", "_json", "_progress", "_types", "_values", "_varying"},
+    1: {"attention", "declarations", "processes", "tracing"},
+    2: {"parameterization", "storage"},
+    3: {"data", "optim", "sharding"},
+    4: {"nn"},
+    5: {"tasks"},
+    6: {"runs"},
+    7: {"training"},
+    8: {"diagnostics", "sweeps", "plans"},
+    9: {"reports"},
+    10: {"cli"},
+    11: {"__main__"},
+    12: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
 HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "tokenizers"}
@@ -78,6 +81,19 @@ def test_imports_come_from_lower_layers_or_the_own_folder(path):
         assert same or layer(other) < layer(own), (
             f"{module_of(path)} (layer {layer(own)}) imports {imported} (layer {layer(other)})"
         )
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT.parent / "benchmarks").rglob("*.py"))], ids=module_of)
+def test_no_file_imports_what_is_private_to_another_room(path):
+    own = path.relative_to(ROOT.parent).with_suffix("").parts[:2]
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in getattr(node, "names", ()) if isinstance(node, ast.Import)]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "equimu" and (ROOT / Path(*parts[1:2])).is_dir() and tuple(parts[:2]) != own:
+                assert not any(part.startswith("_") for part in parts[2:]), f"{path.name} imports {name}"
 
 
 def test_no_folder_has_a_cycle():

@@ -12,8 +12,8 @@ import pytest
 from runs import small_run
 
 from equimu import EquimuError, train
-from equimu.training import _lock as lock_module
-from equimu.training._lock import FolderLock
+from equimu.runs import _lock as lock_module
+from equimu.runs._lock import FolderLock
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_run_of_a_live_owner_is_refused_before_anything_is_touched(corpus, tmp_p
 def test_killed_owner_leaves_no_lock_behind(tmp_path):
     code = f"""
 import time, pathlib
-from equimu.training._lock import FolderLock
+from equimu.runs._lock import FolderLock
 lock = FolderLock(pathlib.Path({str(tmp_path)!r}))
 print("mine", flush=True)
 time.sleep(60)
@@ -101,7 +101,7 @@ def test_owner_on_another_host_is_refused_while_it_shows_life(tmp_path, monkeypa
 
 def test_owner_on_another_host_that_has_gone_silent_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text(json.dumps({**lock_module._myself(), "machine": "another", "token": "old"}))
-    monkeypatch.setattr(lock_module, "_STALE_SECONDS", 1.0)
+    monkeypatch.setattr(lock_module.FolderLock, "stale_seconds", 1.0)
     started = time.monotonic()
     lock = FolderLock(tmp_path)
     assert 0.5 < time.monotonic() - started < 10 and owner(tmp_path)["pid"] == os.getpid()

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from equimu import EquimuError, adafactor, muon, mup, nn, parameterize, sgd, sp, spectral
+from equimu.optim import optimizer_from_dict
 from equimu.parameterization import rules_of
 
 SIZES = {"base": {"d_model": 16}, "target": {"d_model": 32}}
@@ -140,7 +141,8 @@ def test_runs_of_these_optimizers_are_the_same_on_a_mesh(name, tmp_path, corpus)
     from equimu import RuntimeConfig, train
 
     config = small_run(corpus, width=32, name="mup", steps=4)
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name=name))
+    optimizer = optimizer_from_dict({"name": name, "learning_rate": config.optimizer.learning_rate})
+    config = dataclasses.replace(config, optimizer=optimizer)
     with jax.enable_x64(False):
         alone = train(config, out=tmp_path / "alone")
         mesh = train(config, out=tmp_path / "mesh", runtime=RuntimeConfig(data=2, fsdp=2, tensor=2))

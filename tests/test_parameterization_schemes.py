@@ -33,7 +33,7 @@ from equimu import (
     tpv,
     umup,
 )
-from equimu.parameterization import depth, fan_out, map_fan_in, rules_of
+from equimu.parameterization import depth, fan_out, layer_fan_in, rules_of
 
 BASE, N, BASE_L, L, VOCAB = 16, 48, 2, 6, 11
 M, ML = N / BASE, L / BASE_L
@@ -240,7 +240,7 @@ def test_completed_p(decay):
         std = {"hidden": 1 / sqrt(fans(rule)[0]), "output": 1 / sqrt(BASE) / M, "input": 1}.get(role, 0)
         wd = {"hidden": M, "output": M}.get(role, 1) * rate if decay == "standard" else noise
         assert (rule.init_std, rule.lr, rule.weight_decay, rule.eps) == pytest.approx((std, lr, wd, eps)), rule.path
-        assert rule.forgetting == noise
+        assert rule.one_minus_beta == noise
 
 
 def test_exponents_of_completed_p_change_rates_and_not_the_time_scale_of_decay():
@@ -321,7 +321,7 @@ def test_branches_of_umup_compute_its_residual_rule():
 
 def test_umup_is_table_3_shifted_with_its_own_rates():
     table = tpv(3, form="absolute").with_depth(0.5, depth=depth)
-    table = table.replace("input", lr=fan_out**-0.5).replace("vector", lr=map_fan_in**-0.5 * depth**-0.5)
+    table = table.replace("input", lr=fan_out**-0.5).replace("vector", lr=layer_fan_in**-0.5 * depth**-0.5)
     for rule, other in zip(rules(umup()), rules(table), strict=True):
         for name, power in (("init_std", 1), ("lr", 1), ("eps", -1)):
             seen = (getattr(r, name) * r.multiplier**power for r in (rule, other))

@@ -22,17 +22,19 @@ import equimu.cli
 from equimu._errors import EquimuError
 from equimu.optim import optimizer_class
 from equimu.plans import CHIPS, MeshShape, NotFittingError, Traffic, advice, plan, plan_to_json, sweep_plans
-from equimu.plans._compile import Facts, compile_step, needed_and_available
+from equimu.plans._compile import CompiledStep, compile_step, needed_and_available
 from equimu.plans._count import Counts, count, group_size
 from equimu.plans._estimate import estimate, optimizer_bytes, shapes_of, weight_bytes
+from equimu.plans._flops import matrix_entries, model_flops, parameter_count
 from equimu.plans._hlo import Module
-from equimu.plans._mesh import mesh_for, meshes, why_not
-from equimu.plans._needed import matrix_entries, model_flops, parameter_count
-from equimu.plans._plan import plan_from_facts
+from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
+from equimu.plans._plan import plan_from_compiled_step
 from equimu.plans._saved import saved_bytes
 from equimu.plans._topology import EXAMPLES, parse_topology
+from equimu.runs import RunConfig, config_from_dict
+from equimu.sharding import make_mesh
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import RunConfig, build_tree, config_from_dict, make_mesh
+from equimu.training import build_tree
 
 EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
 
@@ -251,7 +253,7 @@ def test_a_collective_that_is_hidden_counts_where_it_starts():
         "all-gather": Traffic(10, 10 * 7 * 8 * 256 * 2),
         "reduce-scatter": Traffic(1, 64 * 256 * 4 * 7 / 8),
     }
-    assert found.waited == 64 * 256 * 4 * 7 / 8  # nothing runs beside the one that is not hidden
+    assert found.exposed_bytes == 64 * 256 * 4 * 7 / 8  # nothing runs beside the one that is not hidden
 
 
 def test_loops_cycles_kernels_and_products_of_a_tpu_program():
@@ -380,7 +382,7 @@ def test_the_compiled_step_holds_what_is_estimated(name, mesh):
     assert facts.weights + facts.optimizer == pytest.approx(guess.state, rel=0.001)
     assert facts.batch == 3 * 4 * 16 * 32 / (mesh[0] * mesh[1])
     assert facts.weights + facts.optimizer + facts.batch < facts.total
-    made = plan_from_facts(config, parse_topology("cpu:8"), MeshShape(*mesh), facts)
+    made = plan_from_compiled_step(config, parse_topology("cpu:8"), MeshShape(*mesh), facts)
     assert sum(made.memory.by_kind.values()) == made.memory.total == facts.total
     assert made.fits and made.times is None
 
@@ -402,9 +404,9 @@ def test_a_mesh_must_have_the_devices():
 
 
 def test_why_a_mesh_does_not_divide_a_run():
-    assert why_not(TINY, MeshShape(1, 16, 1)) is None
-    assert "rows do not divide" in why_not(TINY, MeshShape(32, 1, 1))
-    assert "4 heads do not divide" in why_not(TINY, MeshShape(1, 1, 8))
+    assert unsupported_reason(TINY, MeshShape(1, 16, 1)) is None
+    assert "rows do not divide" in unsupported_reason(TINY, MeshShape(32, 1, 1))
+    assert "4 heads do not divide" in unsupported_reason(TINY, MeshShape(1, 1, 8))
 
 
 # Whether it fits
@@ -412,7 +414,7 @@ def test_why_a_mesh_does_not_divide_a_run():
 
 GIB = 2**30
 COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, waited=1e9)
-FACTS = Facts(
+FACTS = CompiledStep(
     rows=16,
     unit="tokens",
     units_per_row=32,
@@ -433,7 +435,7 @@ FACTS = Facts(
 
 def planned(**change):
     facts = dataclasses.replace(FACTS, **change)
-    return plan_from_facts(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), facts)
+    return plan_from_compiled_step(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), facts)
 
 
 def test_times_follow_from_counts_and_figures():

@@ -15,7 +15,7 @@ from equimu import adamw, initialize, mup, nn, parameterize, train
 from equimu.optim import decay_of, epsilon_shares
 from equimu.parameterization import rules_of
 from equimu.reports import Cell, report
-from equimu.reports._leaves import leaves
+from equimu.reports._leaf_findings import leaves
 from equimu.reports._table import markdown
 
 

@@ -17,23 +17,16 @@ import optax
 import pytest
 from runs import in_grid, small_run
 
-from equimu import EquimuError, sweep, train
+from equimu import SGD, EquimuError, sweep, train
 from equimu._errors import ExitCode
-from equimu.checkpoint import _files
+from equimu.processes import Interrupted, handle_signals
+from equimu.runs import StorageError
+from equimu.storage import commits
 from equimu.sweeps import SweepConfig
-from equimu.training import (
-    Interrupted,
-    NotFiniteError,
-    RuntimeConfig,
-    StorageError,
-    TrainState,
-    data_of,
-    listening,
-    update,
-)
+from equimu.training import NotFiniteError, RuntimeConfig, TrainState, data_of, update
 from equimu.training import _metrics as metrics_module
+from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
-from equimu.training._numbers import LossRecord
 from equimu.training._step import Outcome, StepMetrics
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
@@ -188,7 +181,7 @@ def test_signal_in_the_validation_saves_the_last_step(whole, tmp_path):
 
 
 def test_second_signal_ends_at_once():
-    with listening() as stop:
+    with handle_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
@@ -199,7 +192,7 @@ def test_threads_hear_what_the_main_thread_hears_and_install_nothing():
     heard = []
 
     def listen():
-        with listening() as stop:
+        with handle_signals() as stop:
             heard.append((stop, signal.getsignal(signal.SIGTERM)))
 
     def in_thread():
@@ -209,7 +202,7 @@ def test_threads_hear_what_the_main_thread_hears_and_install_nothing():
 
     in_thread()
     assert heard[0][1] == before and heard[0][0].signum == 0
-    with listening() as stop:
+    with handle_signals() as stop:
         in_thread()
         assert heard[1][0] is stop
 
@@ -217,7 +210,7 @@ def test_threads_hear_what_the_main_thread_hears_and_install_nothing():
 def test_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with listening() as stop:
+        with handle_signals() as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert stop.signum == 0
             os.kill(os.getpid(), signal.SIGTERM)
@@ -266,7 +259,7 @@ def test_checkpoints_by_time_and_which_are_kept(whole, tmp_path):
 
 def diverging(config, policy):
     """SGD with a rate that no curvature permits."""
-    optimizer = dataclasses.replace(config.optimizer, name="sgd", learning_rate=1e20, clip_norm=None)
+    optimizer = SGD(learning_rate=1e20, clip_norm=None)
     return dataclasses.replace(config, optimizer=optimizer, on_nonfinite=policy, steps=20)
 
 
@@ -352,7 +345,7 @@ def test_spikes_are_told_and_noise_is_not():
         quiet.see(float(loss))
         loud.see(float(loss) + 2.0 * (step in (150, 151, 300)))
     assert quiet.spikes == 0
-    assert loud.tell_spikes() == {"spikes": 3} and loud.tell_spikes() == {}
+    assert loud.log_spikes() == {"spikes": 3} and loud.log_spikes() == {}
     loud.see(math.nan)
     assert math.isfinite(loud.mean) and loud.steps == 400
 
@@ -361,14 +354,14 @@ def test_spikes_are_told_and_noise_is_not():
 
 
 def test_full_disk_while_saving_stops_with_the_last_good_checkpoint(whole, tmp_path, monkeypatch):
-    write = _files.write
+    write = commits.write
 
     def full(path, content):
         if "step-8" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content)
 
-    monkeypatch.setattr(_files, "write", full)
+    monkeypatch.setattr(commits, "write", full)
     with pytest.raises(StorageError, match="No space left on device") as error:
         train(config_of(whole), out=tmp_path, runtime=OFTEN)
     assert error.value.exit_code == ExitCode.STORAGE and "\n" not in str(error.value)

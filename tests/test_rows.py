@@ -11,7 +11,8 @@ from runs import small_run
 
 from equimu import EquimuError, train
 from equimu.reports import read_cells
-from equimu.training import RuntimeConfig, read_run, read_runs
+from equimu.runs import read_run, read_runs
+from equimu.training import RuntimeConfig
 from equimu.training import _rows as rows_module
 
 OFTEN = RuntimeConfig(checkpoint_every=4)

@@ -16,21 +16,17 @@ from equimu import EquimuError, LanguageModel, adamw, lion, mup, nn, parameteriz
 from equimu.data import Batch
 from equimu.parameterization import numbers_of, rules_of, scaled, with_numbers
 from equimu.parameterization._tree import multiplied
+from equimu.runs import RunConfig
+from equimu.sharding import make_mesh, partition_specs, shard_batch, state_specs, with_specs
 from equimu.tasks import ModelConfig, TextConfig
 from equimu.training import (
-    RunConfig,
     TrainState,
     build_tree,
     evaluation,
     hyperparameters_of,
     loss_and_gradient,
-    make_mesh,
-    partition_specs,
     program_for,
-    shard_batch,
-    state_specs,
     update,
-    with_specs,
 )
 from equimu.training._step import Outcome
 

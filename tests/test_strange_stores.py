@@ -112,7 +112,7 @@ def test_packed_zeros_are_refused_before_they_are_read(tmp_path):
     """A store whose checksums are all right, but whose chunks are packed a thousand times over."""
     import tensorstore as ts
 
-    from equimu.data import _arrays as arrays
+    from equimu.storage import _sequence as arrays
 
     size = 2**26
     spec = {

@@ -18,12 +18,12 @@ from strange import call, forge, within
 
 import equimu
 from equimu import EquimuError, train
-from equimu.checkpoint import Checkpoints
 from equimu.reports import write_report
-from equimu.training import RunConfig
-from equimu.training import _lock as lock_module
+from equimu.runs import RunConfig
+from equimu.runs import _lock as lock_module
+from equimu.runs._lock import FolderLock
+from equimu.storage import Checkpoints
 from equimu.training import _program as program_module
-from equimu.training._lock import FolderLock
 
 ROOT = Path(equimu.__file__).parents[1]
 
@@ -81,7 +81,7 @@ def test_report_is_not_written_through_links(corpus, tmp_path):
 
 @pytest.mark.parametrize("ahead", [3600.0, 1e9])
 def test_lock_of_the_future_is_taken_over_in_time(ahead, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lock_module, "_STALE_SECONDS", 1.0)
+    monkeypatch.setattr(lock_module.FolderLock, "stale_seconds", 1.0)
     monkeypatch.setattr(lock_module, "_LISTEN_SECONDS", 0.05)
     owner = {**lock_module._myself(), "machine": "another", "host": "far\x1b[2Jaway\n", "since": "\x1b]0;title\x07"}
     (tmp_path / "lock").write_text(json.dumps(owner))
@@ -94,7 +94,7 @@ def test_lock_of_the_future_is_taken_over_in_time(ahead, tmp_path, monkeypatch, 
 
 
 def test_lock_of_the_future_that_shows_life_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "_STALE_SECONDS", 5.0)
+    monkeypatch.setattr(lock_module.FolderLock, "stale_seconds", 5.0)
     monkeypatch.setattr(lock_module, "_LISTEN_SECONDS", 0.05)
     path = tmp_path / "lock"
     path.write_text(json.dumps({**lock_module._myself(), "machine": "another"}))
@@ -107,7 +107,7 @@ def test_lock_of_the_future_that_shows_life_is_kept(tmp_path, monkeypatch):
 
 
 def test_lock_that_is_removed_is_waited_for_no_longer(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "_STALE_SECONDS", 60.0)
+    monkeypatch.setattr(lock_module.FolderLock, "stale_seconds", 60.0)
     monkeypatch.setattr(lock_module, "_LISTEN_SECONDS", 0.05)
     path = tmp_path / "lock"
     path.write_text(json.dumps({**lock_module._myself(), "machine": "another"}))
@@ -132,7 +132,7 @@ def test_lock_that_is_removed_is_waited_for_no_longer(tmp_path, monkeypatch):
     ],
 )
 def test_lock_that_says_nonsense_is_taken_over(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_module, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(lock_module.FolderLock, "stale_seconds", 0.5)
     monkeypatch.setattr(lock_module, "_LISTEN_SECONDS", 0.05)
     (tmp_path / "lock").write_text(content)
     with within(5):
@@ -196,7 +196,7 @@ def test_forged_manifest_is_damage(what, saved):
         except EquimuError as error:
             assert "a key of evil" in str(error)
             return
-    assert restored.step == 1 and len(restored.set_aside) == 1
+    assert restored.step == 1 and len(restored.quarantined) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_checkpoint_with_links_or_pipes_is_damage(what, where, saved):
         os.mkfifo(path)
     with within(5):
         restored = Checkpoints(saved).restore(LIKE, {"config": "a"})
-    assert restored.step == 1 and len(restored.set_aside) == 1 and elsewhere.exists()
+    assert restored.step == 1 and len(restored.quarantined) == 1 and elsewhere.exists()
 
 
 def test_draft_that_is_a_link_is_removed_and_not_followed(saved):

@@ -8,9 +8,9 @@ import pytest
 
 from equimu import EquimuError, LanguageModel, RunConfig, train
 from equimu.cli import main
+from equimu.runs import config_from_dict, config_to_dict
+from equimu.runs._config import identity_of_run
 from equimu.tasks import find_task, task_from_dict, task_to_dict, where_of
-from equimu.training import config_from_dict, config_to_dict
-from equimu.training._config import identity_of_run
 
 HEAD = """
 import dataclasses

@@ -12,8 +12,9 @@ from runs import small_run, with_model, with_text
 
 import equimu as mu
 from equimu import EquimuError, RuntimeConfig, train
+from equimu.runs import config_from_dict, config_to_dict, read_run, read_runs
 from equimu.training import _program as program_module
-from equimu.training import build_tree, config_from_dict, config_to_dict, program_for, read_run, read_runs
+from equimu.training import build_tree, program_for
 
 TIMES = {"tokens_per_second", "examples_per_second"}
 

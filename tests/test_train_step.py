@@ -12,8 +12,9 @@ import pytest
 
 from equimu import EquimuError, LanguageModel
 from equimu.data import Batch
+from equimu.sharding import make_mesh, shard_batch
 from equimu.tasks import cross_entropy_sum, summed_losses
-from equimu.training import TrainState, evaluation, loss_and_gradient, make_mesh, shard_batch, update
+from equimu.training import TrainState, evaluation, loss_and_gradient, update
 from equimu.training._step import Outcome
 
 VOCAB, ROWS, SEQ = 11, 8, 5

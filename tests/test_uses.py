@@ -9,7 +9,7 @@ import pytest
 
 import equimu as mu
 from benchmarks.coordinate._subjects import subjects
-from equimu.parameterization._leaves import locate
+from equimu.declarations._leaves import locate
 from equimu.parameterization._uses import uses, words_of
 
 N, CLASSES = 16, 3

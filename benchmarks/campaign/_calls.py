@@ -17,15 +17,17 @@ import numpy as np
 
 import equimu as mu
 from equimu import EquimuError
-from equimu.checkpoint import Checkpoints
 from equimu.data import Loader, OrderedLoader, open_store, prepare, read_corpus, tokenizer_from_name, write_store
 from equimu.diagnostics import check_run
 from equimu.optim import AdamW
 from equimu.plans import sweep_plans
 from equimu.reports import read_cells
+from equimu.runs import RunConfig
+from equimu.sharding import make_mesh
+from equimu.storage import Checkpoints
 from equimu.sweeps import SweepConfig, sweep
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import RunConfig, RuntimeConfig, make_mesh, train
+from equimu.training import RuntimeConfig, train
 
 _NO_COUNT = (0, -1, 2.5, math.nan, "3", True, 2**70)
 _NO_SIZE = (0, -1, 2.5, "8", 2**40)

@@ -19,7 +19,7 @@ import grain  # noqa: F401
 import jax
 import tensorstore  # noqa: F401
 
-import equimu.checkpoint  # noqa: F401
+import equimu.storage  # noqa: F401
 from equimu.cli import main
 
 

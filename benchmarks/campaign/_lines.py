@@ -9,9 +9,10 @@ from typing import Any
 
 from equimu import _values
 from equimu._values import hints_of
+from equimu.runs import RunConfig
 from equimu.sweeps import SweepConfig
 from equimu.tasks import LanguageModel
-from equimu.training import RunConfig, RuntimeConfig
+from equimu.training import RuntimeConfig
 
 _LONG, _HUGE = "x" * 300, "9" * 30
 _NO_COUNT = ("0", "-1", "1.5", "many", _HUGE)

@@ -73,7 +73,7 @@ def _campaign(
 def _checkpoints(count: int, seed: int, folder: Path) -> Result:
     import jax
 
-    from equimu.checkpoint import Checkpoints
+    from equimu.storage import Checkpoints
 
     rng = np.random.default_rng(seed)
     tree = {f"leaf{i}": rng.standard_normal((8, 32)).astype(np.float32) for i in range(4)} | {"step": np.int32(7)}
@@ -89,7 +89,7 @@ def _checkpoints(count: int, seed: int, folder: Path) -> Result:
         assert restored is not None
         if restored.step == 2:
             return restored.arrays
-        assert len(restored.set_aside) == 1 and (copy / "step-2.broken").is_dir()
+        assert len(restored.quarantined) == 1 and (copy / "step-2.broken").is_dir()
         return None
 
     def equal(arrays: Any) -> bool:
@@ -102,9 +102,9 @@ def _checkpoints(count: int, seed: int, folder: Path) -> Result:
 def _stores(count: int, seed: int, folder: Path) -> Result:
     from equimu import EquimuError
     from equimu.data import ByteTokenizer, open_store, read_corpus, write_store
-    from equimu.data import _arrays as arrays
+    from equimu.storage import ArrayWriter, cached_chunks
 
-    arrays._SHARD, arrays._CHUNK = 2**12, 2**10  # several files, several chunks each
+    ArrayWriter.shard, ArrayWriter.chunk = 2**12, 2**10  # several files, several chunks each
     rng = np.random.default_rng(seed)
     text = folder / "documents"
     text.mkdir()
@@ -114,7 +114,7 @@ def _stores(count: int, seed: int, folder: Path) -> Result:
     write_store(place, read_corpus(str(text)), ByteTokenizer(), validation=0.2)
 
     def read(copy: Path) -> Any:
-        arrays._context.cache_clear()  # as a new process would
+        cached_chunks.cache_clear()  # as a new process would
         try:
             store = open_store(copy, ByteTokenizer())
             return [store.tokens(s).tobytes() + store.offsets(s).tobytes() for s in ("train", "validation")]

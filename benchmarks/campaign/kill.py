@@ -14,9 +14,8 @@ import numpy as np
 from benchmarks.campaign import _runs
 from benchmarks.campaign._children import Child, equimu
 from benchmarks.campaign._result import Result
-from equimu.checkpoint import _files
-from equimu.checkpoint._place import MANIFEST
-from equimu.training._begin import CHECKPOINTS
+from equimu.runs import CHECKPOINTS
+from equimu.storage import MANIFEST, commits
 
 # What a save calls on the file system, in this order, by `_kind_of`.
 _KINDS = (
@@ -177,7 +176,7 @@ def _die_before(kind: str, number: int) -> None:
         return called
 
     for name in ("make_folder", "write", "sync", "rename", "remove"):
-        setattr(_files, name, dying(name, getattr(_files, name)))
+        setattr(commits, name, dying(name, getattr(commits, name)))
 
 
 def _kind_of(name: str, path: Path) -> str:

@@ -77,7 +77,7 @@ def _sharding(rng: np.random.Generator, rank: int) -> Any:
 def _save(count: int, seed: int, folder: Path) -> None:
     import jax
 
-    from equimu.checkpoint import Checkpoints
+    from equimu.storage import Checkpoints
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=count)
     for number in range(count):
@@ -89,7 +89,7 @@ def _save(count: int, seed: int, folder: Path) -> None:
 def _restore(count: int, seed: int, folder: Path) -> None:
     import jax
 
-    from equimu.checkpoint import Checkpoints
+    from equimu.storage import Checkpoints
 
     rng = np.random.default_rng(seed + jax.device_count())  # the same on all processes
     for number in range(count):

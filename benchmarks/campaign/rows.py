@@ -34,8 +34,9 @@ class _Cut(Exception):
 
 def _tried(count: int, seed: int, folder: Path, corpus: Path) -> list[Result]:
     from equimu import EquimuError, LanguageModel
+    from equimu.runs import RunConfig, read_runs
     from equimu.tasks import ModelConfig, TextConfig
-    from equimu.training import RunConfig, RuntimeConfig, read_runs, train
+    from equimu.training import RuntimeConfig, train
 
     os.environ["EQUIMU_CACHE"] = str(folder / "cache")
     config = RunConfig(

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+import equimu as package
 from benchmarks.campaign import _runs
 from benchmarks.campaign._children import equimu, free_address
 from benchmarks.campaign._result import Result
 from equimu._errors import ExitCode
-from equimu.training import _lock
+from equimu.runs import FolderLock
 
 _LIMIT = 10.0  # seconds until a refusal; what is done right takes the time that it takes
 _STEPS = 20
@@ -132,8 +133,8 @@ class _Strangers:
         def enter() -> None:
             os.chdir(self._place)
             # Absolute, for the process that `plan` starts: a path such as `.` would be this very folder.
-            os.environ["PYTHONPATH"] = str(Path(_lock.__file__).parents[2])
-            _lock._STALE_SECONDS = 4.0  # of a minute: a silent owner of another machine is waited for so long
+            os.environ["PYTHONPATH"] = str(Path(package.__file__).parents[1])
+            FolderLock.stale_seconds = 4.0  # of a minute: a silent owner of another machine is waited for so long
 
         begin = time.monotonic()
         child = equimu(arguments, self._folder / "out.txt", before=enter)

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equimu.attention import decode_attention, dot_product_attention, explain
-from equimu.attention._backends import BACKENDS
+from equimu.attention import BACKENDS, decode_attention, dot_product_attention, explain
 
 # Of the error's root mean square by that of what is right; float32 on a GPU is tf32 by JAX's default precision.
 ALLOWED = {"bfloat16": 8e-3, "float32": 1.5e-3}

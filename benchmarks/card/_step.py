@@ -14,17 +14,11 @@ import numpy as np
 from benchmarks.card._correct import _line
 from benchmarks.card._time import seconds_of
 from equimu.data import Batch
-from equimu.nn import _transformer
+from equimu.nn import Transformer
+from equimu.runs import RunConfig, Sizes
+from equimu.sharding import make_mesh, shard_batch
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig
-from equimu.training import (
-    RunConfig,
-    Sizes,
-    build_tree,
-    hyperparameters_of,
-    make_mesh,
-    program_for,
-    shard_batch,
-)
+from equimu.training import build_tree, hyperparameters_of, program_for
 
 PEAK = 989e12  # dense bfloat16 of an H100 or H200
 
@@ -44,12 +38,12 @@ def measure(*, quick: bool, end: float) -> Iterator[dict[str, Any]]:
         except Exception as problem:
             yield row | {"failed": _line(problem)}
     kinds = [(width, unroll) for width in widths for unroll in (1, sizes["n_layer"])]
-    at_once, _transformer.UNROLLED_ON_GPU = _transformer.UNROLLED_ON_GPU, 0  # so that 1 is a scan
+    at_once, Transformer.unrolled_on_gpu = Transformer.unrolled_on_gpu, 0  # so that 1 is a scan
     try:
         with ThreadPoolExecutor(len(kinds)) as threads:
             jobs = [threads.submit(_compile, width, unroll, **sizes) for width, unroll in kinds]
     finally:
-        _transformer.UNROLLED_ON_GPU = at_once
+        Transformer.unrolled_on_gpu = at_once
     for (width, unroll), job in zip(kinds, jobs, strict=True):
         row = {"width": width, "step": f"equimu, unroll {unroll}", "failed": ""}
         try:

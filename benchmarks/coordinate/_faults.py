@@ -35,7 +35,7 @@ class Fault:
 
     def is_named(self, check: CoordinateCheck) -> bool:
         """Whether the check names the right places, and only those, and the cause."""
-        names = [row.name for row in check.culprits]
+        names = [row.name for row in check.failures]
         return bool(names) and all(self._covers(name) for name in names) and self.told in check.verdict
 
     def _covers(self, name: str) -> bool:

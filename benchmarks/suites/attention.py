@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks._timing import interleave
-from equimu.attention import dot_product_attention, explain
-from equimu.attention._backends import BACKENDS
+from equimu.attention import BACKENDS, dot_product_attention, explain
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 PASSES = {"forward": (3, 1.0), "forward+backward": (4, 3.5)}  # arguments, and operations by those of the forward pass

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equimu.checkpoint import Checkpoints
+from equimu.storage import Checkpoints
 
 LARGE, SMALL = (10, 2**25), (96, 2**19)  # number of arrays, bytes: a few stacked layers and many small leaves
 STEPS, LOOPS = 50, 4  # in a loop that is timed; loops of either kind in a round

@@ -18,18 +18,10 @@ from benchmarks._timing import interleave
 from equimu.attention import dot_product_attention
 from equimu.data import Batch
 from equimu.optim import AdamW
+from equimu.runs import RunConfig, Sizes
+from equimu.sharding import make_mesh, shard_batch
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig, summed_losses
-from equimu.training import (
-    RunConfig,
-    Sizes,
-    build_tree,
-    hyperparameters_of,
-    make_mesh,
-    program_for,
-    shard_batch,
-    update,
-)
-from equimu.training._step import Outcome
+from equimu.training import Outcome, build_tree, hyperparameters_of, program_for, update
 
 VOCAB, HEAD_DIM = 256, 64
 

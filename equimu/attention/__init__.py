@@ -4,3 +4,7 @@ from equimu.attention._api import Explanation as Explanation
 from equimu.attention._api import decode_attention as decode_attention
 from equimu.attention._api import dot_product_attention as dot_product_attention
 from equimu.attention._api import explain as explain
+from equimu.attention._backends import BACKENDS as BACKENDS
+from equimu.attention._pallas_tpu import Blocks as Blocks
+from equimu.attention._pallas_tpu import pallas_tpu as pallas_tpu
+from equimu.attention._visible import Visibility as Visibility

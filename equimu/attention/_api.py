@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._device import default_platform
 from equimu._errors import EquimuError
 from equimu._types import Scalar
 from equimu._values import Integer, checked, is_traced
+from equimu._varying import vary_alike
 from equimu.attention._backends import BACKENDS, choose, choose_by_platform, find, refusal
-from equimu.attention._device import default_platform
 from equimu.attention._problem import Aval, Segments, check, check_arrays, check_window, split_segments
-from equimu.attention._varying import vary_alike
 
 
 def dot_product_attention(
@@ -60,7 +60,7 @@ def dot_product_attention(
     problem = check(q, k, v, scale=scale, causal=causal, window=window, segment_ids=segment_ids, q_offset=q_offset)
     if 0 in q.shape or 0 in k.shape:
         return jnp.zeros_like(q)
-    # Inside `jax.shard_map`, keys that are the same on all devices may meet queries that are not, say.
+    # Inside `jax.shard_map`, keys that are the same on all devices may online_softmax_update queries that are not, say.
     q_segments, k_segments = split_segments(segment_ids)
     if problem.q_offset is not None:  # keys that no query sees are left out, whatever they hold
         begin, end = problem.reached
@@ -81,7 +81,7 @@ def dot_product_attention(
     if backend != "auto":
         chosen = find(backend)
         # The mesh names the platform; without one, only the compiler will know it, and the backend then says so itself.
-        reason = refusal(chosen, problem, problem.platform) if problem.platform else chosen.why_not(problem)
+        reason = refusal(chosen, problem, problem.platform) if problem.platform else chosen.unsupported_reason(problem)
         if reason is not None:
             raise EquimuError(f"backend {backend!r} cannot serve this call: {reason}; backend='auto' can")
         return chosen.run(q, k, v, **rest)

@@ -11,11 +11,11 @@ from jaxtyping import Array
 from equimu._errors import EquimuError, nearest
 from equimu.attention._blockwise import blockwise
 from equimu.attention._flash import flash, flash_why_not
-from equimu.attention._foreign import refused
 from equimu.attention._jax_nn import cudnn, cudnn_why_not, jax_nn, xla_why_not
+from equimu.attention._opaque_call import refused
 from equimu.attention._order import kernels
 from equimu.attention._pallas_tpu import pallas_tpu
-from equimu.attention._pallas_tpu import why_not as pallas_tpu_why_not
+from equimu.attention._pallas_tpu import unsupported_reason as pallas_tpu_why_not
 from equimu.attention._problem import Problem
 from equimu.attention._reference import reference
 from equimu.attention._splash import splash, splash_why_not
@@ -27,30 +27,30 @@ from equimu.attention._visible import Visibility
 class Backend:
     """One way to compute attention.
 
-    `run(q, k, v, *, scale, q_offset, q_segments, k_segments, visibility)` gets checked arguments; `why_not`
+    `run(q, k, v, *, scale, q_offset, q_segments, k_segments, visibility)` gets checked arguments; `unsupported_reason`
     returns the reason for which it cannot serve a problem, or None.
     """
 
     name: str
     run: Callable[..., Array]
-    why_not: Callable[[Problem], str | None]
+    unsupported_reason: Callable[[Problem], str | None]
     platforms: tuple[str, ...] | None = None  # None: every platform
     refuses: bool = False  # its library has checks of its own, which are asked about the very shapes
 
 
 def _nothing(problem: Problem) -> str | None:
-    """The `why_not` of a backend that serves everything."""
+    """The `unsupported_reason` of a backend that serves everything."""
 
 
 _TABLE = (
-    Backend(name="blockwise", run=blockwise, why_not=_nothing),
-    Backend(name="cudnn", run=cudnn, why_not=cudnn_why_not, platforms=("cuda",), refuses=True),
-    Backend(name="flash", run=flash, why_not=flash_why_not, platforms=("cuda",), refuses=True),
-    Backend(name="jax", run=jax_nn, why_not=xla_why_not),
-    Backend(name="pallas_tpu", run=pallas_tpu, why_not=pallas_tpu_why_not, platforms=("tpu",)),
-    Backend(name="reference", run=reference, why_not=_nothing),
-    Backend(name="splash", run=splash, why_not=splash_why_not, platforms=("tpu",)),
-    Backend(name="tokamax", run=tokamax, why_not=tokamax_why_not, platforms=("cuda",), refuses=True),
+    Backend(name="blockwise", run=blockwise, unsupported_reason=_nothing),
+    Backend(name="cudnn", run=cudnn, unsupported_reason=cudnn_why_not, platforms=("cuda",), refuses=True),
+    Backend(name="flash", run=flash, unsupported_reason=flash_why_not, platforms=("cuda",), refuses=True),
+    Backend(name="jax", run=jax_nn, unsupported_reason=xla_why_not),
+    Backend(name="pallas_tpu", run=pallas_tpu, unsupported_reason=pallas_tpu_why_not, platforms=("tpu",)),
+    Backend(name="reference", run=reference, unsupported_reason=_nothing),
+    Backend(name="splash", run=splash, unsupported_reason=splash_why_not, platforms=("tpu",)),
+    Backend(name="tokamax", run=tokamax, unsupported_reason=tokamax_why_not, platforms=("cuda",), refuses=True),
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _TABLE}
 
@@ -94,7 +94,7 @@ def refusal(backend: Backend, problem: Problem, platform: str) -> str | None:
     """Why the backend cannot serve the problem on the platform, or None."""
     if backend.platforms is not None and platform not in backend.platforms:
         return f"it runs on {', '.join(backend.platforms)}, not on {platform}"
-    return backend.why_not(problem) or (_refused(backend, problem) if backend.refuses else None)
+    return backend.unsupported_reason(problem) or (_refused(backend, problem) if backend.refuses else None)
 
 
 @functools.cache

@@ -24,9 +24,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
+from equimu._varying import vary, varying_axes
 from equimu.attention import _loops, _strips, _tiling
 from equimu.attention._tiling import SCORES, Strips, Tiling
-from equimu.attention._varying import vary, varying_axes
 from equimu.attention._visible import Visibility
 
 Tree = TypeVar("Tree")

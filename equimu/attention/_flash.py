@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from equimu._types import Scalar
 from equimu.attention._blockwise import blockwise
-from equimu.attention._foreign import foreign, trial
+from equimu.attention._opaque_call import foreign, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility

@@ -1,4 +1,4 @@
-"""Attention of long sequences: blocks of queries meet blocks of keys, one tile after the other.
+"""Attention of long sequences: blocks of queries online_softmax_update blocks of keys, one tile after the other.
 
 The loops run over what the outer block sees, so tiles that no query sees are never visited, and the program has the
 same size for every length. The buffers are few and small, which is worth more than fewer kernels would be: they stay
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from equimu._varying import vary, varying_axes
 from equimu.attention._layout import block, from_heads, per_head, put_block, whole_blocks
-from equimu.attention._tile import Sums, column, dot, meet, row, score_gradients, transposed, weights
+from equimu.attention._tile import Sums, column, dot, online_softmax_update, row, score_gradients, transposed, weights
 from equimu.attention._tiling import Tiling
-from equimu.attention._varying import vary, varying_axes
 
 Tree = TypeVar("Tree")
 
@@ -35,13 +35,15 @@ def forward(
         def masked(j: Array, sums: Sums) -> Sums:
             k_j, v_j, k_ids = block(keys, j, tiling.block_k, kv_heads)
             v_j = tiling.reached_only(v_j, j, q_offset)
-            return meet(sums, scale, q_i, k_j, v_j, _seen(tiling, q_offset, group, i, j, q_ids, k_ids))[0]
+            return online_softmax_update(
+                sums, scale, q_i, k_j, v_j, _seen(tiling, q_offset, group, i, j, q_ids, k_ids)
+            )[0]
 
         def clear(j: Array, sums: Sums) -> Sums:
             k_j, v_j, _ = block(keys, j, tiling.block_k, kv_heads)
-            return meet(sums, scale, q_i, k_j, v_j, None)[0]
+            return online_softmax_update(sums, scale, q_i, k_j, v_j, None)[0]
 
-        sums = _like(q, Sums.nothing(q_i.shape, scale.dtype))
+        sums = _like(q, Sums.init(q_i.shape, scale.dtype))
         begin, end = tiling.keys(i, q_offset)
         if q_ids is None:  # then only tiles at the edges of what is seen hide anything
             clear_begin, clear_end = tiling.clear_keys(i, q_offset)

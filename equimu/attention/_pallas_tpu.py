@@ -30,11 +30,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._device import chip
 from equimu._types import Scalar
-from equimu.attention._device import chip
+from equimu._varying import vary_alike
 from equimu.attention._pallas_tpu_tiles import LANES, Blocks, Tiles
 from equimu.attention._problem import Problem
-from equimu.attention._varying import vary_alike
 from equimu.attention._visible import Visibility
 
 # Bytes of fast memory of a core, as the compiler tells them when asked for too many.
@@ -77,7 +77,7 @@ def pallas_tpu(
     return _attend(setting, *arrays)
 
 
-def why_not(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     """What the kernels cannot do as `dot_product_attention` promises it."""
     if problem.dtype not in (jnp.float32, jnp.bfloat16):
         return f"it takes float32 and bfloat16, not {problem.dtype}"

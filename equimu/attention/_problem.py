@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equimu._device import capability, chip, known_platform
 from equimu._errors import EquimuError
 from equimu._values import check as check_value
 from equimu._values import is_traced, shown
-from equimu.attention._device import capability, chip, known_platform
 from equimu.attention._visible import Visibility
 
 Aval = jax.Array | jax.ShapeDtypeStruct

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
-from equimu.attention._foreign import foreign
+from equimu.attention._opaque_call import foreign
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array
 
 from equimu.attention._layout import from_heads, per_head, to_heads
-from equimu.attention._tile import Sums, column, dot, meet, score_gradients, transposed
+from equimu.attention._tile import Sums, column, dot, online_softmax_update, score_gradients, transposed
 from equimu.attention._tiling import Strips
 
 
@@ -33,7 +33,9 @@ def forward(
         if q_ids is not None and k_ids is not None:
             seen &= q_ids[:, rows, None] == k_ids[:, None, keys]
         q_strip = q[:, rows]
-        sums, p = meet(Sums.nothing(q_strip.shape, scale.dtype), scale, q_strip, k[:, keys], v[:, keys], seen)
+        sums, p = online_softmax_update(
+            Sums.init(q_strip.shape, scale.dtype), scale, q_strip, k[:, keys], v[:, keys], seen
+        )
         outs.append((sums.out / column(sums.divisor())).astype(q.dtype))
         saved.append((p, sums.divisor()))
     out = from_heads(jnp.concatenate(outs, axis=1), batch, heads)

@@ -25,7 +25,7 @@ class Sums(NamedTuple):
     out: Float[Array, "heads queries head_dim"]  # the same sum, weighted with the values
 
     @classmethod
-    def nothing(cls, shape: tuple[int, ...], dtype: jnp.dtype) -> "Sums":
+    def init(cls, shape: tuple[int, ...], dtype: jnp.dtype) -> "Sums":
         """Before the first key. The largest score starts lowest but finite, since differences with it are taken."""
         zeros = jnp.zeros(shape[:2], dtype)
         return cls(zeros + jnp.finfo(dtype).min, zeros, jnp.zeros(shape, dtype))
@@ -35,12 +35,12 @@ class Sums(NamedTuple):
         return jnp.where(self.total > 0, self.total, 1)
 
 
-def meet(sums: Sums, scale: Any, q: Any, k: Any, v: Any, seen: Seen) -> tuple[Sums, Array]:
+def online_softmax_update(sums: Sums, scale: Any, q: Any, k: Any, v: Any, seen: Seen) -> tuple[Sums, Array]:
     """The sums with further keys in them, and `exp(scale · (score - top))` of the tile. The scale is positive."""
     s = dot(q, k, transpose=True)
     visible = s if seen is None else jnp.where(seen, s, jnp.finfo(s.dtype).min)
     top = jnp.maximum(sums.top, jnp.max(visible, axis=2))
-    p = _hide(jnp.exp(scale * (s - column(top))), seen)
+    p = _mask(jnp.exp(scale * (s - column(top))), seen)
     shrink = jnp.exp(scale * (sums.top - top))
     total = shrink * sums.total + jnp.sum(p, axis=2)
     out = column(shrink) * sums.out + dot(p.astype(v.dtype), v)
@@ -49,7 +49,7 @@ def meet(sums: Sums, scale: Any, q: Any, k: Any, v: Any, seen: Seen) -> tuple[Su
 
 def weights(scale: Any, rows: Any, columns: Any, lse: Any, seen: Seen) -> Array:
     """The attention weights between queries and keys, made again from `lse`."""
-    return _hide(jnp.exp(scale * dot(rows, columns, transpose=True) - lse), seen)
+    return _mask(jnp.exp(scale * dot(rows, columns, transpose=True) - lse), seen)
 
 
 def score_gradients(p: Any, rows: Any, columns: Any, delta: Any) -> Array:
@@ -78,5 +78,5 @@ def row(x: Array) -> Array:
     return x[..., None, :]
 
 
-def _hide(p: Array, seen: Seen) -> Array:
+def _mask(p: Array, seen: Seen) -> Array:
     return p if seen is None else jnp.where(seen, p, 0)

@@ -7,7 +7,7 @@ import tyro
 
 from equimu._errors import EquimuError, nearest
 from equimu._values import PathLike, checked, hints_of
-from equimu.training import Run
+from equimu.runs import Run
 
 Place = tyro.conf.Positional[PathLike]
 

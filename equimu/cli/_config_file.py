@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._folder import expanded, read_regular
 from equimu._json import loads
-from equimu._storage import local_path
 from equimu._values import path_text
+from equimu.runs import RunConfig, config_from_dict
+from equimu.storage import expanded, local_path, read_regular
 from equimu.sweeps import SweepConfig, sweep_config_from_dict
 from equimu.tasks import LanguageModel, Task
-from equimu.training import RunConfig, config_from_dict
 
 _MOST_BYTES = 2**26
 

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Annotated
 
-from equimu._folder import local_folder
 from equimu._progress import progress
 from equimu._values import Count, PathLike, Positive, Size
 from equimu.cli._command import Command
 from equimu.cli._flags import Flat
-from equimu.diagnostics import OffError, check_run, print_check, write_check
-from equimu.training import RunConfig
+from equimu.diagnostics import CheckFailedError, check_run, print_check, write_check
+from equimu.runs import RunConfig
+from equimu.storage import local_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,4 +51,4 @@ class CoordCheck(Command):
         for path in write_check(check, self.out):
             print(path)
         if not check.passed:
-            raise OffError(check.verdict)
+            raise CheckFailedError(check.verdict)

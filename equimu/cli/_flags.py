@@ -9,9 +9,9 @@ import tyro
 
 from equimu._values import Size
 from equimu.optim import Optimizer
+from equimu.runs import RunConfig
 from equimu.sweeps import SweepConfig
 from equimu.tasks import Task
-from equimu.training import RunConfig
 
 Flat = tyro.conf.arg(name="")
 

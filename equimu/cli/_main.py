@@ -13,7 +13,6 @@ import jax
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, nearest, printable
-from equimu._storage import one_line as one_line_of_storage
 from equimu.cli._command import Command
 from equimu.cli._config_file import read_config, take_config_file
 from equimu.cli._coord_check import CoordCheck
@@ -25,9 +24,10 @@ from equimu.cli._sweep import Report, Sweep
 from equimu.cli._train import Train
 from equimu.cli._words import one_line, own_words
 from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
+from equimu.processes import Interrupted, exit_process, is_process_zero
+from equimu.storage import one_line as one_line_of_storage
 from equimu.sweeps import SweepConfig
 from equimu.tasks import LanguageModel, Task, find_task
-from equimu.training import Interrupted, is_first, leave
 
 _COMMANDS: dict[str, type[Command]] = {
     "show": Show,
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except EquimuError as error:
         print(f"equimu: {printable(error)}", file=sys.stderr)
-        leave(error.exit_code)
+        exit_process(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        if is_first():
+        if is_process_zero():
             print(f"equimu: {printable(stop)}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:

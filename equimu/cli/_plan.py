@@ -21,7 +21,8 @@ from equimu.plans import (
     print_plan,
     sweep_plans,
 )
-from equimu.training import RunConfig, RuntimeConfig
+from equimu.runs import RunConfig
+from equimu.training import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

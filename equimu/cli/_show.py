@@ -9,7 +9,8 @@ from equimu.cli._command import Command, check_format
 from equimu.cli._flags import Flat
 from equimu.optim import optimizer_name
 from equimu.parameterization import table, to_json
-from equimu.training import RunConfig, build_parameterization, build_tree
+from equimu.runs import RunConfig
+from equimu.training import build_parameterization, build_tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

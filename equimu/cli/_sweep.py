@@ -4,14 +4,15 @@ import dataclasses
 import os
 from typing import Annotated
 
-from equimu._folder import local_folder
 from equimu._progress import progress
 from equimu._values import PathLike, Size
 from equimu.cli._command import Command, Place, loss_text
 from equimu.cli._flags import Flat
 from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
+from equimu.runs import Run
+from equimu.storage import local_folder
 from equimu.sweeps import SweepConfig, cores, sweep
-from equimu.training import Run, RuntimeConfig
+from equimu.training import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,9 @@ from equimu._progress import progress
 from equimu._values import PathLike
 from equimu.cli._command import Command, loss_text
 from equimu.cli._flags import Flat
-from equimu.training import RunConfig, RuntimeConfig, is_first, train
+from equimu.processes import is_process_zero
+from equimu.runs import RunConfig
+from equimu.training import RuntimeConfig, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Train(Command):
                 runtime=self.runtime,
                 on_row=lambda row: bar.update(row["step"], _row(row)),
             )
-        if is_first():
+        if is_process_zero():
             print(f"validation {loss_text(run)}")
             print(run.folder)
 

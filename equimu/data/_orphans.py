@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from equimu._folder import open_inside
-from equimu._storage import local_path
+from equimu.storage import local_path, open_inside
 
 _LOCK = "writing"
 

@@ -19,12 +19,10 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from equimu._errors import EquimuError, nearest
-from equimu._folder import is_of_the_kernel
 from equimu._json import loads
-from equimu._storage import local_path
 from equimu._values import checked, path_text
-from equimu.data._arrays import check_files, open_array, open_place, told_as
 from equimu.data._tokenizer import Tokenizer
+from equimu.storage import check_files, is_of_the_kernel, local_path, open_array, open_place, told_as
 
 FORMAT = 2
 SPLITS = ("train", "validation")

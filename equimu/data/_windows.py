@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Int32, Integer
 
 from equimu._errors import EquimuError, nearest
-from equimu.data._arrays import read_rows
 from equimu.data._store import TokenStore
+from equimu.storage import read_rows
 
 # Arrays up to this size are read into memory once; larger ones are read from the store, row by row.
 _IN_MEMORY_BYTES = 2**30

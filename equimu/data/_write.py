@@ -14,11 +14,11 @@ import numpy as np
 
 from equimu._errors import EquimuError, nearest
 from equimu._values import Integer, Part, check
-from equimu.data._arrays import ArrayWriter, delete_below, told_as
 from equimu.data._corpus import Corpus, read_corpus
 from equimu.data._orphans import being_written, remove_orphans
 from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, checked_place, commit_info, read_info
 from equimu.data._tokenizer import Tokenizer, in_batches
+from equimu.storage import ArrayWriter, delete_below, told_as
 
 _ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this size
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from equimu.diagnostics._judge import Row
+from equimu.diagnostics._verdicts import Row
 
 COLUMNS = {
     "site": ("site", "output at the start", "expected", "its change", "expected", "size of the change", ""),

@@ -9,11 +9,11 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import Count, check, check_function, check_keys, shown
 from equimu.diagnostics._explain import explain
-from equimu.diagnostics._judge import leaf_rows, site_rows
 from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured
 from equimu.diagnostics._pool import first_of_pool, pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
+from equimu.diagnostics._verdicts import leaf_rows, site_rows
 from equimu.parameterization import Parameterization, disagreements, parameterize, rules_of, scaled
 
 EditTree: TypeAlias = Callable[[PyTree], PyTree]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from equimu.diagnostics._fit import slope
-from equimu.diagnostics._judge import FLAT, Row
 from equimu.diagnostics._laws import LeafTheory
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._theory import SiteTheory, Theory
+from equimu.diagnostics._verdicts import FLAT, Row
 from equimu.parameterization import ROLES, Disagreement, Parameterization, Role, is_within
 
 # An explanation must predict the miss this well, and must predict one that is worth a name.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from equimu.diagnostics._judge import TOLERANCE, Row
 from equimu.diagnostics._result import CoordinateCheck
+from equimu.diagnostics._verdicts import TOLERANCE, Row
 
 _COLUMNS = 5
 _OFF = "#c0392b"

@@ -22,7 +22,6 @@ from equimu._types import PyTree
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._pool import first_of_pool
 from equimu.parameterization import Rule, rules_of
-from equimu.parameterization._leaves import locate
 
 EXACT = 1e-3  # exponents of laws are exact up to rounding of sizes
 
@@ -119,9 +118,8 @@ def leaf_theories(
     """What the laws say of each leaf; the arguments are those of `theory`."""
     by_path = [{rule.path: rule for rule in rules_of(tree)} for tree in trees]
     rules = {path: tuple(each[first_of_pool(path)] for each in by_path) for path in paths}
-    located = {leaf.path: leaf for leaf in locate(rules[paths[0]][0].blueprint.shapes())}
-    places = {path: located[first_of_pool(path)] for path in paths}
-    tied = {path: places[path].tied_source for path in paths}
+    places = {path: each[0].leaf for path, each in rules.items()}
+    tied = {path: place.tied_source for path, place in places.items()}
     by_width = is_by_width(trees)
 
     def exponent(values: Sequence[Any]) -> float:

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree
+from equimu._types import PyTree, is_array_or_shape
 from equimu.diagnostics._about import About
 from equimu.diagnostics._record import record_all
 from equimu.diagnostics._statistics import (
@@ -34,9 +34,17 @@ from equimu.diagnostics._statistics import (
     with_layers,
 )
 from equimu.optim import as_transformation
-from equimu.parameterization import NUMBERS, Rule, Use, initial_state, initialize, is_rule, rules_of, with_numbers
-from equimu.parameterization._leaves import is_array_or_shape
-from equimu.parameterization._uses import uses_in
+from equimu.parameterization import (
+    NUMBERS,
+    Rule,
+    Use,
+    initial_state,
+    initialize,
+    is_rule,
+    rules_of,
+    uses_in,
+    with_numbers,
+)
 
 Loss: TypeAlias = Callable[..., Any]
 MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
@@ -265,7 +273,7 @@ class Experiment:
 
 def _numbers(rule: Rule) -> dict[str, Any]:
     # Running averages that forget as fast as at the base are a part of the program, as `numbers_of` has it.
-    names = [name for name in ("init_mean", *NUMBERS) if name != "forgetting" or rule.forgetting != 1.0]
+    names = [name for name in ("init_mean", *NUMBERS) if name != "one_minus_beta" or rule.one_minus_beta != 1.0]
     return {name: np.float32(getattr(rule, name)) for name in names if getattr(rule, name) is not None}
 
 

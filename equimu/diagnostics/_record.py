@@ -23,10 +23,7 @@ from equimu._types import PyTree
 from equimu.diagnostics._about import About, Kind
 from equimu.diagnostics._sites import find_derived
 from equimu.parameterization import dotted
-from equimu.parameterization._around import SCOPE
-from equimu.parameterization._flow import Flow, Place
-from equimu.parameterization._jaxpr import CALLS, inside, opened, parts_of_scan
-from equimu.parameterization._walk import follow
+from equimu.tracing import CALLS, SCOPE, Flow, Place, follow, inside, opened, parts_of_scan
 
 WHOLE = "(model)"
 """The name of the site that is the output of the whole model."""

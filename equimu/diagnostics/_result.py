@@ -5,7 +5,7 @@ import math
 import textwrap
 
 from equimu.diagnostics._cells import COLUMNS, aligned, cells_of
-from equimu.diagnostics._judge import Row
+from equimu.diagnostics._verdicts import Row
 
 _MOST_NAMED = 3
 # What is "off" in a sentence: of each quantity, how it is spoken of.
@@ -91,7 +91,7 @@ class CoordinateCheck:
         return next((row for row in self.off if row.kind == "site"), None)
 
     @property
-    def culprits(self) -> tuple[Row, ...]:
+    def failures(self) -> tuple[Row, ...]:
         """What to look at: each leaf that is off, by the first of its rows that is; the first site if no leaf is."""
         leaves: dict[str, Row] = {}
         for row in self.off:
@@ -130,14 +130,14 @@ class CoordinateCheck:
         return f"passed: as {self.parameterization} says {over}: {counted}"
 
     def _what_is_off(self) -> str:
-        culprits = self.culprits
-        told = "; ".join(self._tell(row) for row in culprits[:_MOST_NAMED])
-        if len(culprits) > _MOST_NAMED:
-            told += f"; and {len(culprits) - _MOST_NAMED} more leaves"
+        failures = self.failures
+        told = "; ".join(self._tell(row) for row in failures[:_MOST_NAMED])
+        if len(failures) > _MOST_NAMED:
+            told += f"; and {len(failures) - _MOST_NAMED} more leaves"
         first = self.first_site
         if first is None:
             return f"off: {told}. No activation shows it at these sizes and steps."
-        if first is culprits[0]:
+        if first is failures[0]:
             return f"off: {told}"
         return f"off: {told}. The first site that shows it is {self._tell(first, why=False)}"
 

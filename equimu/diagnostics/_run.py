@@ -9,11 +9,12 @@ from equimu._types import PyTree
 from equimu._values import Count, Positive, Size, check, checked
 from equimu.diagnostics._check import CoordinateProbe
 from equimu.diagnostics._result import CoordinateCheck
+from equimu.runs import RunConfig
 from equimu.tasks import mean_loss
-from equimu.training import RunConfig, build_parameterization, data_of
+from equimu.training import build_parameterization, data_of
 
 
-class OffError(EquimuError):
+class CheckFailedError(EquimuError):
     """The check ran, and something is not as the parameterization says."""
 
     exit_code = ExitCode.NO

@@ -48,7 +48,7 @@ def to_json(check: CoordinateCheck) -> str:
     plain |= {
         "passed": check.passed,
         "verdict": check.verdict,
-        "culprits": [row.name for row in check.culprits],
+        "failures": [row.name for row in check.failures],
         "first_site": None if check.first_site is None else check.first_site.name,
         "growth": check.growth,
     }

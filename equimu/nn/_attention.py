@@ -11,8 +11,8 @@ from equimu._values import Positive, Size, check, check_key
 from equimu.attention import dot_product_attention
 from equimu.nn._linear import Linear
 from equimu.nn._norm import Gain, RMSNorm
-from equimu.nn._parallel import TENSOR, check_share, gather_positions, sharers
 from equimu.nn._rope import rotary
+from equimu.sharding import TENSOR, check_share, gather_positions, tensor_parallel_size
 
 
 class SelfAttention(eqx.Module):
@@ -110,7 +110,7 @@ class SelfAttention(eqx.Module):
         Float[Array, "all heads head_dim"], Float[Array, "all kv_heads head_dim"], Float[Array, "all kv_heads head_dim"]
     ]:
         """Queries, keys and values of all positions, as the core takes them: normalised and rotated."""
-        n = sharers(x)
+        n = tensor_parallel_size(x)
         check_share("query heads", self.n_head, self.query.weight.shape[-1] // self.head_dim, n)
         key, value = self._own_key_value(n)
         x = gather_positions(x)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from equimu._axes import axes, register_axes
 from equimu._types import Key
 from equimu._values import Size, check, check_key
-from equimu.nn._parallel import TENSOR, own_positions, scatter_positions, sharers
+from equimu.declarations import axes, register_axes
+from equimu.sharding import TENSOR, own_positions, scatter_positions, tensor_parallel_size
 
 
 class Embedding(eqx.Module):
@@ -67,7 +67,7 @@ def _rows(
     table: Float[Array, "share d_model"], vocab_size: int, tokens: Int[Array, " seq"]
 ) -> Float[Array, "own d_model"]:
     """The tokens' rows; where devices share the work along `tensor`, those of the device's own positions."""
-    n = sharers(table)
+    n = tensor_parallel_size(table)
     if table.shape[0] == vocab_size:
         return table[own_positions(tokens, n)]
     # Each device has the rows of other tokens: it gives zeros for those that it has not.

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from equimu._axes import Axes, axes, register_axes
 from equimu._types import Key
 from equimu._values import Size, check, check_key
-from equimu.nn._parallel import scatter_positions
+from equimu.declarations import Axes, axes, register_axes
+from equimu.sharding import scatter_positions
 
 # The side of a map that devices along `tensor` share, and the number of equal parts that it may be cut into.
 Split: TypeAlias = tuple[Literal["in", "out"], int]
@@ -76,7 +76,7 @@ def _weight_axes(linear: Linear) -> Axes:
 
 def _bias_axes(linear: Linear) -> Axes:
     split = None if linear.split is None or linear.split[0] == "in" else (0, linear.split[1])
-    return axes("out", constant=0.0, beside="weight", split=split)
+    return axes("out", constant=0.0, bias_of="weight", split=split)
 
 
 register_axes(Linear, weight=_weight_axes, bias=_bias_axes)

@@ -11,7 +11,7 @@ from equimu._errors import EquimuError, nearest
 from equimu._types import Key
 from equimu._values import Size, check, check_key
 from equimu.nn._linear import Linear
-from equimu.nn._parallel import check_share, gather_positions, sharers
+from equimu.sharding import check_share, gather_positions, tensor_parallel_size
 
 Activation: TypeAlias = Literal["relu", "gelu", "squared_relu", "swiglu"]
 
@@ -72,7 +72,7 @@ class MLP(eqx.Module):
         self.d_ff = d_ff
 
     def __call__(self, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq d_model"]:
-        n = sharers(x)
+        n = tensor_parallel_size(x)
         x = gather_positions(x) if n > 1 else x
         up = self.up(x)
         check_share("hidden units of the MLP", self.d_ff, up.shape[-1], n)

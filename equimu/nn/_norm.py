@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from equimu._axes import register_axes
 from equimu._errors import EquimuError, nearest
 from equimu._values import NotNegative, Size, check
+from equimu.declarations import register_axes
 
 Gain: TypeAlias = Literal["none", "vector", "scalar"]
 

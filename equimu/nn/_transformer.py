@@ -8,23 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from equimu._axes import register_residual
+from equimu._device import default_platform, known_platform
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
 from equimu._values import Count, Positive, Size, check, check_key
-from equimu.attention._device import default_platform, known_platform
+from equimu.declarations import register_residual
 from equimu.nn._attention import SelfAttention
 from equimu.nn._embedding import Embedding, TiedEmbedding
 from equimu.nn._linear import Linear
 from equimu.nn._mlp import MLP, Activation
 from equimu.nn._norm import Gain, RMSNorm
-from equimu.nn._parallel import Shard, gather_positions, is_gather_of_shards, sharers, whole
+from equimu.sharding import Shard, gather_positions, gather_shards, is_gather_of_shards, tensor_parallel_size
 
 Remat: TypeAlias = bool | Literal["projections"]
-
-# Blocks. On a GPU the scan copies what the backward pass needs: on an H100 12 blocks took 13 to 21 % longer scanned, with 1.5
-# to 1.7 times the memory, and compiled as fast unrolled.
-UNROLLED_ON_GPU = 24
 
 
 class Block(eqx.Module):
@@ -48,6 +44,9 @@ class Transformer(eqx.Module):
     """
 
     mesh_aware: ClassVar[bool] = True
+    # Blocks. On a GPU the scan copies what the backward pass needs: on an H100 12 blocks took 13 to 21 % longer scanned, with
+    # 1.5 to 1.7 times the memory, and compiled as fast unrolled.
+    unrolled_on_gpu: ClassVar[int] = 24
 
     embedding: Embedding | TiedEmbedding
     embedding_norm: RMSNorm | None
@@ -198,24 +197,24 @@ class Transformer(eqx.Module):
     def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
         """The normalised residual stream behind the last block, from which the logits are read."""
         # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
-        x = whole(self.embedding)(tokens)
+        x = gather_shards(self.embedding)(tokens)
         if self.dtype is not None:
             x = x.astype(self.dtype)
         if self.embedding_norm is not None:
-            x = whole(self.embedding_norm)(x)
+            x = gather_shards(self.embedding_norm)(x)
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
 
         def layer(x: Array, arrays: Any) -> tuple[Array, None]:
-            block = whole(eqx.combine(arrays, static), self.dtype)
+            block = gather_shards(eqx.combine(arrays, static), self.dtype)
             return block(x), None
 
         x, _ = jax.lax.scan(self._rematerialised(layer), x, arrays, unroll=_unrolled(self.unroll, arrays))
-        x = whole(self.norm)(x)
-        return gather_positions(x) if self.vocab_size % sharers(x) == 0 else x
+        x = gather_shards(self.norm)(x)
+        return gather_positions(x) if self.vocab_size % tensor_parallel_size(x) == 0 else x
 
     def readout(self) -> Callable[[Float[Array, "*seq d_model"]], Float[Array, "*seq vocab"]]:
         """The function from `features` to logits, float32 or better: a pytree, whose arrays have been gathered."""
-        return jax.tree_util.Partial(_logits, whole(self.unembedding or self.embedding, self.dtype))
+        return jax.tree_util.Partial(_logits, gather_shards(self.unembedding or self.embedding, self.dtype))
 
     def unembed(self, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:
         """Logits of each token, float32 or better, from `features`."""
@@ -243,7 +242,7 @@ def _unrolled(unroll: int, arrays: Any) -> int:
     """Blocks per iteration of the scan over blocks with these arrays, where 1 leaves it to the platform."""
     n_layer = jax.tree.leaves(arrays)[0].shape[0]
     on_gpu = (known_platform() or default_platform()) in ("cuda", "rocm")
-    return n_layer if unroll == 1 and on_gpu and n_layer <= UNROLLED_ON_GPU else unroll
+    return n_layer if unroll == 1 and on_gpu and n_layer <= Transformer.unrolled_on_gpu else unroll
 
 
 def _logits(head: Linear | TiedEmbedding, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:

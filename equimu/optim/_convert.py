@@ -62,8 +62,8 @@ def _check_equivalent(before: Rule, after: Rule, growth: float) -> None:
             )
     if before.lr == after.lr == 0.0:
         return  # it is not trained, so only what the forward pass sees matters
-    shift = shift_of_numbers(growth, before.optimizer, before.decay) | {"forgetting": 1.0}
-    for name in ("lr", "eps", "weight_decay", "forgetting"):
+    shift = shift_of_numbers(growth, before.optimizer, before.decay) | {"one_minus_beta": 1.0}
+    for name in ("lr", "eps", "weight_decay", "one_minus_beta"):
         expected, found = getattr(before, name) * shift[name], getattr(after, name)
         if not math.isclose(expected, found, rel_tol=_TOLERANCE):
             raise EquimuError(

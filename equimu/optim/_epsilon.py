@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from equimu._types import PyTree, Scalar
-from equimu.optim._update import retained
+from equimu.optim._update import scaled_beta
 from equimu.parameterization import rules_of
 
 
@@ -30,7 +30,7 @@ def epsilon_shares(tree: PyTree, opt_state: PyTree, *, eps: Scalar, b2: Scalar) 
     for state in jax.tree.leaves(opt_state, is_leaf=_is_adam):
         moments: Any = state.nu if _is_adam(state) else {}
         for path, second in moments.items():
-            threshold = (eps * rules[path].eps) ** 2 * (1 - retained(b2, rules[path]) ** state.count)
+            threshold = (eps * rules[path].eps) ** 2 * (1 - scaled_beta(b2, rules[path]) ** state.count)
             decided = (second > 0) & (second < threshold)
             shares[path] = jnp.sum(decided) / jnp.maximum(jnp.sum(second > 0), 1)
     return shares

@@ -10,10 +10,10 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from equimu._errors import EquimuError
 from equimu._types import PyTree, Scalar
 from equimu._values import Count, check
-from equimu.optim._numbers import check_numbers
+from equimu.optim._check_numbers import check_numbers
 from equimu.optim._optimizers import adam_direction
 from equimu.optim._schedule import Schedule
-from equimu.optim._update import check_family, retained, update_rule
+from equimu.optim._update import check_family, scaled_beta, update_rule
 from equimu.parameterization import DecayRule, Rule, rules_of
 
 
@@ -71,7 +71,7 @@ def adafactor(
             parts.append(optax.clip_by_block_rms(clipping_threshold))
         parts.append(optax.scale_by_param_block_rms(min_scale / rule.multiplier))
         if momentum is not None:
-            parts.append(optax.ema(retained(momentum, rule), debias=False, accumulator_dtype=mu_dtype))
+            parts.append(optax.ema(scaled_beta(momentum, rule), debias=False, accumulator_dtype=mu_dtype))
         return each_of_stack(optax.chain(*parts), rule)
 
     return update_rule(
@@ -136,7 +136,7 @@ def muon(
         axes = _matrix_axes(rule)
         return scale_by_muon(
             ns_steps=ns_steps,
-            beta=retained(beta, rule),
+            beta=scaled_beta(beta, rule),
             eps=eps * rule.eps,
             mu_dtype=mu_dtype,
             nesterov=nesterov,

@@ -5,9 +5,9 @@ from typing import Any
 import optax
 
 from equimu._types import PyTree, Scalar
-from equimu.optim._numbers import check_numbers
+from equimu.optim._check_numbers import check_numbers
 from equimu.optim._schedule import Schedule
-from equimu.optim._update import check_family, retained, update_rule
+from equimu.optim._update import check_family, scaled_beta, update_rule
 from equimu.parameterization import DecayRule, Rule
 
 
@@ -90,7 +90,7 @@ def lion(
     check_numbers(b1=b1, b2=b2)
     return update_rule(
         tree,
-        lambda rule: optax.scale_by_lion(b1=retained(b1, rule), b2=retained(b2, rule), mu_dtype=mu_dtype),
+        lambda rule: optax.scale_by_lion(b1=scaled_beta(b1, rule), b2=scaled_beta(b2, rule), mu_dtype=mu_dtype),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         decay=decay,
@@ -131,7 +131,7 @@ def sgd(
     def direction(rule: Rule) -> optax.GradientTransformation:
         if momentum is None:
             return optax.identity()
-        return optax.trace(decay=retained(momentum, rule), nesterov=nesterov, accumulator_dtype=mu_dtype)
+        return optax.trace(decay=scaled_beta(momentum, rule), nesterov=nesterov, accumulator_dtype=mu_dtype)
 
     return update_rule(
         tree,
@@ -146,4 +146,6 @@ def sgd(
 
 def adam_direction(rule: Rule, *, b1: Scalar, b2: Scalar, eps: Scalar, mu_dtype: Any) -> optax.GradientTransformation:
     """Adam's direction for the leaves of a rule."""
-    return optax.scale_by_adam(b1=retained(b1, rule), b2=retained(b2, rule), eps=eps * rule.eps, mu_dtype=mu_dtype)
+    return optax.scale_by_adam(
+        b1=scaled_beta(b1, rule), b2=scaled_beta(b2, rule), eps=eps * rule.eps, mu_dtype=mu_dtype
+    )

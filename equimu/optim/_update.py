@@ -10,9 +10,9 @@ import optax
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree, Scalar
+from equimu.optim._check_numbers import check_numbers
 from equimu.optim._float16 import with_float16_in_float32
 from equimu.optim._multi_transform import multi_transform
-from equimu.optim._numbers import check_numbers
 from equimu.optim._schedule import Schedule
 from equimu.parameterization import DECAY_RULES, DecayRule, Family, Rule, required_rules, rules_of
 
@@ -81,19 +81,19 @@ def decay_of(rule: Rule, learning_rate: Scalar, weight_decay: Scalar) -> Scalar:
     return factor * weight_decay * rule.weight_decay
 
 
-def retained(beta: Scalar, rule: Rule) -> Scalar:
+def scaled_beta(beta: Scalar, rule: Rule) -> Scalar:
     """The share β that a running average keeps in a step, for the leaves of a rule.
 
     Raises:
-        EquimuError: 1 − β times `rule.forgetting` is above 1.
+        EquimuError: 1 − β times `rule.one_minus_beta` is above 1.
     """
-    if isinstance(rule.forgetting, float) and rule.forgetting == 1.0:
+    if isinstance(rule.one_minus_beta, float) and rule.one_minus_beta == 1.0:
         return beta
-    kept = 1 - (1 - beta) * rule.forgetting
+    kept = 1 - (1 - beta) * rule.one_minus_beta
     if isinstance(kept, float) and kept < 0:
         raise EquimuError(
-            f"{rule.path}: with forgetting {rule.forgetting:g} a running average of β {beta:g} would keep {kept:g} of itself; "
-            "the batch is too large, or the run too short, for this base run's β"
+            f"{rule.path}: with one_minus_beta {rule.one_minus_beta:g} a running average of β {beta:g} would keep {kept:g} "
+            "of itself; the batch is too large, or the run too short, for this base run's β"
         )
     return kept
 

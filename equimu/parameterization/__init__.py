@@ -1,5 +1,7 @@
 """Trees of rules: what each array of a model starts from, is multiplied by, and how it is trained."""
 
+from equimu.declarations import dotted as dotted
+from equimu.declarations import is_within as is_within
 from equimu.parameterization._check_uses import Disagreement as Disagreement
 from equimu.parameterization._check_uses import check_uses as check_uses
 from equimu.parameterization._check_uses import disagreements as disagreements
@@ -19,13 +21,11 @@ from equimu.parameterization._law import fan_in as fan_in
 from equimu.parameterization._law import fan_in_ratio as fan_in_ratio
 from equimu.parameterization._law import fan_out as fan_out
 from equimu.parameterization._law import fan_out_ratio as fan_out_ratio
+from equimu.parameterization._law import layer_fan_in as layer_fan_in
 from equimu.parameterization._law import length_ratio as length_ratio
-from equimu.parameterization._law import map_fan_in as map_fan_in
 from equimu.parameterization._law import narrowing as narrowing
 from equimu.parameterization._law import readers_ratio as readers_ratio
 from equimu.parameterization._law import width_ratio as width_ratio
-from equimu.parameterization._leaves import dotted as dotted
-from equimu.parameterization._leaves import is_within as is_within
 from equimu.parameterization._parameterization import BaseConstants as BaseConstants
 from equimu.parameterization._parameterization import Parameterization as Parameterization
 from equimu.parameterization._parameterization import Row as Row
@@ -65,3 +65,4 @@ from equimu.parameterization._tree import scaled as scaled
 from equimu.parameterization._tree import with_numbers as with_numbers
 from equimu.parameterization._uses import Use as Use
 from equimu.parameterization._uses import uses as uses
+from equimu.parameterization._uses import uses_in as uses_in

@@ -9,15 +9,15 @@ from typing import Any
 
 from equimu._errors import EquimuError
 from equimu._values import Positive, check
+from equimu.declarations import Leaf, is_within
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._leaves import Leaf, is_within
 from equimu.parameterization._own_draws import OwnDraw, own_draws
 from equimu.parameterization._parameterization import BaseConstants, Parameterization, Row
 from equimu.parameterization._rule import NUMBERS, ROLES, Rule
+from equimu.parameterization._second_uses import places_of, tied_slot, with_second_uses
 from equimu.parameterization._sizes import Geometry, base_dimensions, dimensions, measure, role_of
 from equimu.parameterization._starts import Start, starts
 from equimu.parameterization._trace import Blueprint, Blueprints
-from equimu.parameterization._twice import places_of, tied_slot, with_second_uses
 from equimu.parameterization._undeclared import inferred_words, undeclared_error
 from equimu.parameterization._uses import uses
 
@@ -198,10 +198,11 @@ def _rule(
         lr=row.lr(sizes) if trained else 0.0,
         weight_decay=row.weight_decay(sizes) if trained else 0.0,
         eps=row.eps(sizes),
-        forgetting=row.forgetting(sizes),
+        one_minus_beta=row.one_minus_beta(sizes),
         optimizer=parameterization.optimizer,
         decay=parameterization.decay,
         dimensions=sizes,
+        leaf=leaf,
         blueprint=blueprint,
     )
 

@@ -10,7 +10,7 @@ import jax
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import check_function
-from equimu.parameterization._leaves import Leaf, dotted, is_within, locate
+from equimu.declarations import Leaf, dotted, is_within
 from equimu.parameterization._rule import Rule
 from equimu.parameterization._tree import required_rules, rules_of
 from equimu.parameterization._uses import Use, shapes_of, uses, words_of
@@ -67,11 +67,10 @@ def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[D
 def disagreements(tree: PyTree, found: Mapping[str, Sequence[Use]]) -> list[Disagreement]:
     """`check_uses` of uses that are known."""
     shapes = shapes_of(tree)
-    leaves = {leaf.path: leaf for leaf in locate(shapes)}
     made: list[Disagreement] = []
     for rule in rules_of(tree):
         each = tuple(found.get(rule.path, ()))
-        leaf = leaves[rule.path]
+        leaf = rule.leaf
         if leaf.tied_source is not None and not each:
             what = f"is declared to multiply the second use of {leaf.tied_source}, and the model does not use it"
             line = "multiply what the second use makes by it, or take equimu.nn.TiedEmbedding"

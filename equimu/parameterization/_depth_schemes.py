@@ -9,7 +9,16 @@ import functools
 
 from equimu._errors import EquimuError
 from equimu._values import check
-from equimu.parameterization._law import ONE, batch_ratio, depth, fan_in, fan_out, length_ratio, map_fan_in, width_ratio
+from equimu.parameterization._law import (
+    ONE,
+    batch_ratio,
+    depth,
+    fan_in,
+    fan_out,
+    layer_fan_in,
+    length_ratio,
+    width_ratio,
+)
 from equimu.parameterization._parameterization import EpsRule, Parameterization
 from equimu.parameterization._rule import ROLES, DecayRule, Family
 from equimu.parameterization._schemes import derived_row, slope_law, tpv
@@ -92,7 +101,7 @@ def completed_p(
         role: table.row(role).times(
             lr=rate,
             eps=noise**-0.5,
-            forgetting=noise,
+            one_minus_beta=noise,
             weight_decay={"standard": noise / rate, "l2": noise**0.5 / rate}.get(decay, noise),
         )
         for role in ROLES
@@ -130,9 +139,9 @@ def umup(
         hidden=row(std=fan_in**-0.5, lr=1 / fan_in, gradient=slope_law(1)),
         output=row(std=1 / fan_in, lr=1 / fan_in, gradient=ONE),
         # A bias is multiplied with the product that it is added to: (Wx + b) · fan_in^-1/2.
-        vector=row(std=fan_in**-0.5, lr=map_fan_in**-0.5, gradient=1 / width_ratio),
+        vector=row(std=fan_in**-0.5, lr=layer_fan_in**-0.5, gradient=1 / width_ratio),
     )
-    shifted = table.shift("hidden", fan_in**-0.5).shift("output", 1 / fan_in).shift("vector", map_fan_in**-0.5)
+    shifted = table.shift("hidden", fan_in**-0.5).shift("output", 1 / fan_in).shift("vector", layer_fan_in**-0.5)
     return shifted.with_plain_decay().with_depth(0.5, depth=depth).with_eps(eps)
 
 

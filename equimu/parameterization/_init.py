@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
-from equimu._types import Key, PyTree
+from equimu._types import Key, PyTree, is_array_or_shape
 from equimu._values import check_key
-from equimu.parameterization._leaves import is_array_or_shape
 from equimu.parameterization._own_draws import TOLERANCE, is_level
 from equimu.parameterization._rule import Rule, is_rule
 from equimu.parameterization._table import spread

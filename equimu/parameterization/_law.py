@@ -15,7 +15,7 @@ class Dimensions:
     - `fan_out`: product of its output axes.
     - `fan_in_ratio`, `fan_out_ratio`: the same relative to the base model, exactly (192 over 128 is 3/2).
     - `width_ratio`: the fan-in's ratio where the fan-in grows with the width, else the fan-out's.
-    - `map_fan_in`: of a bias, the fan-in of the map whose output it is added to; of any other leaf its own.
+    - `layer_fan_in`: of a bias, the fan-in of the map whose output it is added to; of any other leaf its own.
     - `narrowing`: fan-out over fan-in where that is below 1, else 1.
     - `readers_ratio`: of a hidden matrix whose fan-out stays though its fan-in grows (its output is declared `inner`), how much
       more often each output is read than in the base model: fan_in_ratio over fan_out_ratio. 1 elsewhere.
@@ -29,7 +29,7 @@ class Dimensions:
     fan_in_ratio: Fraction = Fraction(1)
     fan_out_ratio: Fraction = Fraction(1)
     width_ratio: Fraction = Fraction(1)
-    map_fan_in: int = 1
+    layer_fan_in: int = 1
     narrowing: Fraction = Fraction(1)
     readers_ratio: Fraction = Fraction(1)
     depth: int = 1
@@ -113,7 +113,7 @@ fan_out = symbol("fan_out")
 fan_in_ratio = symbol("fan_in_ratio")
 fan_out_ratio = symbol("fan_out_ratio")
 width_ratio = symbol("width_ratio")
-map_fan_in = symbol("map_fan_in")
+layer_fan_in = symbol("layer_fan_in")
 narrowing = symbol("narrowing")
 readers_ratio = symbol("readers_ratio")
 depth = symbol("depth")

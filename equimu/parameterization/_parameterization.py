@@ -44,7 +44,7 @@ class Row:
     lr: Law = ONE
     weight_decay: Law = ONE
     eps: Law = ONE
-    forgetting: Law = ONE
+    one_minus_beta: Law = ONE
 
     def replace(self, **laws: Law | float) -> "Row":
         """The same row with some laws replaced."""
@@ -72,7 +72,7 @@ class BaseConstants:
     lr: Scalar = 1.0
     weight_decay: Scalar = 1.0
     eps: Scalar = 1.0
-    forgetting: Scalar = 1.0
+    one_minus_beta: Scalar = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu.parameterization._leaves import Containers, Leaf, is_within
+from equimu.declarations import Containers, Leaf, is_within
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
+from equimu.declarations import Leaf
 from equimu.parameterization._law import Dimensions
 
 Role: TypeAlias = Literal["input", "hidden", "output", "vector", "scalar"]
@@ -16,7 +17,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 FAMILIES: tuple[Family, ...] = get_args(Family)
 DECAY_RULES: tuple[DecayRule, ...] = get_args(DecayRule)
 # The five of every rule, and what only rules of batch and length set.
-NUMBERS = ("init_std", "multiplier", "lr", "weight_decay", "eps", "forgetting")
+NUMBERS = ("init_std", "multiplier", "lr", "weight_decay", "eps", "one_minus_beta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Rule:
     - `multiplier`: what the array is multiplied by in the forward pass.
     - `lr`, `weight_decay`, `eps`: factors on the base learning rate, decay and optimizer epsilon.
 
-    And a sixth, `forgetting`, that is 1 but for rules of batch size and training length: a factor on 1 − β of the optimizer's
-    running averages.
+    And a sixth, `one_minus_beta`, that is 1 but for rules of batch size and training length: a factor on 1 − β of the
+    optimizer's running averages.
 
     `init_mean` is the value a constant array starts from (gains 1, biases 0); None where the model itself makes the array
     (a table, a mask: neither constant nor drawn). With `as_drawn` the array is what the model's constructor draws, moved to
@@ -55,15 +56,17 @@ class Rule:
     lr: Scalar
     weight_decay: Scalar
     eps: Scalar
-    forgetting: Scalar = 1.0
+    one_minus_beta: Scalar = 1.0
     optimizer: Family
     decay: DecayRule
     dimensions: Dimensions
+    # Where the array stands in the model, and all that is declared of it.
+    leaf: Leaf = dataclasses.field(repr=False, compare=False)
     # The model's own constructor at the target sizes, for what only it can make. Shared by all rules of a tree.
     blueprint: Any = dataclasses.field(repr=False, compare=False)
 
     def __post_init__(self):
-        for name in ("init_std", "lr", "weight_decay", "eps", "forgetting"):
+        for name in ("init_std", "lr", "weight_decay", "eps", "one_minus_beta"):
             value = getattr(self, name)
             if isinstance(value, float | int) and not 0 <= value < math.inf:
                 raise EquimuError(f"{self.path}: {name} must be finite and not negative, got {value}")

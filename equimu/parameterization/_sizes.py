@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, SupportsIndex
 
-from equimu._axes import Axes
 from equimu._errors import EquimuError
 from equimu._values import Size, checked
+from equimu.declarations import Axes, Leaf, branch_ends, containers_of, locate
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._leaves import Leaf, branch_ends, containers_of, locate
 from equimu.parameterization._repeats import Counted, Model, compare, counted, pattern
 from equimu.parameterization._rule import Role
 
@@ -170,7 +169,7 @@ def dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> tuple[
             fan_in_ratio=in_ratio,
             fan_out_ratio=out_ratio,
             width_ratio=in_ratio if wide_in else out_ratio,
-            map_fan_in=fan_in if leaf.beside is None else geometry.fan_in(leaf.beside),
+            layer_fan_in=fan_in if leaf.bias_of is None else geometry.fan_in(leaf.bias_of),
             narrowing=min(Fraction(fan_out, fan_in), Fraction(1)),
             readers_ratio=in_ratio / out_ratio if wide_in and "inner" in words and not grown & _OUT else Fraction(1),
             depth=geometry.depth[leaf.path],
@@ -188,7 +187,7 @@ def base_dimensions(leaf: Leaf, words: tuple[str, ...], geometry: Geometry) -> D
     return Dimensions(
         fan_in=fan_in,
         fan_out=fan_out,
-        map_fan_in=fan_in,
+        layer_fan_in=fan_in,
         narrowing=min(Fraction(fan_out, fan_in), Fraction(1)),
         depth=round(geometry.depth[leaf.path] / geometry.depth_ratio[leaf.path]),
     )

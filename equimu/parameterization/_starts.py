@@ -18,7 +18,8 @@ import numpy as np
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from equimu.parameterization._leaves import dotted, is_array_or_shape
+from equimu._types import is_array_or_shape
+from equimu.declarations import dotted
 from equimu.parameterization._trace import Blueprint
 
 _SAMPLES = 4096

@@ -14,11 +14,11 @@ from equimu.parameterization._law import Dimensions
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
 from equimu.parameterization._tree import required_rules, rules_of
 
-_FORMAT = 3  # of the JSON; another number where an older reader would read it wrongly
-_FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "blueprint")]
+_FORMAT = 4  # of the JSON; another number where an older reader would read it wrongly
+_FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "leaf", "blueprint")]
 _NUMBERS = ("multiplier", "lr", "weight_decay", "eps")
 _COLUMNS = ("path", "shape", "role", "init", "constructor", *_NUMBERS)
-_OF_RUN = "forgetting"  # a column only where some rule has it: rules of batch and length
+_OF_RUN = "one_minus_beta"  # a column only where some rule has it: rules of batch and length
 
 
 def table(tree: PyTree, *, markdown: bool = False) -> str:
@@ -31,7 +31,7 @@ def table(tree: PyTree, *, markdown: bool = False) -> str:
         markdown: a Markdown table instead of aligned columns.
     """
     rules = required_rules(tree, "table")
-    columns = _COLUMNS if all(_number(rule.forgetting) == "1" for rule in rules) else (*_COLUMNS, _OF_RUN)
+    columns = _COLUMNS if all(_number(rule.one_minus_beta) == "1" for rule in rules) else (*_COLUMNS, _OF_RUN)
     rows: list[tuple[str, ...]] = [columns]
     for rule in rules:
         numbers = tuple(_number(getattr(rule, name)) for name in columns[len(_COLUMNS) - len(_NUMBERS) :])

@@ -12,13 +12,13 @@ import jax
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import check_function, shown
+from equimu.declarations import dotted
 from equimu.parameterization._array_rules import rules_by_path, run_ratios
-from equimu.parameterization._leaves import dotted, is_array_or_shape, locate
 from equimu.parameterization._parameterization import Parameterization
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
+from equimu.parameterization._second_uses import check_second_uses
 from equimu.parameterization._sizes import checked_sizes
 from equimu.parameterization._trace import Blueprints
-from equimu.parameterization._twice import check_second_uses
 
 
 def parameterize(
@@ -68,15 +68,7 @@ def parameterize(
     rules = rules_by_path(blueprints, parameterization, small, large, run, example)
     model = blueprints(large).shapes()
     check_second_uses(model, rules, parameterization)
-    remaining = iter(locate(model))
-
-    def place(x: Any) -> Any:
-        if not is_array_or_shape(x):
-            return x
-        leaf = next(remaining)
-        return rules[leaf.path] if leaf.trainable else x
-
-    return jax.tree.map(place, model)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: rules.get(dotted(path), leaf), model)
 
 
 def _check_call(make: Callable[..., Any], sizes: Mapping[str, int]) -> None:
@@ -196,7 +188,7 @@ def required_rules(tree: PyTree, function: str) -> list[Rule]:
 def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
     """The numbers of each rule, by path: inputs of a program that is compiled once for many trees of one model.
 
-    A multiplier or forgetting of exactly 1 and the start of what the model itself makes are left out: they are part of the
+    A multiplier or one_minus_beta of exactly 1 and the start of what the model itself makes are left out: they are part of the
     program.
     """
 
@@ -204,7 +196,7 @@ def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
         values = {name: getattr(rule, name) for name in ("init_mean", *NUMBERS)}
         if values["init_mean"] is None:
             del values["init_mean"], values["init_std"]
-        for name in ("multiplier", "forgetting"):
+        for name in ("multiplier", "one_minus_beta"):
             if isinstance(values[name], float) and values[name] == 1.0:
                 del values[name]
         return values

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from equimu._axes import AXIS_WORDS
 from equimu._errors import EquimuError
-from equimu.parameterization._leaves import Leaf
+from equimu.declarations import AXIS_WORDS, Leaf
 from equimu.parameterization._sizes import Geometry
 from equimu.parameterization._uses import Use, words_of
 

@@ -7,11 +7,10 @@ from typing import Any, Literal, TypeAlias
 import equinox as eqx
 import jax
 
-from equimu._types import PyTree
-from equimu.parameterization._flow import Flow
-from equimu.parameterization._leaves import Leaf, is_array_or_shape, locate
+from equimu._types import PyTree, is_array_or_shape
+from equimu.declarations import Leaf, locate
 from equimu.parameterization._rule import is_rule
-from equimu.parameterization._walk import follow
+from equimu.tracing import Flow, follow
 
 Kind: TypeAlias = Literal["product", "lookup", "multiply", "add", "other"]
 Partner: TypeAlias = Literal["activation", "data", "parameter", "constant"]

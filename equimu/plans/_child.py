@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu.plans._compile import Facts, compile_step
+from equimu.plans._compile import CompiledStep, compile_step
 from equimu.plans._count import Counts, Traffic
 from equimu.plans._topology import Topology, check_compiler, environment_for, parse_topology
+from equimu.runs import RunConfig, config_from_dict, config_to_dict
 from equimu.tasks import find_task, where_of
-from equimu.training import RunConfig, config_from_dict, config_to_dict
 
 # Without the current folder, whose files may be named as modules are (`-P`); where this package is, comes last.
 _CODE = "import sys; sys.path.append(sys.argv[1]); from equimu.plans._child import main; main(*sys.argv[2:])"
@@ -29,7 +29,7 @@ def compile_elsewhere(
     fsdp: int,
     tensor: int,
     seconds: float | None = None,
-) -> Facts:
+) -> CompiledStep:
     """`compile_step` in a process of its own.
 
     Args:
@@ -73,13 +73,13 @@ def compile_elsewhere(
     return _facts(answer)
 
 
-def _facts(answer: dict[str, Any]) -> Facts:
+def _facts(answer: dict[str, Any]) -> CompiledStep:
     counts: Any = answer["counts"]
     if counts is not None:
         traffic = {kind: Traffic(**values) for kind, values in counts["collectives"].items()}
         counts = Counts(**dict[str, Any](counts, collectives=traffic))
     fields: dict[str, Any] = {**answer, "counts": counts}
-    return Facts(**fields)
+    return CompiledStep(**fields)
 
 
 def main(asked: str, told: str) -> None:

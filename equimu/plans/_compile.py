@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.plans._count import Counts, count
-from equimu.plans._needed import (
+from equimu.plans._flops import (
     attention_flops_of_layer,
     kernel_flops,
     model_flops,
@@ -20,15 +20,15 @@ from equimu.plans._needed import (
 )
 from equimu.plans._saved import saved_bytes
 from equimu.plans._topology import Topology, unknown_topology
-from equimu.training import RunConfig, build_tree, hyperparameters_of, make_mesh, program_for
-from equimu.training._hosts import rows_of_process
-from equimu.training._mesh import BATCH
+from equimu.runs import RunConfig
+from equimu.sharding import BATCH, make_mesh, rows_of_process
+from equimu.training import build_tree, hyperparameters_of, program_for
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
+class CompiledStep:
     """Of a compiled step; bytes and counts of one device.
 
     Attributes:
@@ -77,7 +77,9 @@ def devices_of(topology: Topology) -> list[Any]:
         raise unknown_topology(topology.name, _first_line(error)) from None
 
 
-def compile_step(config: RunConfig, topology: Topology, *, data: int, fsdp: int, tensor: int, clock: Any) -> Facts:
+def compile_step(
+    config: RunConfig, topology: Topology, *, data: int, fsdp: int, tensor: int, clock: Any
+) -> CompiledStep:
     """Compiles the step of `equimu train`, in a process with the environment of `environment_for`.
 
     Args:
@@ -94,7 +96,8 @@ def compile_step(config: RunConfig, topology: Topology, *, data: int, fsdp: int,
     rows = jax.tree.leaves(like)[0].shape[0]
     rows_of_process(mesh, rows)
     begin = clock()
-    program, numbers = program_for(config, build_tree(config, rows), mesh)
+    tree = build_tree(config, rows)
+    program, numbers = program_for(config, tree, mesh)
     place = NamedSharding(mesh, BATCH)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
     traced = program.traced_step(batch, numbers, hyperparameters_of(config))
@@ -108,12 +111,12 @@ def compile_step(config: RunConfig, topology: Topology, *, data: int, fsdp: int,
     forward = attention_flops_of_layer(config) / config.accumulate / mesh.size
     kernels = {} if counts is None else counts.kernels
     unit, units_per_row = config.task.units()
-    return Facts(
+    return CompiledStep(
         rows=rows,
         unit=unit,
         units_per_row=units_per_row,
-        parameters=parameter_count(state.params),
-        model_flops=model_flops(config, state.params, traced.jaxpr),
+        parameters=parameter_count(tree),
+        model_flops=model_flops(config, tree, traced.jaxpr),
         weights=weights,
         optimizer=optimizer,
         batch=_bytes(batch),

@@ -40,7 +40,7 @@ class Counts:
         bytes: read from and written to the main memory.
         cycles: of the compiler's schedule, as far as it wrote them down; kernels and collectives have none.
         collectives: by kind.
-        waited: bytes of the collectives that nothing else runs beside.
+        exposed_bytes: bytes of the collectives that nothing else runs beside.
         kernels: how often each kernel runs.
         unknown_loops: loops whose number of iterations only the running program knows.
     """
@@ -49,7 +49,7 @@ class Counts:
     bytes: float = 0.0
     cycles: float = 0.0
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=dict[str, Traffic])
-    waited: float = 0.0
+    exposed_bytes: float = 0.0
     kernels: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     unknown_loops: int = 0
 
@@ -65,7 +65,7 @@ class Counts:
             self.bytes + other.bytes,
             self.cycles + other.cycles,
             collectives,
-            self.waited + other.waited,
+            self.exposed_bytes + other.exposed_bytes,
             kernels,
             self.unknown_loops + other.unknown_loops,
         )
@@ -77,7 +77,7 @@ class Counts:
             self.bytes * n,
             self.cycles * n,
             {kind: Traffic(t.count * n, t.bytes * n) for kind, t in self.collectives.items()},
-            self.waited * n,
+            self.exposed_bytes * n,
             {name: count * n for name, count in self.kernels.items()},
             self.unknown_loops,
         )
@@ -124,12 +124,12 @@ def _own(instruction: Instruction, inside: Computation, module: Module, fused: b
     opcode = instruction.opcode
     flops = {"dot": _dot_flops, "convolution": _convolution_flops}.get(opcode, lambda *_: 0.0)(instruction, inside)
     kind = opcode.removesuffix("-start")
-    collectives, waited = dict[str, Traffic](), 0.0
+    collectives, exposed_bytes = dict[str, Traffic](), 0.0
     if kind in COLLECTIVES:
         times, kind, sync = _role(instruction, inside, fused)
         sent = times * _sent(instruction, inside, kind)
         if times and group_size(instruction.attributes) > 1:
-            collectives, waited = {kind: Traffic(times, sent)}, sent if sync else 0.0
+            collectives, exposed_bytes = {kind: Traffic(times, sent)}, sent if sync else 0.0
     is_kernel = opcode == "custom-call" and f'custom_call_target="{KERNEL}"' in instruction.attributes
     kernels = {re.sub(r"\.\d+$", "", instruction.name): 1.0} if is_kernel else {}
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
@@ -138,7 +138,7 @@ def _own(instruction: Instruction, inside: Computation, module: Module, fused: b
         0.0 if fused else _moved(instruction, inside, module),
         float(cycles[1]) if cycles and not fused else 0.0,
         collectives,
-        waited,
+        exposed_bytes,
         kernels,
     )
 

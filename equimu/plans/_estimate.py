@@ -12,11 +12,11 @@ from jax.sharding import AbstractMesh
 from equimu._types import PyTree
 from equimu.parameterization import is_rule
 from equimu.plans._chips import Chip
+from equimu.plans._flops import attention_flops, matrix_entries
 from equimu.plans._mesh import MeshShape, decoder_of
-from equimu.plans._needed import attention_flops, matrix_entries
-from equimu.training import RunConfig, hyperparameters_of
-from equimu.training._mesh import AXES
-from equimu.training._specs import partition_specs
+from equimu.runs import RunConfig
+from equimu.sharding import AXES, partition_specs
+from equimu.training import hyperparameters_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,17 +34,17 @@ def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda rule: jax.ShapeDtypeStruct(rule.shape, rule.dtype), rules)
 
 
-def weight_bytes(shapes: PyTree, mesh: MeshShape) -> int:
-    """Bytes a device of weights of these shapes, spread over a mesh."""
+def weight_bytes(tree: PyTree, mesh: MeshShape) -> int:
+    """Bytes a device of the weights of a tree of rules, spread over a mesh."""
     sizes = dataclasses.astuple(mesh)
-    specs = partition_specs(shapes, AbstractMesh(sizes, AXES))
+    specs = partition_specs(tree, AbstractMesh(sizes, AXES))
     along: dict[str, int] = dict(zip(AXES, sizes, strict=True))
 
     def own(x: jax.ShapeDtypeStruct, spec: Iterable[str | None]) -> int:
         parts = math.prod(along[axis] for axis in spec if axis is not None)
         return x.size // parts * x.dtype.itemsize
 
-    return sum(jax.tree.leaves(jax.tree.map(own, shapes, specs)))
+    return sum(jax.tree.leaves(jax.tree.map(own, shapes_of(tree), specs)))
 
 
 def optimizer_bytes(config: RunConfig, tree: PyTree, weights: int) -> int:
@@ -70,11 +70,10 @@ def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None
     task, n = decoder_of(config), mesh.data * mesh.fsdp * mesh.tensor
     model, width, depth = task.model, config.size["width"], config.size["depth"]
     itemsize = jnp.dtype(model.dtype).itemsize
-    shapes = shapes_of(tree)
-    weights = weight_bytes(shapes, mesh)
+    weights = weight_bytes(tree, mesh)
     state = weights + optimizer_bytes(config, tree, weights)
     d_ff = int(model.d_ff_multiple * width) * (2 if model.activation == "swiglu" else 1)
-    block = matrix_entries(shapes.blocks) // depth
+    block = matrix_entries(tree.blocks) // depth
     gathered = 2 * itemsize * block // mesh.tensor if mesh.fsdp > 1 else 0
     tokens = task.text.rows * task.text.seq // (mesh.data * mesh.fsdp)
     part = tokens // config.accumulate
@@ -84,7 +83,7 @@ def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None
     memory = state + weights + gathered + kept + 2 * inside + 2 * part * width * itemsize
     if chip is None:
         return Estimate(state=state, memory=memory, seconds=None)
-    matrices = matrix_entries(shapes)
+    matrices = matrix_entries(tree)
     again = 8 if model.remat is True else 6
     flops = again * matrices * tokens * (mesh.data * mesh.fsdp) + again / 2 * attention_flops(config)
     along_fsdp = 3 * config.accumulate * itemsize * matrices / mesh.tensor * (1 - 1 / mesh.fsdp)

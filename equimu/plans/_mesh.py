@@ -4,8 +4,8 @@ import dataclasses
 
 from equimu._errors import EquimuError
 from equimu.plans._topology import Topology
+from equimu.runs import RunConfig
 from equimu.tasks import LanguageModel
-from equimu.training import RunConfig
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -44,7 +44,7 @@ def meshes(topology: Topology) -> list[MeshShape]:
     return [MeshShape(n // a // b, a, b) for a in divisors for b in divisors if n % (a * b) == 0]
 
 
-def why_not(config: RunConfig, mesh: MeshShape) -> str | None:
+def unsupported_reason(config: RunConfig, mesh: MeshShape) -> str | None:
     """Why a run of the decoder cannot be carried out on a mesh, or None."""
     task, spread = decoder_of(config), mesh.data * mesh.fsdp
     model, text, width = task.model, task.text, config.size["width"]

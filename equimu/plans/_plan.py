@@ -7,11 +7,11 @@ from equimu._errors import EquimuError, ExitCode
 from equimu._values import Seconds, Size, check
 from equimu.plans._child import compile_elsewhere
 from equimu.plans._chips import Chip
-from equimu.plans._compile import Facts
+from equimu.plans._compile import CompiledStep
 from equimu.plans._count import Traffic
 from equimu.plans._mesh import MeshShape, mesh_for
 from equimu.plans._topology import Topology, parse_topology
-from equimu.training import RunConfig
+from equimu.runs import RunConfig
 
 _DAY = 86_400
 
@@ -157,10 +157,10 @@ def plan(
     machine = parse_topology(topology)
     mesh = mesh_for(machine, data, fsdp, tensor)
     facts = compile_elsewhere(config, machine, **dataclasses.asdict(mesh), seconds=seconds)
-    return plan_from_facts(config, machine, mesh, facts)
+    return plan_from_compiled_step(config, machine, mesh, facts)
 
 
-def plan_from_facts(config: RunConfig, topology: Topology, mesh: MeshShape, facts: Facts) -> Plan:
+def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshShape, facts: CompiledStep) -> Plan:
     """What the facts of a compiled step mean on a machine."""
     chip, counts = topology.chip, facts.counts
     tokens = facts.rows * facts.units_per_row
@@ -212,7 +212,7 @@ def advice(made: Plan) -> str:
     )
 
 
-def _memory(facts: Facts, chip: Chip | None) -> Memory:
+def _memory(facts: CompiledStep, chip: Chip | None) -> Memory:
     inputs = facts.weights + facts.optimizer + facts.batch
     activations = max(0, min(facts.activations, facts.total - inputs))
     available = facts.available or (None if chip is None else chip.memory)
@@ -227,7 +227,7 @@ def _memory(facts: Facts, chip: Chip | None) -> Memory:
     )
 
 
-def _times(facts: Facts, chip: Chip) -> Times:
+def _times(facts: CompiledStep, chip: Chip) -> Times:
     assert facts.counts is not None
     counts = facts.counts
     compute = (counts.flops + facts.kernel_flops) / chip.flops
@@ -238,5 +238,7 @@ def _times(facts: Facts, chip: Chip) -> Times:
         memory=memory,
         network=network,
         roofline=max(compute, memory, network),
-        schedule=counts.cycles / chip.clock + facts.kernel_flops / chip.flops + counts.waited / chip.interconnect,
+        schedule=counts.cycles / chip.clock
+        + facts.kernel_flops / chip.flops
+        + counts.exposed_bytes / chip.interconnect,
     )

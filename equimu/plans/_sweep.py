@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from equimu._errors import EquimuError
 from equimu._values import Count, Seconds, Size, check, checked
 from equimu.plans._estimate import Estimate, estimate
-from equimu.plans._mesh import MeshShape, decoder_of, meshes, why_not
+from equimu.plans._mesh import MeshShape, decoder_of, meshes, unsupported_reason
 from equimu.plans._plan import Plan, plan
 from equimu.plans._topology import check_compiler, parse_topology
-from equimu.training import RunConfig, build_tree
+from equimu.runs import RunConfig
+from equimu.training import build_tree
 
 # Memory of an estimate, as a share of what there is, above which a candidate is not compiled: estimates are rough.
 _HOPELESS = 1.5
@@ -67,11 +68,11 @@ def sweep_plans(
         for parts in [a for a in accumulate or (1, 2, 4, 8, 16) if n % a == 0]:
             tried = dataclasses.replace(config, task=own, accumulate=parts)
             for mesh in meshes(machine):
-                if why_not(tried, mesh) is None:
+                if unsupported_reason(tried, mesh) is None:
                     guess = estimate(tried, tree, mesh, machine.chip)
                     candidates.append(Candidate(config=tried, mesh=mesh, estimate=guess))
     if not candidates:
-        reason = why_not(config, meshes(machine)[0])
+        reason = unsupported_reason(config, meshes(machine)[0])
         raise EquimuError(f"no mesh of {topology} divides this run ({reason}); change text.rows or the model's sizes")
     available = machine.chip.memory if machine.chip else math.inf
     hopeful = [c for c in candidates if c.estimate.memory <= _HOPELESS * available]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._folder import local_folder
 from equimu.reports._cells import Cell
-from equimu.training import Run, read_runs
+from equimu.runs import Run, read_runs
+from equimu.storage import local_folder
 
 
 def read_cells(root: str | Path) -> list[Cell]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
 from equimu.reports._law import Law, law
-from equimu.reports._leaves import Leaves, leaves
+from equimu.reports._leaf_findings import Leaves, leaves
 from equimu.reports._read import cells_of
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
 from equimu.reports._verdict import Verdict, verdict
-from equimu.training import Run
+from equimu.runs import Run
 
 # A repr fits on a screen.
 _LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6

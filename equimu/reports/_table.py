@@ -6,7 +6,7 @@ import numpy as np
 
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Optimum
-from equimu.reports._leaves import Leaves
+from equimu.reports._leaf_findings import Leaves
 from equimu.reports._regret import Regret
 from equimu.reports._report import Panel, Report
 

@@ -8,8 +8,8 @@ from typing import Any
 from equimu._errors import EquimuError, nearest
 from equimu._values import Log2, Seed, Size, check, check_keys, checked
 from equimu.parameterization import Parameterization, parameterization_from_dict
+from equimu.runs import RunConfig, Sizes, config_from_dict, run_config
 from equimu.tasks import Task
-from equimu.training import RunConfig, Sizes, config_from_dict, run_config
 
 _LISTS: dict[str, Any] = {
     "parameterizations": tuple[Any, ...],

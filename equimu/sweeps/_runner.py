@@ -11,11 +11,13 @@ from typing import Any
 import jax
 
 from equimu._errors import EquimuError
-from equimu._folder import local_folder
 from equimu._values import Size, check, check_function
+from equimu.processes import handle_signals, launcher
+from equimu.runs import Run, RunConfig
+from equimu.storage import local_folder
 from equimu.sweeps._grid import SweepConfig, cells, sweep_config
 from equimu.tasks import Task
-from equimu.training import Run, RunConfig, RuntimeConfig, build_tree, data_of, launcher, listening, train
+from equimu.training import RuntimeConfig, build_tree, data_of, train
 
 _SHOWN = 20  # runs that the repr of a sweep names
 
@@ -106,7 +108,7 @@ def sweep(
     _check(grid)
     alone = dataclasses.replace(runtime, cluster="none")
     runs: dict[RunConfig, Run] = {}
-    with listening() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with handle_signals() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # The largest first: small cells at the end leave no worker without work.
         ordered = sorted(grid, key=lambda cell: -math.prod(cell.size.values()))
         futures = {pool.submit(train, cell, out=out, runtime=alone): cell for cell in ordered}

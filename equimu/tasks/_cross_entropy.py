@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import PyTree
-from equimu.attention._varying import vary, varying_axes
+from equimu._varying import vary, varying_axes
 from equimu.data import Batch
-from equimu.nn._parallel import TENSOR, is_mesh_aware, own_positions, sharers, whole
+from equimu.sharding import TENSOR, gather_shards, is_mesh_aware, own_positions, tensor_parallel_size
 
 # Logits that are in memory at once, unless a chunk is given: 128 MiB of float32.
 MOST_LOGITS = 2**25
@@ -36,9 +36,9 @@ def summed_losses(model: Any, batch: Batch, *, z_loss: float = 0.0, chunk: int |
     """
     inputs, targets, mask = (jnp.asarray(x) for x in batch)
     if not is_mesh_aware(model):
-        return _sums(jax.vmap(whole(model))(inputs), targets, mask, z_loss=z_loss)
+        return _sums(jax.vmap(gather_shards(model))(inputs), targets, mask, z_loss=z_loss)
     x = jax.vmap(model.features)(inputs)
-    n = sharers(x)
+    n = tensor_parallel_size(x)
     if x.shape[1] < targets.shape[1]:
         targets, mask = (jax.vmap(functools.partial(own_positions, n=n))(a) for a in (targets, mask))
     axis = TENSOR if n > 1 and model.vocab_size % n == 0 else None

@@ -15,7 +15,7 @@ from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree
 from equimu._values import Size, check
 from equimu.data import Data
-from equimu.nn._parallel import whole
+from equimu.sharding import gather_shards
 from equimu.tasks._losses import LossLike, Sums, as_losses, summed
 
 
@@ -87,7 +87,7 @@ class Task(abc.ABC):
             row_weights: 0 for rows that fill up a batch.
             training: or evaluation.
         """
-        model = whole(model)
+        model = gather_shards(model)
         given = {name: value for name, value in (("keys", keys), ("state", state)) if name in self.loss_takes}
         if not training:
             model = eqx.nn.inference_mode(model)

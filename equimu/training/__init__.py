@@ -1,33 +1,14 @@
-"""Training: configs, the step over a mesh, and runs as folders."""
+"""Training: the step over a mesh, the compiled program, the loop."""
 
 from equimu.training._build import build_parameterization as build_parameterization
 from equimu.training._build import build_tree as build_tree
-from equimu.training._config import RunConfig as RunConfig
-from equimu.training._config import Sizes as Sizes
-from equimu.training._config import config_from_dict as config_from_dict
-from equimu.training._config import config_to_dict as config_to_dict
-from equimu.training._config import run_config as run_config
-from equimu.training._hosts import connect as connect
-from equimu.training._hosts import is_first as is_first
-from equimu.training._hosts import launcher as launcher
-from equimu.training._hosts import leave as leave
 from equimu.training._loop import data_of as data_of
 from equimu.training._loop import train as train
-from equimu.training._mesh import make_mesh as make_mesh
-from equimu.training._mesh import shard_batch as shard_batch
-from equimu.training._numbers import NotFiniteError as NotFiniteError
+from equimu.training._loss_record import NotFiniteError as NotFiniteError
 from equimu.training._program import hyperparameters_of as hyperparameters_of
 from equimu.training._program import program_for as program_for
-from equimu.training._run import Run as Run
-from equimu.training._run import StorageError as StorageError
-from equimu.training._run import read_run as read_run
-from equimu.training._run import read_runs as read_runs
 from equimu.training._runtime import RuntimeConfig as RuntimeConfig
-from equimu.training._signals import Interrupted as Interrupted
-from equimu.training._signals import listening as listening
-from equimu.training._specs import partition_specs as partition_specs
-from equimu.training._specs import state_specs as state_specs
-from equimu.training._specs import with_specs as with_specs
+from equimu.training._step import Outcome as Outcome
 from equimu.training._step import StepMetrics as StepMetrics
 from equimu.training._step import TrainState as TrainState
 from equimu.training._step import evaluation as evaluation

@@ -14,8 +14,8 @@ from equimu.parameterization import (
     parameterization_from_text,
     parameterize,
 )
+from equimu.runs import RunConfig
 from equimu.tasks import Task
-from equimu.training._config import RunConfig
 
 
 def build_parameterization(config: RunConfig) -> Parameterization:

@@ -13,25 +13,31 @@ import jax
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._folder import local_folder
 from equimu._types import PyTree
 from equimu._values import check, check_function
 from equimu.data import Data, ValidationBatches
 from equimu.parameterization import to_json
+from equimu.processes import (
+    Consensus,
+    Interrupted,
+    StopVote,
+    barrier,
+    connect,
+    handle_signals,
+    is_process_zero,
+    on_process_zero,
+    report_failure,
+)
+from equimu.runs import Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_run, run_config
+from equimu.sharding import make_mesh, place_batch, rows_of_process
+from equimu.storage import local_folder
 from equimu.tasks import Task
-from equimu.training._agree import Agreement, Wish
-from equimu.training._begin import Source, find_source
 from equimu.training._build import build_tree
-from equimu.training._config import RunConfig, run_config
-from equimu.training._hosts import barrier, by_first, connect, is_first, place_batch, rows_of_process, tell_failure
-from equimu.training._mesh import make_mesh
+from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
+from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
-from equimu.training._numbers import LossRecord
 from equimu.training._program import hyperparameters_of, program_for
-from equimu.training._run import Run, RunFolder, read_run
 from equimu.training._runtime import RuntimeConfig
-from equimu.training._saving import Begun, Saving
-from equimu.training._signals import Interrupted, listening
 from equimu.training._step import StepMetrics
 
 OnRow = Callable[[Mapping[str, Any]], None]
@@ -83,22 +89,22 @@ def train(
     connect(runtime)
     try:
         data = data_of(config.task)
-        source = None if runtime.restore_from is None else find_source(runtime.restore_from)
+        source = None if runtime.restore_from is None else find_warm_start(runtime.restore_from)
         if source is not None and source.step > config.steps:
             raise EquimuError(
                 f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
             )
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
         folder.check()
-        if by_first(lambda: folder.is_done):
-            by_first(folder.check_source)
+        if on_process_zero(lambda: folder.is_done):
+            on_process_zero(folder.check_source)
         else:
             _train(config, runtime, data, folder, source, on_row or (lambda row: None))
         return _read(folder.path)
     except Interrupted:
         raise  # at the same step in all processes
     except BaseException as error:
-        tell_failure(error)
+        report_failure(error)
         raise
 
 
@@ -128,7 +134,7 @@ def _train(
     runtime: RuntimeConfig,
     data: Data,
     folder: RunFolder,
-    source: Source | None,
+    source: WarmStart | None,
     on_row: OnRow,
 ) -> None:
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
@@ -145,35 +151,35 @@ def _train(
 
     compiled = program.compiled(place(loader.batch(0, rows)), numbers, hyper)
     rules = to_json(tree)
-    saving = Saving(folder.path, runtime, program, {**folder.identity, "rules": json.loads(rules)})
+    saving = CheckpointSchedule(folder.path, runtime, program, {**folder.identity, "rules": json.loads(rules)})
 
     def log(row: Mapping[str, Any]) -> None:
-        if is_first():
+        if is_process_zero():
             folder.append(row)
             on_row(row)
 
-    with _owning(folder), contextlib.closing(saving), listening() as stop:
-        if by_first(lambda: folder.is_done):
+    with _owning(folder), contextlib.closing(saving), handle_signals() as stop:
+        if on_process_zero(lambda: folder.is_done):
             return
         begun = saving.restore()
         own, mark = (0, None) if begun is None else (begun.step, begun.rows)
         if begun is None and source is not None:
             begun = saving.begin_from(source)
-        by_first(lambda: folder.start(rules, own, mark))
+        on_process_zero(lambda: folder.start(rules, own, mark))
         if begun is None:
-            begun = Begun(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
+            begun = ResumePoint(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
         state, first = begun.leaves, begun.step
         metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.told)
-        agreed = Agreement(mesh, lambda: Wish(stop.signum, saving.is_time()))
+        agreed = Consensus(mesh, lambda: StopVote(stop.signum, saving.is_time()))
         batches = loader.iterate(first, rows)
         barrier("start")  # a collective that one process enters half a minute late may fail
 
         def end(status: str, step: int) -> None:
             saving.finish()
-            by_first(lambda: folder.finish(status, step))
+            on_process_zero(lambda: folder.finish(status, step))
 
         def save(step: int) -> None:
-            by_first(lambda: folder.sync(step))
+            on_process_zero(lambda: folder.sync(step))
             saving.save(step, state, metrics_log.record, folder.mark)
 
         for step in range(first + 1, config.steps + 1):
@@ -207,7 +213,7 @@ def _train(
         end("finished" if math.isfinite(loss) else "diverged", config.steps)
 
 
-def _stop(signum: int, where: str, saving: Saving) -> NoReturn:
+def _stop(signum: int, where: str, saving: CheckpointSchedule) -> NoReturn:
     raise Interrupted(signum, f"stopped {where}; {saving.told()}, and the same command goes on")
 
 
@@ -220,7 +226,7 @@ def _is_sound(metrics: StepMetrics) -> bool:
 def _owning(folder: RunFolder) -> Generator[None, None, None]:
     """The folder, owned by the first process for all."""
     with contextlib.ExitStack() as owned:
-        by_first(lambda: owned.enter_context(folder.owned()))
+        on_process_zero(lambda: owned.enter_context(folder.owned()))
         yield
 
 
@@ -229,7 +235,7 @@ def _read(folder: Path) -> Run:
     barrier("end")
     seen_by = time.monotonic() + _SEEN_SECONDS
     while (run := read_run(folder)) is None:
-        if is_first() or time.monotonic() > seen_by:
+        if is_process_zero() or time.monotonic() > seen_by:
             raise EquimuError(
                 f"process {jax.process_index()} does not see {folder}; give --out on a file system that all share"
             )

@@ -8,9 +8,9 @@ from typing import Any
 
 from equimu._types import PyTree
 from equimu.data import Data
-from equimu.training._config import RunConfig
-from equimu.training._leaves import tell_leaves
-from equimu.training._numbers import LossRecord, NotFiniteError
+from equimu.runs import RunConfig
+from equimu.training._leaf_measures import leaf_rows
+from equimu.training._loss_record import LossRecord, NotFiniteError
 from equimu.training._step import StepMetrics
 
 _LOOK_SECONDS = 0.02
@@ -18,7 +18,7 @@ _LOOK_SECONDS = 0.02
 
 class MetricsLog:
     """Looks at every step's loss, and writes the rows; into those of the first step, of its doublings and of the last also what
-    each leaf did, by `tell_leaves`.
+    each leaf did, by `leaf_rows`.
 
     The loss of a step is looked at when the next one has been handed to the device, so the device has work while the loop
     waits, and a number that is none is known one step later. Short steps are looked at together, as many as come in 20 ms:
@@ -100,7 +100,7 @@ class MetricsLog:
             "grad_norm": float(metrics.grad_norm),
             "update_rms": float(metrics.update_rms),
             f"{unit}_per_second": (step - self._logged) * units / (now - self._logged_at),
-            **self.record.tell_spikes(),
+            **self.record.log_spikes(),
         }
         if metrics.metrics:
             row["metrics"] = {name: float(value) for name, value in metrics.metrics.items()}
@@ -108,7 +108,7 @@ class MetricsLog:
             row["skipped"] = step - int(metrics.updates)
         if metrics.inspected is not None and (self._is_doubled(step) or step == self._config.steps):
             optimizer = self._config.optimizer
-            row["leaves"] = tell_leaves(
+            row["leaves"] = leaf_rows(
                 self._tree,
                 metrics.inspected,
                 learning_rate=optimizer.learning_rate,

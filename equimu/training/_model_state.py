@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from equimu.attention._varying import vary, varying_axes
+from equimu._varying import vary, varying_axes
 
 
 @jax.tree_util.register_pytree_node_class

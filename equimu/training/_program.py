@@ -20,11 +20,10 @@ from jaxtyping import Array, Float
 
 from equimu._types import Key, PyTree
 from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
+from equimu.runs import RunConfig, Sizes
+from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
-from equimu.training._config import RunConfig, Sizes
-from equimu.training._leaves import measure_leaves
-from equimu.training._mesh import make_mesh
-from equimu.training._specs import partition_specs, state_specs, with_specs
+from equimu.training._leaf_measures import measure_leaves
 from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
 
 # The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
@@ -83,7 +82,7 @@ class Program:
         hyper = hyperparameters_of(config)
         zeros = jnp.zeros(len(numbers))
         state = jax.eval_shape(self._init, zeros, hyper, jax.random.key(0))
-        specs = partition_specs(state.params, mesh)
+        specs = self._specs = partition_specs(tree, mesh)
         of_optimizer = state_specs(self.optimizer(self.rules(zeros), hyper), state.params, specs, mesh)
         whole = jax.tree.map(lambda _: PartitionSpec(), (state.buffers, state.state))
         all_specs = (specs, of_optimizer, PartitionSpec(), *whole)
@@ -152,6 +151,7 @@ class Program:
             self._config.task,
             functools.partial(self.model, tree),
             self.mesh,
+            self._specs,
             accumulate=self._config.accumulate,
         )
         keys = self._keys(batch, jax.random.fold_in(jax.random.key(hyper.seed), state.step))
@@ -170,7 +170,7 @@ class Program:
         self, leaves: list[Array], batch: PyTree, row_weights: Array, numbers: Numbers
     ) -> Mapping[str, tuple[Array, Array]]:
         tree, state = self.rules(numbers), self.state(leaves)
-        evaluate = evaluation(self._config.task, functools.partial(self.model, tree), self.mesh)
+        evaluate = evaluation(self._config.task, functools.partial(self.model, tree), self.mesh, self._specs)
         keys = self._keys(batch, jax.random.key(0))
         return evaluate(state.params, batch, row_weights, keys, state.buffers, state.state)
 

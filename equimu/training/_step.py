@@ -22,12 +22,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu.attention._varying import vary, varying_axes
-from equimu.nn._parallel import TENSOR, is_mesh_aware
+from equimu._varying import vary, varying_axes
+from equimu.sharding import BATCH_AXES, TENSOR, is_mesh_aware, partition_specs, shards
 from equimu.tasks import Sums, Task, add
-from equimu.training._mesh import BATCH_AXES
 from equimu.training._model_state import mapped_state, plain_state
-from equimu.training._specs import partition_specs, shards
 
 
 class TrainState(NamedTuple):
@@ -79,17 +77,18 @@ class Outcome(NamedTuple):
 
 
 def loss_and_gradient(
-    task: Task, apply: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, *, accumulate: int = 1
+    task: Task, apply: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, specs: PyTree = None, *, accumulate: int = 1
 ) -> Callable[..., Outcome]:
     """The function (params, batch, keys, buffers, state) → `Outcome`, over all devices of a mesh.
 
-    Params and gradient lie on the mesh as `partition_specs` says. Keys, one for each row, are None where the loss takes none.
+    Params and gradient lie on the mesh as their specs say. Keys, one for each row, are None where the loss takes none.
 
     Args:
         task: whose loss it is.
         apply: from the trained arrays and the buffers to the model that is called, of the same structure; here multipliers are
             applied. Inside it sees each device's part of the arrays.
         mesh: with the axes of `make_mesh`.
+        specs: of the trained arrays; by default those of `partition_specs`.
         accumulate: micro-batches of each device's rows that are computed one after the other.
 
     Raises:
@@ -100,8 +99,8 @@ def loss_and_gradient(
         params: PyTree, batch: PyTree, keys: PyTree, buffers: PyTree, state: PyTree, specs: PyTree, devices: _Devices
     ) -> Any:
         model = shards(apply(params, buffers), specs)
-        own, denominator = task.totals(model, batch, keys=keys, state=mapped_state(state))
-        weight = devices.sum(own)
+        mine, denominator = task.totals(model, batch, keys=keys, state=mapped_state(state))
+        weight = devices.sum(mine)
         if isinstance(denominator, float):
             divisor = jnp.float32(denominator * _row_devices(mesh))
         else:
@@ -149,13 +148,14 @@ def loss_and_gradient(
         )
 
     def on_mesh(params: PyTree, batch: PyTree, keys: PyTree, buffers: PyTree, state: PyTree) -> Outcome:
-        specs, devices = partition_specs(params, mesh), _Devices(params, mesh)
+        own = partition_specs(params, mesh) if specs is None else specs
+        devices = _Devices(params, mesh)
         whole, rows = PartitionSpec(), _batch_spec(mesh)
-        outputs: tuple[Any, Any, Any, Any] = (whole, specs, whole, whole)
+        outputs: tuple[Any, Any, Any, Any] = (whole, own, whole, whole)
         mapped = jax.shard_map(
-            functools.partial(local, specs=specs, devices=devices),
+            functools.partial(local, specs=own, devices=devices),
             mesh=mesh,
-            in_specs=(specs, rows, rows, whole, whole),
+            in_specs=(own, rows, rows, whole, whole),
             out_specs=Outcome(*outputs),
             check_vma=devices.typed,
         )
@@ -207,7 +207,7 @@ def update(
 
 
 def evaluation(
-    task: Task, apply: Callable[[PyTree, PyTree], PyTree], mesh: Mesh
+    task: Task, apply: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, specs: PyTree = None
 ) -> Callable[..., Mapping[str, tuple[Array, Array]]]:
     """The function (params, batch, row_weights, keys, buffers, state) → pairs of a sum and its weight, over all devices.
 
@@ -233,12 +233,13 @@ def evaluation(
     def on_mesh(
         params: PyTree, batch: PyTree, row_weights: Array, keys: PyTree, buffers: PyTree, state: PyTree
     ) -> Mapping[str, tuple[Array, Array]]:
-        specs, devices = partition_specs(params, mesh), _Devices(params, mesh)
+        own = partition_specs(params, mesh) if specs is None else specs
+        devices = _Devices(params, mesh)
         whole, rows = PartitionSpec(), _batch_spec(mesh)
         mapped = jax.shard_map(
-            functools.partial(local, specs=specs, devices=devices),
+            functools.partial(local, specs=own, devices=devices),
             mesh=mesh,
-            in_specs=(specs, rows, rows, rows, whole, whole),
+            in_specs=(own, rows, rows, rows, whole, whole),
             out_specs=whole,
             check_vma=devices.typed,
         )

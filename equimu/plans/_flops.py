@@ -1,0 +1,68 @@
+"""What the mathematics of a step needs, whatever program does it: operations of the matrix products and of attention."""
+
+import math
+from typing import Any
+
+from equimu._types import PyTree
+from equimu.parameterization import Rule, rules_of
+from equimu.plans._products import product_flops
+from equimu.runs import RunConfig
+from equimu.tasks import LanguageModel
+
+
+def parameter_count(tree: PyTree) -> int:
+    """Entries of all arrays of a tree of rules, or of a part of it."""
+    return sum(math.prod(rule.shape) for rule in rules_of(tree))
+
+
+def matrix_entries(tree: PyTree) -> int:
+    """Entries of the arrays that each token is multiplied by: not of tables that it is looked up in, nor of vectors."""
+    return sum(math.prod(rule.shape) for rule in rules_of(tree) if _is_matrix(rule))
+
+
+def attention_flops_of_layer(config: RunConfig) -> float:
+    """Operations of the scores and of the sums of values, forward, of a layer over the batch; of what is seen only.
+
+    Of other tasks than `LanguageModel` they are not known apart.
+    """
+    task = config.task
+    if not isinstance(task, LanguageModel):
+        return 0.0
+    seen = task.text.seq * (task.text.seq + 1) / 2
+    return 4.0 * config.size["width"] * seen * task.text.rows
+
+
+def attention_flops(config: RunConfig) -> float:
+    """The same of all layers."""
+    return attention_flops_of_layer(config) * config.size.get("depth", 1)
+
+
+def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
+    """Operations of a training step without recomputation.
+
+    Of the decoder: two an entry and token forward, four backward, and attention. Of other tasks: the matrix products and
+    convolutions of the traced step.
+    """
+    task = config.task
+    if not isinstance(task, LanguageModel):
+        return product_flops(jaxpr)
+    return 6.0 * matrix_entries(tree) * task.text.rows * task.text.seq + 3 * attention_flops(config)
+
+
+def kernel_flops(name: str, forward: float) -> float:
+    """Operations of one call of an attention kernel, of what is seen.
+
+    Args:
+        name: of the kernel. Forward it has two products; backward, where the scores are made again, three for the gradient of
+            the queries and four for those of keys and values.
+        forward: operations of the two products.
+    """
+    if "dkv" in name:
+        return 2.0 * forward
+    return 1.5 * forward if "dq" in name else forward
+
+
+def _is_matrix(rule: Rule) -> bool:
+    declared = rule.leaf.axes
+    uses = () if declared is None else (declared.words, declared.tied or ())
+    return any("in" in words and not {"out", "inner"}.isdisjoint(words) for words in uses)

@@ -1,0 +1,147 @@
+"""Finished runs, as their folders tell them."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from equimu._errors import EquimuError, printable
+from equimu._json import loads
+from equimu._values import Count, NotNegative, Seed, Size, checked
+from equimu.runs._config import RunConfig, Sizes, config_from_dict, digest
+from equimu.runs._files import CONFIG, DONE, METRICS
+from equimu.runs._rows import read_rows, seal
+from equimu.storage import one_line, read_inside
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Run:
+    """A finished run, as its folder tells it.
+
+    - `identity`: what it is, in plain JSON types: its `config`, and a fingerprint of its `data`.
+    - `task`, `parameterization`: by which names tables and figures call them.
+    - `size`, `learning_rate`, `seed`, `steps`: of its config.
+    - `status`: `"finished"`, or `"diverged"` where the loss was not finite.
+    - `validation_loss`: after the last step, in what the task's loss is in; infinite if diverged.
+    - `rows`: the rows of `metrics.jsonl`.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    task: str
+    parameterization: str
+    size: Sizes
+    learning_rate: float
+    seed: int
+    steps: int
+    status: Literal["finished", "diverged"]
+    validation_loss: float
+    rows: tuple[Mapping[str, Any], ...]
+
+    def __repr__(self) -> str:
+        # The rows and the identity are thousands of lines: what tells this run from the others of a sweep.
+        end = f"validation_loss={self.validation_loss:.4f}" if self.status == "finished" else self.status
+        return f"Run({self.folder.name[:12]}, {self.size}, seed {self.seed}, {end})"
+
+    @property
+    def validation_metrics(self) -> Mapping[str, float | None]:
+        """The metrics of the task after the last step, by name; None where one is not finite."""
+        return self.rows[-1].get("validation_metrics", {}) if self.rows else {}
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config.
+
+        Raises:
+            EquimuError: its task is none of this library's.
+        """
+        return config_from_dict(self.identity["config"])
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if it has not ended.
+
+    Raises:
+        EquimuError: a file of the run is missing, damaged or another run's, or the folder has another name than its run.
+    """
+    if not os.path.lexists(folder / DONE):
+        return None
+    try:
+        done = loads(read_inside(folder, DONE))
+        identity = loads(read_inside(folder, CONFIG))
+        name = digest(identity)
+        if folder.absolute().name != name:
+            raise ValueError(f"its {CONFIG} is that of {name}, whose folder has that name")
+        known = _known(identity["config"])
+        content = read_inside(folder, METRICS)
+        status = done["status"]
+        # Before rows had checks, `done` held the status alone.
+        checked = list(done) != ["status"]
+        rows = read_rows(content, name, checked=checked)
+        if checked:
+            if done["check"] != seal(name, status, done["sha256"]):
+                raise ValueError(f"{DONE} is not what this run wrote")
+            if hashlib.sha256(content).hexdigest() != done["sha256"]:
+                raise ValueError(f"{METRICS} is not the one that the run ended with")
+        loss = _loss(status, rows)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise EquimuError(f"{folder} is no readable run ({told}); move it away and run it again") from None
+    return Run(folder=folder, identity=identity, status=status, validation_loss=loss, rows=tuple(rows), **known)
+
+
+def _known(config: Any) -> dict[str, Any]:
+    """What everybody asks of a run's config, checked; its task need not be known here."""
+    size = Sizes(
+        {checked("a name", name, str): checked("a size", value, Size) for name, value in config["size"].items()}
+    )
+    table = config["parameterization"]
+    return {
+        "task": checked("task.name", config["task"]["name"], str),
+        "parameterization": checked("parameterization", table if isinstance(table, str) else table["name"], str),
+        "size": size,
+        "learning_rate": checked("learning_rate", config["optimizer"]["learning_rate"], NotNegative),
+        "seed": checked("seed", config["seed"], Seed),
+        "steps": checked("steps", config["steps"], Count),
+    }
+
+
+def read_runs(root: Path) -> Iterator[Run]:
+    """The finished runs in the folders below a root, in the order of their names. How many others there are is told on stderr.
+
+    Raises:
+        EquimuError: as `read_run`; a folder is a link, or the root cannot be read.
+    """
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise EquimuError(f"cannot read {root}: {error.strerror}") from None
+    unfinished = 0
+    for name, is_link in folders:
+        if is_link and os.path.lexists(root / name / DONE):
+            raise EquimuError(
+                f"{root / name} is a symbolic link, which is not followed; name the folder that it leads to"
+            )
+        run = None if is_link else read_run(root / name)
+        if run is not None:
+            yield run
+        unfinished += run is None and os.path.lexists(root / name / CONFIG)
+    if unfinished:
+        told = f"{unfinished} of the runs in {root} have not ended, and are left out"
+        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+
+
+def _loss(status: Any, rows: list[dict[str, Any]]) -> float:
+    if status == "diverged":
+        return math.inf
+    if status != "finished":
+        raise ValueError(f"its status {status!r} is neither 'finished' nor 'diverged'")
+    loss = rows[-1].get("validation_loss") if rows else None
+    if loss is None:
+        raise ValueError("its last row has no validation_loss")
+    return float(loss)

@@ -1,0 +1,64 @@
+"""The checkpoint of another run, by name, as the beginning of a run."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from equimu._errors import EquimuError
+from equimu.storage import read_inside, refuse_special
+from equimu._json import loads
+from equimu.storage import Checkpoints
+from equimu.runs._config import digest
+from equimu.runs._files import CHECKPOINTS, CONFIG
+
+
+class WarmStart(NamedTuple):
+    """A checkpoint to begin from.
+
+    - `root`: the folder of checkpoints that it is in.
+    - `step`: its step.
+    - `saved`: the identity of the run that saved it.
+    """
+
+    root: Path
+    step: int
+    saved: Mapping[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What it adds to the identity of the run that begins from it: not where it is, but what it is."""
+        return {"run": digest(self.saved), "step": self.step}
+
+
+def find_warm_start(path: str) -> WarmStart:
+    """The checkpoint that a path names: a run's folder (its newest) or `RUN/checkpoints/step-N`.
+
+    Raises:
+        EquimuError: there is none.
+    """
+    place = Path(path).expanduser().absolute()
+    named = re.fullmatch(r"step-(\d+)", place.name)
+    folder = place.parent.parent if named else place
+    root = folder / CHECKPOINTS
+    try:
+        refuse_special(root)
+    except OSError as error:
+        raise EquimuError(f"runtime.restore_from={path}: {root} is {error.strerror}") from None
+    steps = Checkpoints(root).steps()
+    if not steps:
+        raise EquimuError(
+            f"runtime.restore_from={path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
+        )
+    if named and int(named[1]) not in steps:
+        there = ", ".join(f"step-{step}" for step in steps)
+        raise EquimuError(f"runtime.restore_from={path} is not there; {root} has {there}")
+    try:
+        identity = loads(read_inside(folder, CONFIG))
+        if not isinstance(identity, dict):
+            raise ValueError
+    except (OSError, ValueError):
+        raise EquimuError(
+            f"runtime.restore_from={path}: {folder} has no readable config.json, so it is no run"
+        ) from None
+    return WarmStart(root, int(named[1]) if named else steps[-1], identity)
