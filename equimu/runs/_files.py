@@ -1,0 +1,13 @@
+"""The files in the folder of a run.
+
+`done` is written last, so a folder without it is a run that was interrupted. While it is trained there is a `lock`, and once it
+was saved a folder `checkpoints`. Nothing of it is reached through a link; see `equimu.storage`.
+"""
+
+import re
+
+CONFIG, RULES, METRICS, SOURCE, DONE = "config.json", "rules.json", "metrics.jsonl", "source", "done"
+LOCK, CHECKPOINTS = "lock", "checkpoints"
+NAMES = (CONFIG, RULES, METRICS, SOURCE, DONE, LOCK, CHECKPOINTS)
+LEFTOVER = re.compile(rf"{LOCK}(-[0-9a-f]+)?|({RULES}|{METRICS}|{SOURCE})(\.tmp)?|{CONFIG}\.tmp")
+"""What a start leaves that was killed before the config was there."""
