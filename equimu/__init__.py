@@ -19,6 +19,7 @@ from equimu import parameterization as parameterization
 from equimu import reports as reports
 from equimu import tasks as tasks
 from equimu._errors import EquimuError as EquimuError
+from equimu.attention import register_backend as register_backend
 from equimu.declarations import axes as axes
 from equimu.declarations import register_axes as register_axes
 from equimu.declarations import register_residual as register_residual
@@ -62,7 +63,9 @@ from equimu.parameterization import table as table
 from equimu.parameterization import to_json as to_json
 from equimu.parameterization import tpv as tpv
 from equimu.parameterization import umup as umup
+from equimu.plans import Machine as Machine
 from equimu.plans import plan as plan
+from equimu.plans import register_machine as register_machine
 from equimu.reports import report as report
 from equimu.runs import RunConfig as RunConfig
 from equimu.sweeps import SweepConfig as SweepConfig

@@ -9,7 +9,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -66,6 +66,22 @@ class PathText:
         return None
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """A name of a registry, which is asked whenever a value is checked: users add names to it.
+
+    Args:
+        names: gives the names that there are.
+    """
+
+    names: Callable[[], Iterable[str]]
+
+    def refusal(self, value: str) -> str | None:
+        """What is wrong with the name, as the words behind it; None if nothing is."""
+        valid = tuple(self.names())
+        return None if value in valid else f"{value[:99]!r} is unknown: {nearest(value[:99], valid)}"
+
+
 _BITS_64 = Range(least=-(2**63), below=2**63)
 Count: TypeAlias = Annotated[int, Range(least=1), _BITS_64]
 """Steps, rows, whatever is counted."""
@@ -112,7 +128,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if origin is Annotated:
         found = checked(name, value, options[0])
         for limit in options[1:]:
-            reason = limit.refusal(found) if isinstance(limit, Range | PathText) else None
+            reason = limit.refusal(found) if isinstance(limit, Range | PathText | OneOf) else None
             if reason is not None:
                 raise EquimuError(f"{name} {reason}")
         return found

@@ -338,11 +338,11 @@ def tpu_backend(monkeypatch):
     backend = _backends.Backend(
         name="fake",
         run=lambda q, k, v, **rest: -q,
-        unsupported_reason=_backends.BACKENDS["jax"].unsupported_reason,
+        unsupported_reason=_backends.backends()["jax"].unsupported_reason,
         platforms=("tpu",),
     )
     order = _backends.order
-    monkeypatch.setitem(_backends.BACKENDS, "fake", backend)
+    monkeypatch.setitem(_backends._REGISTERED, "fake", backend)
     monkeypatch.setattr(
         _backends, "order", lambda name, problem: ("fake", "blockwise") if name == "tpu" else order(name, problem)
     )

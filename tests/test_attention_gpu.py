@@ -78,7 +78,7 @@ def test_auto_goes_on_where_a_library_refuses_the_shapes(monkeypatch):
         raise NotImplementedError("Unsupported sequence length")
 
     picky = _backends.Backend(name="picky", run=run, unsupported_reason=lambda problem: None, refuses=True)
-    monkeypatch.setitem(_backends.BACKENDS, "picky", picky)
+    monkeypatch.setitem(_backends._REGISTERED, "picky", picky)
     monkeypatch.setattr(_backends, "order", lambda platform, problem: ("picky", "blockwise"))
     q, k, v, _ = inputs(20)
     out = jax.jit(lambda q, k, v: dot_product_attention(q, k, v, scale=0.25))(q, k, v)

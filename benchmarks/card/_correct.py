@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equimu.attention import BACKENDS, decode_attention, dot_product_attention, explain
+from equimu.attention import backends as all_backends
+from equimu.attention import decode_attention, dot_product_attention, explain
 
 # Of the error's root mean square by that of what is right; float32 on a GPU is tf32 by JAX's default precision.
 ALLOWED = {"bfloat16": 8e-3, "float32": 1.5e-3}
@@ -123,7 +124,7 @@ def backends(case: Case, arrays: list[Any]) -> list[str]:
     offset = jnp.int32(case.q_offset) if case.cache else case.q_offset
     explanation = explain(q, k, v, scale=1.0, q_offset=offset, **options)
     able = {explanation.chosen, *(n for n, reason in explanation.others.items() if reason.endswith("comes first"))}
-    return [f"auto ({explanation.chosen})", *(name for name in BACKENDS if name in able)]
+    return [f"auto ({explanation.chosen})", *(name for name in all_backends() if name in able)]
 
 
 def measure(*, quick: bool, end: float) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from equimu._errors import EquimuError
 from equimu._types import Scalar
 from equimu._values import Integer, checked, is_traced
 from equimu._varying import vary_alike
-from equimu.attention._backends import BACKENDS, choose, choose_by_platform, find, refusal
+from equimu.attention._backends import AUTO, backends, choose, choose_by_platform, find, refusal
 from equimu.attention._problem import Aval, Segments, check, check_arrays, check_window, split_segments
 
 
@@ -30,7 +30,7 @@ def dot_product_attention(
     | tuple[Int[Array, "*batch seq_q"], Int[Array, "*batch seq_k"]]
     | None = None,
     q_offset: int | Int[Array, ""] = 0,
-    backend: str = "auto",
+    backend: str = AUTO,
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
     """`softmax(scale · q kᵀ) v` for each head, over the keys that each query may see.
 
@@ -48,7 +48,7 @@ def dot_product_attention(
             keys, or a pair where their lengths differ.
         q_offset: position of the first query among the keys.
         backend: `auto` takes what serves best on the device of the mesh in use, or without a mesh on the platform
-            that the program is compiled for; else a name from `explain`.
+            that the program is compiled for; else a name from `backends`.
 
     Returns:
         The attention output, with the shape and the dtype of `q`; scores and softmax are float32 (float64 for
@@ -78,7 +78,7 @@ def dot_product_attention(
         "k_segments": k_segments,
         "visibility": problem.visibility,
     }
-    if backend != "auto":
+    if backend != AUTO:
         chosen = find(backend)
         # The mesh names the platform; without one, only the compiler will know it, and the backend then says so itself.
         reason = refusal(chosen, problem, problem.platform) if problem.platform else chosen.unsupported_reason(problem)
@@ -100,7 +100,7 @@ def decode_attention(
     scale: Scalar,
     length: int | Int[Array, ""],
     window: int | None = None,
-    backend: str = "auto",
+    backend: str = AUTO,
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
     """Causal attention of the newest queries against a key/value cache that is filled up to `length`.
 
@@ -197,7 +197,7 @@ def explain(
     chosen = choose(problem, platform)
     others = {
         name: refusal(backend, problem, platform) or f"{chosen.name} comes first"
-        for name, backend in BACKENDS.items()
+        for name, backend in backends().items()
         if name != chosen.name
     }
     return Explanation(platform=platform, chosen=chosen.name, others=others)

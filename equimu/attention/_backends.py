@@ -1,14 +1,17 @@
-"""The table of backends: what each can serve, and which ones a platform prefers."""
+"""The backends by name, users' own among them, and which ones a platform prefers."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import check, check_function, checked, shown
+from equimu.attention._backend import Backend, Kernel
 from equimu.attention._blockwise import blockwise
 from equimu.attention._flash import flash, flash_why_not
 from equimu.attention._jax_nn import cudnn, cudnn_why_not, jax_nn, xla_why_not
@@ -16,43 +19,87 @@ from equimu.attention._opaque_call import refused
 from equimu.attention._order import kernels
 from equimu.attention._pallas_tpu import pallas_tpu
 from equimu.attention._pallas_tpu import unsupported_reason as pallas_tpu_why_not
+from equimu.attention._pallas_tpu_kernels import BACKWARD, FORWARD
 from equimu.attention._problem import Problem
 from equimu.attention._reference import reference
+from equimu.attention._splash import KERNELS as SPLASH_KERNELS
 from equimu.attention._splash import splash, splash_why_not
 from equimu.attention._tokamax import tokamax, tokamax_why_not
 from equimu.attention._visible import Visibility
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Backend:
-    """One way to compute attention.
-
-    `run(q, k, v, *, scale, q_offset, q_segments, k_segments, visibility)` gets checked arguments; `unsupported_reason`
-    returns the reason for which it cannot serve a problem, or None.
-    """
-
-    name: str
-    run: Callable[..., Array]
-    unsupported_reason: Callable[[Problem], str | None]
-    platforms: tuple[str, ...] | None = None  # None: every platform
-    refuses: bool = False  # its library has checks of its own, which are asked about the very shapes
-
-
-def _nothing(problem: Problem) -> str | None:
-    """The `unsupported_reason` of a backend that serves everything."""
-
-
 _TABLE = (
-    Backend(name="blockwise", run=blockwise, unsupported_reason=_nothing),
+    Backend(name="blockwise", run=blockwise),
     Backend(name="cudnn", run=cudnn, unsupported_reason=cudnn_why_not, platforms=("cuda",), refuses=True),
     Backend(name="flash", run=flash, unsupported_reason=flash_why_not, platforms=("cuda",), refuses=True),
     Backend(name="jax", run=jax_nn, unsupported_reason=xla_why_not),
-    Backend(name="pallas_tpu", run=pallas_tpu, unsupported_reason=pallas_tpu_why_not, platforms=("tpu",)),
-    Backend(name="reference", run=reference, unsupported_reason=_nothing),
-    Backend(name="splash", run=splash, unsupported_reason=splash_why_not, platforms=("tpu",)),
+    Backend(
+        name="pallas_tpu",
+        run=pallas_tpu,
+        unsupported_reason=pallas_tpu_why_not,
+        platforms=("tpu",),
+        kernels=(FORWARD, BACKWARD),
+    ),
+    Backend(name="reference", run=reference),
+    Backend(name="splash", run=splash, unsupported_reason=splash_why_not, platforms=("tpu",), kernels=SPLASH_KERNELS),
     Backend(name="tokamax", run=tokamax, unsupported_reason=tokamax_why_not, platforms=("cuda",), refuses=True),
 )
-BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _TABLE}
+AUTO = "auto"
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+_REGISTERED: dict[str, Backend] = {backend.name: backend for backend in _TABLE}
+_OWN = frozenset(_REGISTERED)
+
+
+def register_backend(backend: Backend) -> None:
+    """Adds an attention backend, which is then called by its name like this library's own.
+
+    `dot_product_attention(..., backend="mine")` takes it, and so does `--model.attention-backend mine` of a task whose file
+    registers it. `backend="auto"` takes it on the platforms that it is `preferred_on`, of several such the one that was
+    registered last. Registering a name again replaces its backend; programs that were compiled before keep the former.
+
+    Args:
+        backend: whose name is not one of this library's.
+
+    Raises:
+        EquimuError: the name is taken, or a field is not what `Backend` says.
+
+    Example:
+        >>> register_backend(Backend(name="mine", run=my_attention, platforms=("cuda",), preferred_on=("cuda",)))
+    """
+    check(Backend, backend=backend)
+    name = checked("the name of a backend", backend.name, str)
+    if name in _OWN or name == AUTO:
+        raise EquimuError(f"{name!r} is an attention backend of equimu's own; choose another name")
+    if not name or name != name.strip() or name.startswith("-"):
+        raise EquimuError(f"an attention backend cannot have the name {name!r}; write a word, e.g. 'mine'")
+    check_function("run", backend.run, "of q, k, v and keywords")
+    check_function("unsupported_reason", backend.unsupported_reason, "of a Problem")
+    check(tuple[Platform, ...], preferred_on=backend.preferred_on)
+    check(tuple[Platform, ...] | None, platforms=backend.platforms)
+    check(tuple[Kernel, ...], kernels=backend.kernels)
+    never = sorted(set(backend.preferred_on) - set(backend.platforms or backend.preferred_on))
+    if never:
+        raise EquimuError(
+            f"backend {name!r} is preferred on {', '.join(never)}, and runs on {shown(backend.platforms)} alone; add it to "
+            "platforms"
+        )
+    _REGISTERED.pop(name, None)  # what is registered last stands last
+    _REGISTERED[name] = backend
+
+
+def backends() -> Mapping[str, Backend]:
+    """All attention backends by name, those that were registered among them; a view, which cannot be changed."""
+    return MappingProxyType(_REGISTERED)
+
+
+def backend_names() -> tuple[str, ...]:
+    """What can be given as a backend: `auto`, and the names of all."""
+    return (AUTO, *_REGISTERED)
+
+
+def kernel_products() -> Mapping[str, int]:
+    """The matrix products of each declared kernel for a pair of a query and a key, by its name."""
+    return {kernel.name: kernel.products for backend in _REGISTERED.values() for kernel in backend.kernels}
+
 
 # The platforms that have an order of their own; every other one has that of "default".
 PLATFORMS = ("cpu", "cuda", "tpu", "default")
@@ -60,6 +107,11 @@ PLATFORMS = ("cpu", "cuda", "tpu", "default")
 
 def order(platform: str, problem: Problem) -> tuple[str, ...]:
     """The backends that `auto` tries where it compiles for a platform; the last one serves everything."""
+    preferred = [backend.name for backend in _REGISTERED.values() if platform in backend.preferred_on]
+    return (*reversed(preferred), *_own_order(platform, problem))
+
+
+def _own_order(platform: str, problem: Problem) -> tuple[str, ...]:
     if platform == "cuda":
         return (*kernels(problem), "blockwise")
     if platform == "tpu":
@@ -76,7 +128,7 @@ def order(platform: str, problem: Problem) -> tuple[str, ...]:
 
 def choose(problem: Problem, platform: str) -> Backend:
     """The backend that `auto` takes on a platform."""
-    able = (BACKENDS[name] for name in order(platform, problem))
+    able = (_REGISTERED[name] for name in order(platform, problem))
     return next(backend for backend in able if refusal(backend, problem, platform) is None)
 
 
@@ -87,7 +139,8 @@ def choose_by_platform(problem: Problem) -> Mapping[str, Backend]:
     """
     if problem.platform is not None:
         return {"default": choose(problem, problem.platform)}
-    return {platform: choose(problem, platform) for platform in PLATFORMS}
+    preferred = {platform for backend in _REGISTERED.values() for platform in backend.preferred_on}
+    return {platform: choose(problem, platform) for platform in dict.fromkeys((*PLATFORMS, *sorted(preferred)))}
 
 
 def refusal(backend: Backend, problem: Problem, platform: str) -> str | None:
@@ -125,6 +178,6 @@ def find(name: str) -> Backend:
     Raises:
         EquimuError: there is none.
     """
-    if name not in BACKENDS:
-        raise EquimuError(f"backend {name!r} is unknown; {nearest(name, ['auto', *BACKENDS])}")
-    return BACKENDS[name]
+    if name not in _REGISTERED:
+        raise EquimuError(f"backend {name!r} is unknown; {nearest(name, backend_names())}")
+    return _REGISTERED[name]

@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from equimu.attention._pallas_tpu_kernels import BACKWARD
 from equimu.attention._pallas_tpu_tiles import Tiles
 
 
@@ -93,7 +94,7 @@ def backward(
             dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=memory
         ),
         interpret=interpret,
-        name="equimu_attention_backward",
+        name=BACKWARD.name,
     )(*arguments)
     dq = dq[0] if tiles.chunks == 1 else jnp.sum(dq, axis=0).astype(q.dtype)
     return dq, dk, dv, jnp.sum(d_scale)

@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from equimu.attention._pallas_tpu_kernels import FORWARD
 from equimu.attention._pallas_tpu_tiles import Tiles
 
 LOWEST = -1e30  # where a maximum starts: finite, so that the exponential of a hidden score is 0, not NaN
@@ -85,7 +86,7 @@ def forward(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=memory
         ),
         interpret=interpret,
-        name="equimu_attention_forward",
+        name=FORWARD.name,
     )(*arguments)
 
 

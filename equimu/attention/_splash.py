@@ -14,11 +14,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
+from equimu.attention._backend import Kernel
 from equimu.attention._opaque_call import foreign
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
 
+# Forward the scores and the sums of values; backward the scores again and dp in each, then dq in one, dk and dv in the other.
+KERNELS = tuple(
+    Kernel(name=f"splash_mha_{phase}{segmented}_{residuals}", products=products)
+    for phase, residuals, products in (
+        ("fwd", "residuals", 2),
+        ("fwd", "no_residuals", 2),
+        ("dq", "no_residuals", 3),
+        ("dkv", "no_residuals", 4),
+    )
+    for segmented in ("", "_segmented")
+)
 LANES = 128  # of a vector register; the kernel's blocks are multiples of it
 LARGEST = 512  # positions in a block
 WITHOUT_BFLOAT16 = ("TPU v2", "TPU v3")  # their matrix units take no bfloat16 operand from a kernel

@@ -15,6 +15,7 @@ from equimu.plans import (
     NotFittingError,
     advice,
     candidates_to_json,
+    examples,
     plan,
     plan_to_json,
     print_candidates,
@@ -25,14 +26,20 @@ from equimu.runs import RunConfig
 from equimu.training import RuntimeConfig
 
 
+def _examples(default: str) -> str:
+    """What the help says of the machine, when it is printed: a task's file may have registered more."""
+    del default
+    return f"(such as {', '.join(examples())})"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(Command):
     """Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit."""
 
     config_class = RunConfig
 
-    topology: tyro.conf.Positional[str] = ""
-    """The machine: v3:16x8, v4:4x4x8, v5e:16x16, v5p:4x4x8, v6e:16x16 or another size, or cpu:8."""
+    topology: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help_behavior_hint=_examples)] = ""
+    """The machine: a kind, and how many of it there are along each dimension."""
     config: Annotated[RunConfig, Flat] = RunConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     """Its data, fsdp and tensor are the mesh; fsdp takes all devices where all three are 1."""

@@ -13,7 +13,7 @@ from typing import Any
 from equimu._errors import EquimuError
 from equimu.plans._compile import CompiledStep, compile_step
 from equimu.plans._count import Counts, Traffic
-from equimu.plans._topology import Topology, check_compiler, environment_for, parse_topology
+from equimu.plans._topology import Topology, check_compiler, environment_for, topology_from_dict
 from equimu.runs import RunConfig, config_from_dict, config_to_dict
 from equimu.tasks import find_task, where_of
 
@@ -43,7 +43,7 @@ def compile_elsewhere(
     request = {
         "config": config_to_dict(config),
         "task": where_of(type(config.task)),
-        "topology": topology.name,
+        "topology": dataclasses.asdict(topology),
         "arguments": {"data": data, "fsdp": fsdp, "tensor": tensor},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def main(asked: str, told: str) -> None:
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
         config = config_from_dict(request["config"], find_task(request["task"]))
-        topology = parse_topology(request["topology"])
+        topology = topology_from_dict(request["topology"])
         facts = compile_step(config, topology, **request["arguments"], clock=time.perf_counter)
         answer = dataclasses.asdict(facts)
     except EquimuError as error:

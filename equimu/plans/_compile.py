@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import jax
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
 from equimu._errors import EquimuError
@@ -19,7 +18,7 @@ from equimu.plans._flops import (
     parameter_count,
 )
 from equimu.plans._saved import saved_bytes
-from equimu.plans._topology import Topology, unknown_topology
+from equimu.plans._topology import Topology, devices_of
 from equimu.runs import RunConfig
 from equimu.sharding import BATCH, make_mesh, rows_of_process
 from equimu.training import build_tree, hyperparameters_of, program_for
@@ -60,21 +59,6 @@ class CompiledStep:
     kernel_flops: float
     trace_seconds: float
     compile_seconds: float
-
-
-def devices_of(topology: Topology) -> list[Any]:
-    """The devices of a topology, real ones on a CPU and otherwise only their descriptions.
-
-    Raises:
-        EquimuError: the compiler does not know the size.
-    """
-    if topology.chip is None:
-        return list(jax.devices()[: topology.devices])
-    cores: dict[str, str] = {"chip_config_name": "megacore"} if topology.chip.megacore else {}
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **cores).devices)
-    except jax.errors.JaxRuntimeError as error:
-        raise unknown_topology(topology.name, _first_line(error)) from None
 
 
 def compile_step(
@@ -167,7 +151,3 @@ def needed_and_available(message: str) -> tuple[int, int]:
 def _bytes(tree: PyTree) -> int:
     """Bytes a device of arrays given by their shapes and shardings."""
     return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200].rstrip(".")

@@ -11,9 +11,9 @@ from jax.sharding import AbstractMesh
 
 from equimu._types import PyTree
 from equimu.parameterization import is_rule
-from equimu.plans._chips import Chip
 from equimu.plans._flops import attention_flops, matrix_entries
 from equimu.plans._mesh import MeshShape, decoder_of
+from equimu.plans.machines import Machine
 from equimu.runs import RunConfig
 from equimu.sharding import AXES, partition_specs
 from equimu.training import hyperparameters_of
@@ -21,7 +21,7 @@ from equimu.training import hyperparameters_of
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Bytes of one device, and seconds of a step; None where the chip is unknown."""
+    """Bytes of one device, and seconds of a step; None where the machine's figures are unknown."""
 
     state: int
     memory: int
@@ -60,7 +60,7 @@ def _bytes(shapes: PyTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
-def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None) -> Estimate:
+def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, machine: Machine) -> Estimate:
     """The guess for a run on a mesh.
 
     Memory: weights, optimizer and gradients; the gathered weights of two blocks; what a block hands on, kept for each
@@ -81,7 +81,7 @@ def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None
     inside = part * (6 * width + 3 * d_ff) * itemsize // mesh.tensor
     kept = depth * (handed_on if model.remat is True else inside)
     memory = state + weights + gathered + kept + 2 * inside + 2 * part * width * itemsize
-    if chip is None:
+    if machine.flops is None or machine.interconnect is None:
         return Estimate(state=state, memory=memory, seconds=None)
     matrices = matrix_entries(tree)
     again = 8 if model.remat is True else 6
@@ -90,6 +90,6 @@ def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, chip: Chip | None
     passes = 3 if model.remat is True else 2
     along_tensor = 4 * passes * depth * tokens * width * itemsize * (1 - 1 / mesh.tensor)
     along_data = 2 * weights * (1 - 1 / mesh.data)
-    links = chip.interconnect
-    seconds = max(flops / n / chip.flops, along_fsdp / links) + (along_tensor + along_data) / links
+    links = machine.interconnect
+    seconds = max(flops / n / machine.flops, along_fsdp / links) + (along_tensor + along_data) / links
     return Estimate(state=state, memory=memory, seconds=seconds)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from equimu._types import PyTree
+from equimu.attention import kernel_products
 from equimu.parameterization import Rule, rules_of
 from equimu.plans._products import product_flops
 from equimu.runs import RunConfig
@@ -50,16 +51,15 @@ def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
 
 
 def kernel_flops(name: str, forward: float) -> float:
-    """Operations of one call of an attention kernel, of what is seen.
+    """Operations of one call of an attention kernel, of what is seen; none of a kernel that no attention backend declares.
 
     Args:
-        name: of the kernel. Forward it has two products; backward, where the scores are made again, three for the gradient of
-            the queries and four for those of keys and values.
-        forward: operations of the two products.
+        name: of the kernel in the compiled program, where what it was transformed by stands around its own name.
+        forward: operations of the two products of the forward pass.
     """
-    if "dkv" in name:
-        return 2.0 * forward
-    return 1.5 * forward if "dq" in name else forward
+    declared = kernel_products()
+    own = max((known for known in declared if known in name), key=len, default=None)
+    return 0.0 if own is None else declared[own] / 2 * forward
 
 
 def _is_matrix(rule: Rule) -> bool:

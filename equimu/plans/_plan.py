@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from equimu._errors import EquimuError, ExitCode
 from equimu._values import Seconds, Size, check
 from equimu.plans._child import compile_elsewhere
-from equimu.plans._chips import Chip
 from equimu.plans._compile import CompiledStep
-from equimu.plans._count import Traffic
+from equimu.plans._count import Counts, Traffic
 from equimu.plans._mesh import MeshShape, mesh_for
 from equimu.plans._topology import Topology, parse_topology
+from equimu.plans.machines import Machine
 from equimu.runs import RunConfig
 
 _DAY = 86_400
@@ -27,7 +27,7 @@ class Memory:
         activations: kept between the forward and the backward pass, as the traced program has them.
         temporaries: all else that the compiled program needs at once: gradients, gathered weights, intermediates, its code.
         total: of the compiled program.
-        available: on the device; None on a CPU.
+        available: on the device; None where it is unknown, as on a CPU.
     """
 
     weights: int
@@ -60,6 +60,7 @@ class Times:
         network: of what the collectives send at the bandwidth of the links.
         roofline: the largest of these; no program of these counts can be faster.
         schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
+            Where the compiler tells no cycles, the longer of compute and memory in place of these and of kernels.
     """
 
     compute: float
@@ -77,7 +78,7 @@ class Plan:
         topology: name of the machine.
         devices: their number.
         mesh: their arrangement.
-        chip: name of their kind; None for CPUs.
+        chip: name of their kind; None where its figures are unknown, as those of CPUs are.
         unit: what is counted: `"tokens"`, or `"examples"`.
         tokens: of a step, in these units.
         rows, accumulate: of a step, and the parts that it is worked off in.
@@ -88,7 +89,7 @@ class Plan:
         fits: whether that is enough.
         collectives: of one device, by kind.
         kernels: how often each fused kernel runs in a step, by name.
-        times: of a step; None on CPUs, and if it does not fit.
+        times: of a step; None where the machine's figures are unknown, and if it does not fit.
         tokens_per_day, utilisation: at the schedule's time. Utilisation is that of the peak by the operations that the
             mathematics needs.
         trace_seconds, compile_seconds: what it took to know.
@@ -137,7 +138,8 @@ def plan(
 
     Args:
         config: the run.
-        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `cpu:8`; for all but CPUs the extra `tpu` must be installed.
+        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `cpu:8`, or one of your own (`register_machine`); for TPUs the
+            extra `tpu` must be installed.
         data, fsdp, tensor: devices along each axis of the mesh; all of them along `fsdp` where all three are 1.
         seconds: after which the compilation is given up.
 
@@ -154,23 +156,23 @@ def plan(
     check(Size, data=data, fsdp=fsdp, tensor=tensor)
     check(Seconds | None, seconds=seconds)
     check(RunConfig, config=config)
-    machine = parse_topology(topology)
-    mesh = mesh_for(machine, data, fsdp, tensor)
-    facts = compile_elsewhere(config, machine, **dataclasses.asdict(mesh), seconds=seconds)
-    return plan_from_compiled_step(config, machine, mesh, facts)
+    found = parse_topology(topology)
+    mesh = mesh_for(found, data, fsdp, tensor)
+    facts = compile_elsewhere(config, found, **dataclasses.asdict(mesh), seconds=seconds)
+    return plan_from_compiled_step(config, found, mesh, facts)
 
 
 def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshShape, facts: CompiledStep) -> Plan:
     """What the facts of a compiled step mean on a machine."""
-    chip, counts = topology.chip, facts.counts
+    machine, counts = topology.machine, facts.counts
     tokens = facts.rows * facts.units_per_row
-    memory = _memory(facts, chip)
-    times = None if chip is None or counts is None else _times(facts, chip)
+    memory = _memory(facts, machine)
+    times = None if counts is None else _times(facts, counts, machine)
     return Plan(
         topology=topology.name,
         devices=topology.devices,
         mesh=mesh,
-        chip=None if chip is None else chip.name,
+        chip=machine.name if machine.has_times else None,
         tokens=tokens,
         rows=facts.rows,
         unit=facts.unit,
@@ -185,8 +187,8 @@ def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshSha
         times=times,
         tokens_per_day=None if times is None else tokens / times.schedule * _DAY,
         utilisation=None
-        if times is None or chip is None
-        else facts.model_flops / topology.devices / (times.schedule * chip.flops),
+        if times is None or machine.flops is None
+        else facts.model_flops / topology.devices / (times.schedule * machine.flops),
         trace_seconds=facts.trace_seconds,
         compile_seconds=facts.compile_seconds,
         unknown_loops=0 if counts is None else counts.unknown_loops,
@@ -212,10 +214,10 @@ def advice(made: Plan) -> str:
     )
 
 
-def _memory(facts: CompiledStep, chip: Chip | None) -> Memory:
+def _memory(facts: CompiledStep, machine: Machine) -> Memory:
     inputs = facts.weights + facts.optimizer + facts.batch
     activations = max(0, min(facts.activations, facts.total - inputs))
-    available = facts.available or (None if chip is None else chip.memory)
+    available = facts.available or machine.memory
     return Memory(
         weights=facts.weights,
         optimizer=facts.optimizer,
@@ -227,18 +229,20 @@ def _memory(facts: CompiledStep, chip: Chip | None) -> Memory:
     )
 
 
-def _times(facts: CompiledStep, chip: Chip) -> Times:
-    assert facts.counts is not None
-    counts = facts.counts
-    compute = (counts.flops + facts.kernel_flops) / chip.flops
-    memory = counts.bytes / chip.bandwidth
-    network = sum(traffic.bytes for traffic in counts.collectives.values()) / chip.interconnect
+def _times(facts: CompiledStep, counts: Counts, machine: Machine) -> Times | None:
+    if machine.flops is None or machine.bandwidth is None or machine.interconnect is None:
+        return None
+    compute = (counts.flops + facts.kernel_flops) / machine.flops
+    memory = counts.bytes / machine.bandwidth
+    network = sum(traffic.bytes for traffic in counts.collectives.values()) / machine.interconnect
+    if machine.clock is None:
+        busy = max(compute, memory)
+    else:
+        busy = counts.cycles / machine.clock + facts.kernel_flops / machine.flops
     return Times(
         compute=compute,
         memory=memory,
         network=network,
         roofline=max(compute, memory, network),
-        schedule=counts.cycles / chip.clock
-        + facts.kernel_flops / chip.flops
-        + counts.exposed_bytes / chip.interconnect,
+        schedule=busy + counts.exposed_bytes / machine.interconnect,
     )

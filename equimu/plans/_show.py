@@ -4,10 +4,10 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from equimu.plans._chips import CHIPS
 from equimu.plans._mesh import decoder_of
 from equimu.plans._plan import Plan, advice
 from equimu.plans._sweep import Candidate
+from equimu.plans.machines import machines
 
 _GIB = 2**30
 _SHOWN = 12  # of a sweep's candidates
@@ -66,7 +66,10 @@ def candidates_to_json(candidates: Sequence[Candidate]) -> str:
 
 
 def _plain(made: Plan) -> dict[str, object]:
-    return {**dataclasses.asdict(made), "chip": None if made.chip is None else dataclasses.asdict(CHIPS[made.chip])}
+    return {
+        **dataclasses.asdict(made),
+        "chip": None if made.chip is None else dataclasses.asdict(machines()[made.chip]),
+    }
 
 
 def _print_rows(console: object, title: str, rows: Sequence[tuple[str, ...]]) -> None:

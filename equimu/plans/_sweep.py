@@ -58,8 +58,8 @@ def sweep_plans(
     check(Size, compiled=compiled)
     check(Seconds, seconds=seconds)
     check(RunConfig, config=config)
-    machine = parse_topology(topology)
-    check_compiler(machine)
+    found = parse_topology(topology)
+    check_compiler(found)
     task = decoder_of(config)
     tree = build_tree(config, task.text.rows)
     candidates: list[Candidate] = []
@@ -67,14 +67,14 @@ def sweep_plans(
         own = dataclasses.replace(task, text=dataclasses.replace(task.text, rows=n))
         for parts in [a for a in accumulate or (1, 2, 4, 8, 16) if n % a == 0]:
             tried = dataclasses.replace(config, task=own, accumulate=parts)
-            for mesh in meshes(machine):
+            for mesh in meshes(found):
                 if unsupported_reason(tried, mesh) is None:
-                    guess = estimate(tried, tree, mesh, machine.chip)
+                    guess = estimate(tried, tree, mesh, found.machine)
                     candidates.append(Candidate(config=tried, mesh=mesh, estimate=guess))
     if not candidates:
-        reason = unsupported_reason(config, meshes(machine)[0])
+        reason = unsupported_reason(config, meshes(found)[0])
         raise EquimuError(f"no mesh of {topology} divides this run ({reason}); change text.rows or the model's sizes")
-    available = machine.chip.memory if machine.chip else math.inf
+    available = found.machine.memory or math.inf
     hopeful = [c for c in candidates if c.estimate.memory <= _HOPELESS * available]
     hopeful.sort(key=lambda c: (c.estimate.memory > available, _estimated_time(c), c.estimate.memory))
     end = time.monotonic() + seconds

@@ -1,77 +1,81 @@
 """Names of machines, such as `v3:16x8` or `cpu:8`, and the environment in which a process can compile for one."""
 
 import dataclasses
-import importlib.util
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from equimu._errors import EquimuError
 from equimu._values import checked, shown
-from equimu.plans._chips import CHIPS, Chip
-
-CPU = "cpu"
-# More are valid: any size that the compiler knows.
-_MOST_CPUS, _MOST_CHIPS = 2**10, 2**16
-EXAMPLES = ("v3:8x8", "v3:16x8", "v4:4x4x8", "v5e:16x16", "v5p:4x4x8", "v6e:16x16", "cpu:8")
+from equimu.plans.machines import COMPILERS, Machine, examples, machines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """A machine: `chip` is None for CPU devices, whose figures are unknown."""
+    """Machines of a kind, joined: `sizes` is what follows the colon of the name."""
 
     name: str
-    chip: Chip | None
+    machine: Machine
+    sizes: str
     devices: int
 
 
 def parse_topology(name: str) -> Topology:
-    """The machine of that name: a kind of chip and how many there are along each dimension.
+    """The machine of that name: a kind and how many there are along each dimension.
 
     Raises:
         EquimuError: no such kind, or not that many dimensions. Whether the compiler knows the size shows when it is asked.
     """
     match = re.fullmatch(r"(\w+):(\d{1,9}(?:x\d{1,9})*)", checked("topology", name, str)[:100], re.ASCII)
-    sizes = [int(size) for size in match[2].split("x")] if match else []
-    chip = CHIPS.get(match[1]) if match else None
-    is_cpu = match is not None and match[1] == CPU and len(sizes) == 1
-    if min(sizes, default=0) < 1 or not (is_cpu or (chip is not None and len(sizes) == chip.dimensions)):
+    machine = machines().get(match[1]) if match else None
+    if match is None or machine is None:
         raise unknown_topology(name)
-    devices = math.prod(sizes) * (chip.per_chip if chip else 1)
-    if devices > (_MOST_CPUS if chip is None else _MOST_CHIPS):
+    sizes = [int(size) for size in match[2].split("x")]
+    if min(sizes) < 1 or len(sizes) != machine.dimensions:
+        raise unknown_topology(name)
+    devices = math.prod(sizes) * machine.per_chip
+    if devices > COMPILERS[machine.compiler].most:
         raise EquimuError(f"topology {name!r} has {devices} devices, more than can be compiled for")
-    return Topology(name=name, chip=chip, devices=devices)
+    return Topology(name=name, machine=machine, sizes=match[2], devices=devices)
 
 
 def unknown_topology(name: str, reason: str = "") -> EquimuError:
     """The error for a name that is none."""
     why = f" ({reason})" if reason else ""
-    return EquimuError(f"topology {shown(name)} is unknown{why}; valid are names such as {', '.join(EXAMPLES)}")
+    return EquimuError(f"topology {shown(name)} is unknown{why}; valid are names such as {', '.join(examples())}")
+
+
+def topology_from_dict(values: Mapping[str, Any]) -> Topology:
+    """What `dataclasses.asdict` made of a topology: its machine need not be registered here."""
+    fields: dict[str, Any] = {**values, "machine": Machine(**values["machine"])}
+    return Topology(**fields)
+
+
+def devices_of(topology: Topology) -> list[Any]:
+    """The devices of a topology, real ones on a CPU and otherwise only their descriptions.
+
+    Raises:
+        EquimuError: the compiler does not know the size.
+    """
+    machine = topology.machine
+    try:
+        return list(COMPILERS[machine.compiler].devices(machine, topology.sizes, topology.devices))
+    except ValueError as error:
+        raise unknown_topology(topology.name, str(error)) from None
 
 
 def check_compiler(topology: Topology) -> None:
     """Raises an `EquimuError` if the compiler for the topology is not installed."""
-    if topology.chip is not None and importlib.util.find_spec("libtpu") is None:
-        raise EquimuError(
-            f"compiling for {topology.name} needs libtpu, which is not installed: pip install 'equimu[tpu]'"
-        )
+    missing = COMPILERS[topology.machine.compiler].missing()
+    if missing is not None:
+        raise EquimuError(f"compiling for {topology.name} needs {missing}")
 
 
 def environment_for(topology: Topology) -> Mapping[str, str]:
     """What a process needs in its environment before it imports JAX, to compile for the topology on any machine.
 
-    Only the CPU is a device there. The compiler asks the machine's metadata for its host and would wait for it; and it takes a
-    lock for the chips, which are not used.
+    Only the CPU is a device there.
     """
-    common = {"JAX_PLATFORMS": CPU, "JAX_ENABLE_X64": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    if topology.chip is None:
-        return {**common, "JAX_NUM_CPU_DEVICES": str(topology.devices)}
-    return {
-        **common,
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_STDERR_LOG_LEVEL": "3",
-        "TPU_MIN_LOG_LEVEL": "3",
-    }
+    own = COMPILERS[topology.machine.compiler].environment(topology.devices)
+    return {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0", "TF_CPP_MIN_LOG_LEVEL": "3", **own}

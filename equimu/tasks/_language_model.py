@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Hashable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from equimu._types import Key, PyTree
 from equimu._values import (
     Count,
     NotNegative,
+    OneOf,
     Part,
     PathLike,
     Positive,
     Size,
     check_fields,
 )
+from equimu.attention import backend_names
 from equimu.data import Batch, TextData, open_store, text, tokenizer_from_name
 from equimu.nn import Transformer
 from equimu.tasks._cross_entropy import summed_losses
@@ -58,7 +60,8 @@ class ModelConfig:
     """Recompute each block in the backward pass, to save memory: all of it, or all but the outputs of its matrices."""
     unroll: Count = execution(1)
     """Blocks per iteration of the scan over them; 1 leaves it to the platform: no scan on a GPU, up to 24 blocks."""
-    attention_backend: str = execution("auto")
+    attention_backend: Annotated[str, OneOf(backend_names)] = execution("auto")
+    """auto, or the name of one; see `equimu.attention.backends`."""
 
     def __post_init__(self):
         check_fields(self, "model.")
