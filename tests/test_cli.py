@@ -106,7 +106,7 @@ BAD = {
     "missing store": (["train", "--text.store", "{tmp}/nostore"], "nostore"),
     "store dtype": (["data", "{tmp}/store", "--dtype", "uint4"], "uint8"),
     "missing config": (["train", "--config", "{tmp}/no.json"], "no.json"),
-    "config that is no JSON": (["train", "--config", "{tmp}/broken.json"], "broken.json"),
+    "config that is not JSON": (["train", "--config", "{tmp}/broken.json"], "broken.json"),
     "config with an unknown key": (["train", "--config", "{tmp}/typo.json"], "did you mean 'steps'"),
     "config of the wrong command": (["report", "--config", "x", "runs"], "takes no --config"),
     "no such runs": (["report", "{tmp}/noruns"], "noruns"),
@@ -114,9 +114,9 @@ BAD = {
     # configs
     "config without a file": (["show", "--config"], "needs a file"),
     "config that is a folder": (["train", "--config", "{tmp}/empty"], "cannot read the config"),
-    "config that is no text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is not JSON"),
+    "config that is not text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is not JSON"),
     "config that is a list": (["train", "--config", "{tmp}/list.json"], "must be an object"),
-    "config that is no TOML": (["train", "--config", "{tmp}/broken.toml"], "is not TOML"),
+    "config that is not TOML": (["train", "--config", "{tmp}/broken.toml"], "is not TOML"),
     "config with a word for a number": (["train", "--config", "{tmp}/word.json"], "steps must be int"),
     "config with a truth for a number": (["train", "--config", "{tmp}/truth.json"], "steps must be int"),
     "config with a number for a section": (["train", "--config", "{tmp}/flat.json"], "model must be an object"),
@@ -156,7 +156,7 @@ BAD = {
     "no such checkpoint": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
     "checkpoint of no run": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved"], "no readable config.json"),
     # text
-    "line that is no JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
+    "line that is not JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
     "document without text": (["train", "--text.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),
     "one document": (["train", "--text.corpus", "{tmp}/one.jsonl"], "is one document"),
     "text that is Latin-1": (["train", "--text.corpus", "{tmp}/latin.txt"], "UTF-8 text"),
@@ -217,8 +217,8 @@ def malformed(corpus, tmp_path_factory):
         (folder / name).write_text(text)
     info = "equimu-tokens.json"
     write_store(folder / "hollow", read_corpus(corpus), tokenizer_from_name("bytes"))
-    told = (folder / "hollow" / info).read_text()
-    for name, text in (("changed", told.replace('"eod": ', '"eod": 1')), ("cut", told[: len(told) // 2])):
+    message = (folder / "hollow" / info).read_text()
+    for name, text in (("changed", message.replace('"eod": ', '"eod": 1')), ("cut", message[: len(message) // 2])):
         (folder / name).mkdir()
         (folder / name / info).write_text(text)
     for path in (folder / "hollow").iterdir():

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from equimu._errors import EquimuError
-from equimu.storage import read_inside, refuse_special
 from equimu._json import loads
-from equimu.storage import Checkpoints
 from equimu.runs._config import digest
 from equimu.runs._files import CHECKPOINTS, CONFIG
+from equimu.storage import Checkpoints, read_inside, refuse_special
 
 
 class WarmStart(NamedTuple):
@@ -59,6 +58,6 @@ def find_warm_start(path: str) -> WarmStart:
             raise ValueError
     except (OSError, ValueError):
         raise EquimuError(
-            f"runtime.restore_from={path}: {folder} has no readable config.json, so it is no run"
+            f"runtime.restore_from={path}: {folder} has no readable config.json, so it is not a run"
         ) from None
     return WarmStart(root, int(named[1]) if named else steps[-1], identity)

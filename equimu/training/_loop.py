@@ -194,7 +194,7 @@ def _train(
             if saves and _is_sound(metrics):
                 save(step)
             if wish.signum:
-                _stop(wish.signum, f"behind step {step} of {config.steps}", saving)
+                _stop(wish.signum, f"after step {step} of {config.steps}", saving)
         sums: dict[str, tuple[float, float]] = {}
         for number in range(len(validation)):
             batch, weights = place((validation.batch(number, rows), validation.weights(number, rows)))
@@ -218,7 +218,7 @@ def _stop(signum: int, where: str, saving: CheckpointSchedule) -> NoReturn:
 
 
 def _is_sound(metrics: StepMetrics) -> bool:
-    """Whether the state behind a measured step may be saved: everything in it is finite."""
+    """Whether the state after a measured step may be saved: everything in it is finite."""
     return metrics.updates is not None or (math.isfinite(metrics.grad_norm) and math.isfinite(metrics.update_rms))
 
 
