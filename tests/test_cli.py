@@ -147,14 +147,14 @@ BAD = {
     "coordinator alone": (["train", "--runtime.coordinator", "a:1"], "give runtime.processes"),
     "coordinator without port": (["train", *PEERS, "--runtime.coordinator", "a"], "host:port"),
     "sweep of several processes": (["sweep", *PEERS, "--runtime.coordinator", "a:1"], "a sweep is one process"),
-    "sweep from a checkpoint": (["sweep", "--runtime.restore-from", "x"], "for a single run"),
+    "sweep from a checkpoint": (["sweep", "--restore-from", "x"], "for a single run"),
     "workers on one mesh": (["sweep", "--runtime.data", "2", "--workers", "2"], "cannot share a mesh"),
     "silence of no time": (["train", "--runtime.heartbeat-seconds", "0"], "above 0"),
     # checkpoints
     "no step to save at": (["train", "--runtime.checkpoint-every", "0"], "at least 1"),
-    "no checkpoint to begin from": (["train", *TEXT, "--runtime.restore-from", "{tmp}/empty"], "holds no checkpoint"),
-    "no such checkpoint": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
-    "checkpoint of no run": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved"], "no readable config.json"),
+    "no checkpoint to begin from": (["train", *TEXT, "--restore-from", "{tmp}/empty"], "holds no checkpoint"),
+    "no such checkpoint": (["train", *TEXT, "--restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
+    "checkpoint of no run": (["train", *TEXT, "--restore-from", "{tmp}/saved"], "no readable config.json"),
     # text
     "line that is not JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
     "document without text": (["train", "--text.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),

@@ -112,7 +112,7 @@ def test_run_with_only_damaged_checkpoints_does_not_start_over(whole, cut):
     for manifest in (cut / "checkpoints").glob("*/manifest.json"):
         manifest.unlink()
     before = (cut / "metrics.jsonl").read_bytes()
-    with pytest.raises(EquimuError, match="no checkpoint in .* is sound"):
+    with pytest.raises(EquimuError, match="no checkpoint in .* is valid"):
         train(config_of(whole), out=cut.parent, runtime=OFTEN)
     assert (cut / "metrics.jsonl").read_bytes() == before and not (cut / "lock").exists()
 
@@ -127,16 +127,16 @@ def test_checkpoint_of_another_run_is_refused_unless_named(whole, cut, tmp_path_
     with pytest.raises(EquimuError, match="seed"):
         train(other, out=elsewhere, runtime=OFTEN)
     shutil.rmtree(folder / "checkpoints")
-    named = dataclasses.replace(OFTEN, restore_from=str(cut / "checkpoints" / "step-4"))
-    run = train(other, out=elsewhere, runtime=named)
+    named = dataclasses.replace(other, restore_from=str(cut / "checkpoints" / "step-4"))
+    run = train(named, out=elsewhere, runtime=OFTEN)
     assert run.folder != folder and [row["step"] for row in run.rows] == [5, 10, 12, 12]
     assert json.loads((run.folder / "config.json").read_text())["from"] == {"run": cut.name, "step": 4}
 
 
 def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp_path_factory):
     for place in (cut, cut / "checkpoints" / "step-8"):
-        runtime = RuntimeConfig(restore_from=str(place))
-        run = train(config_of(whole), out=tmp_path_factory.mktemp("begun"), runtime=runtime)
+        config = dataclasses.replace(config_of(whole), restore_from=str(place))
+        run = train(config, out=tmp_path_factory.mktemp("begun"))
         assert without_times(run.rows) == without_times(whole.rows)[3 - 1 :]
 
 
@@ -148,11 +148,11 @@ def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp
         ("{whole}", "holds no checkpoint"),
     ],
 )
-def test_restore_from_what_is_no_checkpoint(place, words, whole, cut, tmp_path_factory):
+def test_restore_from_what_is_not_a_checkpoint(place, words, whole, cut, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    runtime = RuntimeConfig(restore_from=place.format(cut=cut, whole=whole.folder))
+    config = dataclasses.replace(config_of(whole), restore_from=place.format(cut=cut, whole=whole.folder))
     with pytest.raises(EquimuError, match=words):
-        train(config_of(whole), out=out, runtime=runtime)
+        train(config, out=out)
     assert not list(out.iterdir())
 
 

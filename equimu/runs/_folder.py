@@ -205,7 +205,7 @@ class RunFolder:
         if mark is None or mark["text"] is None:
             raise EquimuError(
                 f"rows of {self.path} that the checkpoint counts on are lost ({wrong}); bring {METRICS} back, move "
-                f"{CHECKPOINTS} away to begin anew, or begin another run from it by --runtime.restore-from"
+                f"{CHECKPOINTS} away to begin anew, or begin another run from it by --restore-from"
             )
         try:
             rows = read_rows(mark["text"].encode(), self._name, checked=True)

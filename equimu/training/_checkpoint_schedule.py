@@ -73,7 +73,7 @@ class CheckpointSchedule:
         """
         restored = Checkpoints(source.root).restore(self._like(), source.saved, step=source.step)
         if restored is None:
-            raise EquimuError(f"runtime.restore_from: step-{source.step} is gone from {source.root}")
+            raise EquimuError(f"restore_from: step-{source.step} is gone from {source.root}")
         return _begun(restored)
 
     def _like(self) -> Any:

@@ -89,11 +89,9 @@ def train(
     connect(runtime)
     try:
         data = data_of(config.task)
-        source = None if runtime.restore_from is None else find_warm_start(runtime.restore_from)
+        source = None if config.restore_from is None else find_warm_start(config.restore_from)
         if source is not None and source.step > config.steps:
-            raise EquimuError(
-                f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
-            )
+            raise EquimuError(f"restore_from is of step {source.step}, and the run has only steps={config.steps}")
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
         folder.check()
         if on_process_zero(lambda: folder.is_done):
