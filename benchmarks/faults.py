@@ -66,8 +66,8 @@ def status(config: Config) -> int:
             module = importlib.import_module(f"benchmarks.campaign.{part}")
             results = tuple(module.run(count, config.seed, pathlib.Path(folder)))
         minutes = (time.monotonic() - begin) / 60
-        told = f"{command} --part {part} --count {count} --seed {config.seed}"
-        records.append(Record(part=part, command=told, minutes=minutes, results=results))
+        message = f"{command} --part {part} --count {count} --seed {config.seed}"
+        records.append(Record(part=part, command=message, minutes=minutes, results=results))
         everything = kept(config.json, records)
         if config.markdown is not None:
             config.markdown.write_text(page(everything))

@@ -288,9 +288,9 @@ def compare(table: dict[str, Any], made_on: dict[str, str], folder: Path) -> int
             worst = 1
             continue
         different = [what for what in ("losses", "arrays") if was[what] != now[what]]
-        told = f"differs ({' and '.join(different)})" if different else "same"
+        message = f"differs ({' and '.join(different)})" if different else "same"
         losses = ", ".join(f"{what} {was[what]!r} → {now[what]!r}" for what in ("first", "last"))
-        print(f"{name}: {told}, losses {losses}", flush=True)
+        print(f"{name}: {message}, losses {losses}", flush=True)
         worst = max(worst, len(different) > 0)
     return int(worst)
 

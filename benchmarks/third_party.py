@@ -1,6 +1,6 @@
 """python -m benchmarks.third_party: models of other packages, untouched, parameterized, checked and trained for some steps.
 
-They are no dependencies: `pip install --no-deps esm2quinox jaxonlayers equimo einops loguru lz4 banax` (equimo asks for jax
+They are not dependencies: `pip install --no-deps esm2quinox jaxonlayers equimo einops loguru lz4 banax` (equimo asks for jax
 0.11.1 or newer). A package that is not there is left out. What `parameterize` refuses comes with a line to write; the line is
 written, and then it has to pass.
 """

@@ -32,12 +32,12 @@ is defined. Epsilon matters to Adam, Adafactor and Muon only. Weight decay is fo
 
 Sources: Tensor Programs V (arXiv 2203.03466), Tables 3, 8 and 9; A Large-Scale Exploration of μ-Transfer (arXiv 2404.05728);
 Everett et al. (arXiv 2407.05872); spectral condition (arXiv 2310.17813); CompleteP (arXiv 2505.01618); Complete(d)P (arXiv
-2512.22382); u-μP (arXiv 2407.17465). Adafactor's rates are Adam's over the deviation, as Everett et al. find. Muon's, on hidden
-matrices, are those of the spectral condition; all other leaves train under Adam there. `readers_ratio` is 1 but for matrices
-whose fan-out stays though their fan-in grows (keys and values of a fixed number of heads), where it is the fan-in's ratio. The
-laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that train
-equivalent tables alike in float64 decide that they are right. SGD's rate of a hidden matrix, published as 1, is written for
-sides that grow by different ratios.
+2512.22382); u-μP (arXiv 2407.17465). Adafactor's rates are Adam's over the standard deviation, as Everett et al. find. Muon's,
+on hidden matrices, are those of the spectral condition; all other leaves train under Adam there. `readers_ratio` is 1 but for
+matrices whose fan-out stays though their fan-in grows (keys and values of a fixed number of heads), where it is the fan-in's
+ratio. The laws of epsilon follow how the root-mean-square gradient falls with the width; they are derived, and the tests that
+train equivalent tables alike in float64 decide that they are right. SGD's rate of a hidden matrix, published as 1, is written
+for sides that grow by different ratios.
 
 Weight decay `"standard"` shrinks each leaf by η · lr · λ · weight_decay, and published tables have weight_decay 1 there,
 whatever form they are in; `shift` keeps a training with its decay. Decay `"l2"`, which is added to the gradient, has the laws

@@ -14,7 +14,7 @@ class ExitCode(enum.IntEnum):
     MISTAKE = 2
     """Of the caller: a flag, a config, text, a folder."""
     NOT_FINITE = 3
-    """A loss or gradient that is no number, under `on_nonfinite="stop"`."""
+    """A loss or gradient that is not finite, under `on_nonfinite="stop"`."""
     STORAGE = 4
     """The run's folder could no longer be written."""
     PEER = 5
@@ -26,7 +26,7 @@ class ExitCode(enum.IntEnum):
 
 
 class EquimuError(ValueError):
-    """A mistake of the caller, told in one line: what was given, why it cannot be, what to write instead.
+    """A mistake of the caller, in one line: what was given, why it cannot be, what to write instead.
 
     The command line prints the message on stderr and exits with `exit_code`.
     """

@@ -11,11 +11,11 @@ CONFIDENCE = 0.9
 
 
 def half_width(stderr: float | None, df: float | None, confidence: float = CONFIDENCE) -> float | None:
-    """Half of the interval of Student's t, of 90% unless told.
+    """Half of the interval of Student's t, of 90% by default.
 
     Args:
         stderr: standard error of the estimate; None if not known.
-        df: degrees of freedom behind the standard error.
+        df: degrees of freedom of the standard error.
         confidence: of the two-sided interval.
 
     Returns:
@@ -29,7 +29,7 @@ def half_width(stderr: float | None, df: float | None, confidence: float = CONFI
 
 
 def mean_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float | None:
-    """Half of the interval of a mean over seeds, of 90% unless told.
+    """Half of the interval of a mean over seeds, of 90% by default.
 
     Args:
         values: one per seed.

@@ -11,7 +11,7 @@ def loads(content: bytes | str) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: it is no JSON or no UTF-8, nests more than 200 deep, or holds an integer of more than 100 digits.
+        ValueError: it is not JSON or not UTF-8, nests more than 200 deep, or holds an integer of more than 100 digits.
     """
     text = content.decode() if isinstance(content, bytes) else content
     try:

@@ -34,7 +34,7 @@ class Range:
     most: int | float | None = None
 
     def refusal(self, value: float) -> str | None:
-        """What is wrong with a number, as the words behind its name; None if nothing is."""
+        """What is wrong with a number, as the words after its name; None if nothing is."""
         bounds: dict[str, tuple[Any, Callable[[Any, Any], bool]]] = {
             "above": (self.above, operator.gt),
             "at least": (self.least, operator.ge),
@@ -44,8 +44,8 @@ class Range:
         given = {word: bound for word, (bound, _) in bounds.items() if bound is not None}
         if all(bound is None or holds(value, bound) for bound, holds in bounds.values()):
             return None
-        told = " and ".join(f"{word} {_power(bound)}" for word, bound in given.items())
-        return f"must be {told}, got {shown(value)}"
+        message = " and ".join(f"{word} {_power(bound)}" for word, bound in given.items())
+        return f"must be {message}, got {shown(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PathText:
     """A text that can be a path or a URL."""
 
     def refusal(self, value: str) -> str | None:
-        """What is wrong with the text, as the words behind its name; None if nothing is."""
+        """What is wrong with the text, as the words after its name; None if nothing is."""
         if not value:
             return "is empty; write a path, or . for the current folder"
         if "\0" in value:
@@ -142,8 +142,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if origin is Literal:
         if isinstance(value, str | bool | None) and value in options:
             return value
-        told = f"{name} {value!r} is unknown" if isinstance(value, str) else f"{name} is {shown(value)}"
-        raise EquimuError(f"{told}: {nearest(str(value)[:99], map(str, options))}")
+        message = f"{name} {value!r} is unknown" if isinstance(value, str) else f"{name} is {shown(value)}"
+        raise EquimuError(f"{message}: {nearest(str(value)[:99], map(str, options))}")
     try:
         found = _CONVERTERS[hint](value) if hint in _CONVERTERS else _instance(hint, value)
         if hint is float and not math.isfinite(found):
@@ -165,7 +165,7 @@ def check_fields(config: Any, where: str = "") -> None:
     """Checks every field of a frozen dataclass by its hint, and converts what can be; for `__post_init__`.
 
     Raises:
-        EquimuError: as `checked`; the message names the field behind `where`.
+        EquimuError: as `checked`; the message names the field after `where`.
     """
     for name, hint in hints_of(type(config)).items():
         object.__setattr__(config, name, checked(where + name, getattr(config, name), hint))

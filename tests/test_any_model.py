@@ -96,7 +96,7 @@ def test_outer_declaration_of_a_part_goes_before_an_inner_one():
     ("part", "words"),
     [
         ("kee.weight", ["Attention has no field 'kee'", "did you mean 'key'"]),
-        ("key..weight", ["'key..weight' is no path below a Attention"]),
+        ("key..weight", ["'key..weight' is not a path below a Attention"]),
     ],
 )
 def test_declaration_of_a_part_that_cannot_be_read_says_so(part, words):
@@ -234,7 +234,7 @@ def test_low_rank_pair_is_an_output_and_an_input_unless_its_middle_is_declared()
     first, second = rules_of(tree_of(plain))
     assert (first.role, first.init_std, first.lr) == ("output", 1 / N, pytest.approx(1 / M))
     assert (second.role, second.init_std, second.lr) == ("input", 4**-0.5, 1.0)
-    # LoRA's draw: what the first makes is no logit and starts at order one; the second starts at zero, and keeps it.
+    # LoRA's draw: what the first makes is not a logit and starts at order one; the second starts at zero, and keeps it.
     first, second = rules_of(tree_of(LowRank))
     assert (first.role, first.init_std, first.lr) == ("hidden", pytest.approx(N**-0.5), pytest.approx(1 / M))
     assert (second.role, second.init_mean, second.init_std, second.lr) == ("input", 0.0, 0.0, 1.0)
@@ -348,7 +348,7 @@ def test_shared_embedding_is_refused_with_the_layer_to_take_instead(scheme, numb
 def test_tied_embedding_has_a_multiplier_for_each_use():
     table, slot = rules_of(tree_of(lambda n, key: nn.TiedEmbedding(7, n, key=key), tpv(8)))
     assert (table.role, table.init_std, table.multiplier, table.lr) == ("input", 1.0, 1.0, 1.0)
-    # base width 8: its readout starts with logits of the deviation that 1/sqrt(8) makes of a table of deviation 1
+    # base width 8: its readout starts with logits of the std that 1/sqrt(8) makes of a table of std 1
     assert (slot.multiplier, slot.lr) == (pytest.approx(8**-0.5 / M), 0.0)
 
 
@@ -432,7 +432,7 @@ def test_complex_arrays_are_drawn_with_the_rules_mean_square():
     layer, imaginary, real = initialize(tree, jax.random.key(0))
     x = np.asarray(layer.weight, np.complex128) / tree[0].weight.init_std
     assert tree[0].weight.init_std == pytest.approx((3 * N) ** -0.5) and x.size > 80_000
-    # |z|² of a unit complex normal is exponential, with deviation 1; real and imaginary part have variance 1/2 each
+    # |z|² of a unit complex normal is exponential, with standard deviation 1; real and imaginary part have variance 1/2 each
     assert abs((abs(x) ** 2).mean() - 1) < 4.5 / x.size**0.5
     for part in (x.real, x.imag):
         assert abs((part**2).mean() - 0.5) < 4.5 * 0.5**0.5 / x.size**0.5
@@ -466,11 +466,11 @@ def test_rescale_scales_each_member_of_a_stack_for_itself():
     stack, members = (initialize(tree_of(make), jax.random.key(0), rescale=True) for make in (in_stack, in_list))
     for i, member in enumerate(members):
         assert jnp.allclose(stack.weight[i], member.weight, atol=1e-5)
-        # still orthogonal, and of the rule's deviation, N^-1/2
+        # still orthogonal, and of the rule's standard deviation, N^-1/2
         assert jnp.allclose(member.weight @ member.weight.T, jnp.eye(N), atol=1e-5)
 
 
-# leaf -> (constructor at width n, its path, the deviation that μP asks for)
+# leaf -> (constructor at width n, its path, the standard deviation that μP asks for)
 DRAWN = {
     "convolution": (lambda n, key: eqx.nn.Conv2d(n, n, 3, key=key), "weight", (9 * N) ** -0.5),
     "grouped": (lambda n, key: eqx.nn.Conv2d(n, n, 3, groups=n // 4, key=key), "weight", 36**-0.5),
@@ -492,7 +492,7 @@ def test_draws_have_the_deviation_of_the_formula_over_seeds(leaf):
     tree = tree_of(make)
     draw = eqx.filter_jit(jax.vmap(lambda key: getattr(initialize(tree, key), path)))
     x = np.asarray(draw(jax.random.split(jax.random.key(0), 20)), np.float64) / std
-    # of unit normals: the mean over all within 4.5 of its own deviations, and each seed's, over which they must scatter so
+    # of unit normals: the mean over all within 4.5 standard deviations of it, and each seed's, over which they must scatter so
     assert abs(x.mean()) < 4.5 / x.size**0.5
     assert abs((x**2).mean() - 1) < 4.5 * (2 / x.size) ** 0.5
     z = ((x.reshape(20, -1) ** 2).mean(axis=1) - 1) / (2 / (x.size // 20)) ** 0.5

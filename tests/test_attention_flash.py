@@ -68,8 +68,8 @@ def test_a_scale_need_not_be_positive(scale):
 def test_documents_are_told_by_where_they_begin(ids, all_said, monkeypatch):
     monkeypatch.setattr(_flash, "SHORTEST", 5)
     ids = np.array(ids)
-    starts, told = documents(jnp.asarray(ids, jnp.int32))
-    assert starts.shape == (6,) and bool(told) == all_said
+    starts, message = documents(jnp.asarray(ids, jnp.int32))
+    assert starts.shape == (6,) and bool(message) == all_said
     flat = [(row, name) for row, names in enumerate(ids) for name in names]
     expected = [i for i, token in enumerate(flat) if i == 0 or token != flat[i - 1]]
     assert list(starts) == (expected + [20] * 6)[:6]
@@ -161,7 +161,7 @@ IDS = jax.ShapeDtypeStruct((1, 300), jnp.int32)
         (dict(), dict(segment_ids=(IDS, jax.ShapeDtypeStruct((1, 300), jnp.int32))), "one array of segment_ids"),
         (dict(), dict(), "not installed|no CUDA device"),
         (dict(seq_q=200), dict(q_offset=100), "not installed|no CUDA device"),
-        (dict(seq_q=200), dict(), "not installed|no CUDA device"),  # the keys behind the last query are cut off
+        (dict(seq_q=200), dict(), "not installed|no CUDA device"),  # the keys after the last query are cut off
         (dict(), dict(segment_ids=IDS), "not installed|no CUDA device"),
     ],
 )

@@ -59,5 +59,5 @@ def test_it_runs_to_its_end(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     for part in gpu.PARTS:
         (end,) = [line for line in lines if line.startswith(f"| {part} |")]
-        # torch is no dependency: without it its row says so
+        # torch is not a dependency: without it its row says so
         assert end.split(" | ")[2] == "0" or (part == "step" and "No module named 'torch'" in page.read_text())

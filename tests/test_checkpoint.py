@@ -200,7 +200,7 @@ def test_one_step_may_be_asked_for(tmp_path):
     (tmp_path / "step-1" / "0000-a" / "c.0.0").unlink()
     assert_same(checkpoints.restore(like_of(small()), MANIFEST, step=2).arrays, small(2))
     assert checkpoints.restore(like_of(small()), MANIFEST, step=3) is None
-    refused("no checkpoint in .* is sound .step-1: ", lambda: checkpoints.restore(like_of(small()), MANIFEST, step=1))
+    refused("no checkpoint in .* is valid .step-1: ", lambda: checkpoints.restore(like_of(small()), MANIFEST, step=1))
     assert names(tmp_path) == ["step-1", "step-2"]
 
 
@@ -436,7 +436,7 @@ def test_damage_to_what_matters_is_found(tmp_path, damage, name):
     )
     if damage is damage_swap and name == "manifest.json":
         refused(
-            "no checkpoint in .* is sound .*is that of step 1",
+            "no checkpoint in .* is valid .*is that of step 1",
             lambda: Checkpoints(tmp_path).restore(like_of(small()), {}),
         )
     else:
@@ -474,7 +474,7 @@ def test_without_a_sound_one_nothing_is_moved_and_nothing_started_over(tmp_path)
         (tmp_path / f"step-{step}" / "manifest.json").write_text("{}")
     for _ in range(2):
         refused(
-            "no checkpoint in .* is sound .step-2: the manifest is no manifest; step-1: .*move all",
+            "no checkpoint in .* is valid .step-2: the manifest cannot be read; step-1: .*move all",
             lambda: checkpoints.restore(like_of(small()), MANIFEST),
         )
         assert names(tmp_path) == ["step-1", "step-2"]

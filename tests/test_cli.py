@@ -106,7 +106,7 @@ BAD = {
     "missing store": (["train", "--text.store", "{tmp}/nostore"], "nostore"),
     "store dtype": (["data", "{tmp}/store", "--dtype", "uint4"], "uint8"),
     "missing config": (["train", "--config", "{tmp}/no.json"], "no.json"),
-    "config that is no JSON": (["train", "--config", "{tmp}/broken.json"], "broken.json"),
+    "config that is not JSON": (["train", "--config", "{tmp}/broken.json"], "broken.json"),
     "config with an unknown key": (["train", "--config", "{tmp}/typo.json"], "did you mean 'steps'"),
     "config of the wrong command": (["report", "--config", "x", "runs"], "takes no --config"),
     "no such runs": (["report", "{tmp}/noruns"], "noruns"),
@@ -114,9 +114,9 @@ BAD = {
     # configs
     "config without a file": (["show", "--config"], "needs a file"),
     "config that is a folder": (["train", "--config", "{tmp}/empty"], "cannot read the config"),
-    "config that is no text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is not JSON"),
+    "config that is not text": (["train", "--config", "{tmp}/binary.bin"], "binary.bin is not JSON"),
     "config that is a list": (["train", "--config", "{tmp}/list.json"], "must be an object"),
-    "config that is no TOML": (["train", "--config", "{tmp}/broken.toml"], "is not TOML"),
+    "config that is not TOML": (["train", "--config", "{tmp}/broken.toml"], "is not TOML"),
     "config with a word for a number": (["train", "--config", "{tmp}/word.json"], "steps must be int"),
     "config with a truth for a number": (["train", "--config", "{tmp}/truth.json"], "steps must be int"),
     "config with a number for a section": (["train", "--config", "{tmp}/flat.json"], "model must be an object"),
@@ -147,16 +147,16 @@ BAD = {
     "coordinator alone": (["train", "--runtime.coordinator", "a:1"], "give runtime.processes"),
     "coordinator without port": (["train", *PEERS, "--runtime.coordinator", "a"], "host:port"),
     "sweep of several processes": (["sweep", *PEERS, "--runtime.coordinator", "a:1"], "a sweep is one process"),
-    "sweep from a checkpoint": (["sweep", "--runtime.restore-from", "x"], "for a single run"),
+    "sweep from a checkpoint": (["sweep", "--run.restore-from", "x"], "for a single run"),
     "workers on one mesh": (["sweep", "--runtime.data", "2", "--workers", "2"], "cannot share a mesh"),
     "silence of no time": (["train", "--runtime.heartbeat-seconds", "0"], "above 0"),
     # checkpoints
     "no step to save at": (["train", "--runtime.checkpoint-every", "0"], "at least 1"),
-    "no checkpoint to begin from": (["train", *TEXT, "--runtime.restore-from", "{tmp}/empty"], "holds no checkpoint"),
-    "no such checkpoint": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
-    "checkpoint of no run": (["train", *TEXT, "--runtime.restore-from", "{tmp}/saved"], "no readable config.json"),
+    "no checkpoint to begin from": (["train", *TEXT, "--restore-from", "{tmp}/empty"], "holds no checkpoint"),
+    "no such checkpoint": (["train", *TEXT, "--restore-from", "{tmp}/saved/checkpoints/step-2"], "has step-3"),
+    "checkpoint of no run": (["train", *TEXT, "--restore-from", "{tmp}/saved"], "no readable config.json"),
     # text
-    "line that is no JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
+    "line that is not JSON": (["train", "--text.corpus", "{tmp}/broken.jsonl"], "line 2: not a document"),
     "document without text": (["train", "--text.corpus", "{tmp}/untexted.jsonl"], "line 1: not a document"),
     "one document": (["train", "--text.corpus", "{tmp}/one.jsonl"], "is one document"),
     "text that is Latin-1": (["train", "--text.corpus", "{tmp}/latin.txt"], "UTF-8 text"),
@@ -177,8 +177,8 @@ BAD = {
     "no place for the store": (["data"], "store"),
     # run folders
     "runs below a file": (["train", *TINY, *TEXT, "--out", "{tmp}/list.json"], "choose another folder"),
-    "report of a damaged run": (["report", "{tmp}/damaged"], "no readable run"),
-    "report of a run without its config": (["report", "{tmp}/bare"], "no readable run"),
+    "report of a damaged run": (["report", "{tmp}/damaged"], "not a readable run"),
+    "report of a run without its config": (["report", "{tmp}/bare"], "not a readable run"),
 }
 assert len(BAD) >= 60
 
@@ -217,8 +217,8 @@ def malformed(corpus, tmp_path_factory):
         (folder / name).write_text(text)
     info = "equimu-tokens.json"
     write_store(folder / "hollow", read_corpus(corpus), tokenizer_from_name("bytes"))
-    told = (folder / "hollow" / info).read_text()
-    for name, text in (("changed", told.replace('"eod": ', '"eod": 1')), ("cut", told[: len(told) // 2])):
+    message = (folder / "hollow" / info).read_text()
+    for name, text in (("changed", message.replace('"eod": ', '"eod": 1')), ("cut", message[: len(message) // 2])):
         (folder / name).mkdir()
         (folder / name / info).write_text(text)
     for path in (folder / "hollow").iterdir():

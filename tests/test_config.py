@@ -53,9 +53,9 @@ def test_config_errors_name_the_key(values, words):
 def test_a_single_value_for_a_list_is_told_what_to_write(name, value):
     with pytest.raises(EquimuError) as error:
         sweep_config_from_dict({"over": {"width": value}} if name == "over.width" else {name: value})
-    told = str(error.value)
-    assert f"{name} must be a list" in told and "\n" not in told and "Union" not in told
-    assert f"write [{value!r}]" in told or isinstance(value, dict | None)
+    message = str(error.value)
+    assert f"{name} must be a list" in message and "\n" not in message and "Union" not in message
+    assert f"write [{value!r}]" in message or isinstance(value, dict | None)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_an_output_that_is_made_of_rounding_errors_is_no_power():
 
 
 class Masked(eqx.Module):
-    """A classifier with a token that no batch asks for, a vector that nothing uses, and a table behind a stop."""
+    """A classifier with a token that no batch asks for, a vector that nothing uses, and a table after a stop."""
 
     first: eqx.nn.Linear
     token: jax.Array

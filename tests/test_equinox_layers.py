@@ -145,7 +145,7 @@ LAYERS = {
             **{f"{name}_proj.bias": ("vector", 1, N, 0) for name in ("query", "key", "value", "output")},
         },
     ),
-    # What queries, keys and values make stays inside: they are no readouts, even where it is finite.
+    # What queries, keys and values make stays inside: they are not readouts, even where it is finite.
     "multi-head attention of finite heads": (
         lambda n, key: eqx.nn.MultiheadAttention(
             2, n, key_size=5, value_size=2 * n, output_size=3, qk_size=4, vo_size=6, key=key

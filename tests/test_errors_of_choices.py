@@ -19,7 +19,7 @@ WRONG = {
     "mu.spectral('abs')": ["form 'abs'", "absolute, relative"],
     "mu.mup(decay='coupled')": ["decay 'coupled'", "independent, l2, scaled, standard"],
     "mu.Parameterization(name='mine', optimizer='adagrad')": ["optimizer 'adagrad'", "adafactor, adam"],
-    "mu.register_residual(mu.nn.Block, 'mlp down')": ["'mlp down' is no path below a Block", "mlp.layers[-1]"],
+    "mu.register_residual(mu.nn.Block, 'mlp down')": ["'mlp down' is not a path below a Block", "mlp.layers[-1]"],
     "mu.mup().replace('ouput', lr=1.0)": ["role 'ouput'", "did you mean 'output'"],
     "mu.mup().replace('output', learning_rate=1.0)": ["'learning_rate'", "init_std, lr"],
     "mu.mup().tune('output', multplier=1.0)": ["'multplier'", "did you mean 'multiplier'"],

@@ -17,10 +17,9 @@ from jax.sharding import NamedSharding
 from equimu import EquimuError
 from equimu._errors import ExitCode
 from equimu.data import Batch
-from equimu.processes import launcher
+from equimu.processes import launcher, on_process_zero
 from equimu.processes._consensus import Consensus, StopVote
-from equimu.processes._processes import on_process_zero, place_batch, rows_of_process
-from equimu.sharding import make_mesh
+from equimu.sharding import make_mesh, place_batch, rows_of_process
 from equimu.sharding._mesh import BATCH
 from equimu.training import RuntimeConfig
 
@@ -61,10 +60,10 @@ def start_two(corpus, out, *flags):
 
 def ends(*processes):
     """Exit code, stdout (but for gloo's own lines) and stderr of each."""
-    told = [process.communicate(timeout=900) for process in processes]
+    message = [process.communicate(timeout=900) for process in processes]
     return [
         (process.returncode, re.sub(r".*(Gloo|rank).*\n", "", out), err)
-        for process, (out, err) in zip(processes, told, strict=True)
+        for process, (out, err) in zip(processes, message, strict=True)
     ]
 
 
@@ -120,9 +119,9 @@ def test_killed_process_is_named_a_told_one_saves_and_both_go_on(corpus, tmp_pat
     processes = start_two(corpus, tmp_path, *long)
     wait_for(lambda: saved()[-1] > before[-1], processes)
     processes[1].send_signal(signal.SIGTERM)
-    told = time.monotonic()
+    asked = time.monotonic()
     (code, _, err), (other_code, _, other_err) = ends(*processes)
-    assert code == other_code == ExitCode.TERMINATED and time.monotonic() - told < 10
+    assert code == other_code == ExitCode.TERMINATED and time.monotonic() - asked < 10
     assert f"the last checkpoint is of step {saved()[-1]}" in err and "equimu" not in other_err
     steps = [row["step"] for row in rows_of(tmp_path)]
     assert steps == sorted(set(steps)) and not list(tmp_path.glob("*/lock"))
@@ -130,9 +129,10 @@ def test_killed_process_is_named_a_told_one_saves_and_both_go_on(corpus, tmp_pat
 
 JOIN_AND_END = """
 import sys, time
-from equimu.training import RuntimeConfig, _hosts, connect
+from equimu.processes import _processes, connect
+from equimu.training import RuntimeConfig
 connect(RuntimeConfig(coordinator=f"localhost:{sys.argv[1]}", processes=2, process_id=int(sys.argv[2])))
-_hosts._watch._pause = 1e-5  # so that its thread is all but always inside a call
+_processes._watch._pause = 1e-5  # so that its thread is all but always inside a call
 time.sleep(1 + int(sys.argv[2]))
 """
 
@@ -141,8 +141,8 @@ def test_processes_end_in_peace_while_their_watches_call_the_service():
     port = free_port()
     command = [sys.executable, "-c", JOIN_AND_END, str(port)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    told = ends(*(subprocess.Popen([*command, str(index)], **pipes) for index in range(2)))
-    assert told == [(0, "", ""), (0, "", "")]
+    message = ends(*(subprocess.Popen([*command, str(index)], **pipes) for index in range(2)))
+    assert message == [(0, "", ""), (0, "", "")]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_processes_end_in_peace_while_their_watches_call_the_service():
     [
         ({}, None),
         ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"}, "Slurm"),
-        # a shell within an allocation of several tasks is no start of several
+        # a shell within an allocation of several tasks is not a start of several
         ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),

@@ -31,7 +31,7 @@ def test_error_of_a_quadratic_is_its_second_order_over_all():
 
 
 def block_errors(alpha, depth, seed):
-    """The mean error of a model's blocks, each at what comes into it, behind a few steps."""
+    """The mean error of a model's blocks, each at what comes into it, after a few steps."""
     tree = parameterize(make, completep(alpha), base={"n_layer": 2}, target={"n_layer": depth})
     optimizer = adamw(tree, learning_rate=2**-4)
     tokens = jax.random.randint(jax.random.key(1), (8, 17), 0, 16)

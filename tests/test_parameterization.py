@@ -395,7 +395,7 @@ def test_base_constants_may_be_traced_in_one_program():
 
 def test_traced_numbers_cannot_be_written(tree):
     def write(value):
-        with pytest.raises(EquimuError, match="embedding.weight: lr is no plain number"):
+        with pytest.raises(EquimuError, match="embedding.weight: lr is not a plain number"):
             to_json(with_numbers(tree, {**numbers_of(tree), "embedding.weight": {"lr": value}}))
         assert "(traced)" in rule_table(with_numbers(tree, {**numbers_of(tree), "embedding.weight": {"lr": value}}))
 

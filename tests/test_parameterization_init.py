@@ -1,4 +1,4 @@
-"""Initial draws: their deviation and mean as the rules say, constants kept, and what only the model itself can make."""
+"""Initial draws: std and mean as the rules say, constants kept, and what only the model itself can make."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ def test_drawn_leaves_have_the_stated_deviation_and_mean(scheme):
         layers = x if rule.path.startswith("blocks.") else x[None]
         for layer in layers:  # each layer has a draw of its own
             n = layer.size
-            # of n normal entries, the mean is off by std/sqrt(n), the deviation by std/sqrt(2n); 4.5 sigma: 1 in 10^5
+            # of n normal entries, the mean is off by std/sqrt(n), the standard deviation by std/sqrt(2n); 4.5 sigma: 1 in 10^5
             assert abs(layer.mean()) < 4.5 * rule.init_std / np.sqrt(n), rule.path
             assert abs(layer.std() / rule.init_std - 1) < 4.5 / np.sqrt(2 * n), rule.path
             assert abs((layer**4).mean() / (3 * rule.init_std**4) - 1) < 4.5 * np.sqrt(96 / 9 / n), rule.path
@@ -112,7 +112,7 @@ def test_traced_numbers_draw_the_same_model(tree, model):
 
 
 class Foreign(eqx.Module):
-    """A module with an initialiser of its own and arrays that are no weights."""
+    """A module with an initialiser of its own and arrays that are not weights."""
 
     linear: eqx.nn.Linear
     orthogonal: jax.Array

@@ -55,7 +55,7 @@ def float64():
 
 @functools.cache
 def program(make, optimizer):
-    """(forward weights at the start, numbers of a tree) → (forward weights behind the last step, losses); compiled once."""
+    """(forward weights at the start, numbers of a tree) → (forward weights after the last step, losses); compiled once."""
     with jax.enable_x64(True):
         like = parameterize(make, tpv(8, optimizer=optimizer), **SIZES)
     structure = jax.tree.map(lambda rule: jax.ShapeDtypeStruct(rule.shape, rule.dtype), like)
@@ -89,7 +89,7 @@ def trained(scheme, optimizer, make=make):
     start = np.random.default_rng(0)
     forward = jax.tree.map(lambda s: jnp.asarray(start.normal(size=s.shape) * 0.3 + (s.ndim < 2)), structure)
     if make is tied:
-        # the start of a tied slot is no free choice: it is the multiplier itself
+        # the start of a tied slot is not a free choice: it is the multiplier itself
         slot = tree.embedding.readout_multiplier.multiplier
         forward = eqx.tree_at(lambda m: m.embedding.readout_multiplier, forward, jnp.asarray(slot))
     tokens = jax.random.randint(jax.random.key(1), (STEPS, 4, 7), 0, 11)

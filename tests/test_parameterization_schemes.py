@@ -64,7 +64,7 @@ def fans(rule):
 # --- Everett
 
 EXPONENTS = {
-    # name: (deviation, multiplier) of input, hidden, output as powers of n
+    # name: (standard deviation, multiplier) of input, hidden, output as powers of n
     "sp": ((0, 0), (-0.5, 0), (-0.5, 0)),
     "ntk": ((0, 0), (0, -0.5), (0, -0.5)),
     "mup": ((-0.5, 0.5), (-0.5, 0), (-0.5, -0.5)),

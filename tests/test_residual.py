@@ -176,7 +176,7 @@ def test_part_that_ends_no_branch_says_so(part, words):
 
 
 def test_path_that_cannot_be_read_says_so():
-    with pytest.raises(EquimuError, match="'mlp.layers-1' is no path below a Block; write it as in Python"):
+    with pytest.raises(EquimuError, match="'mlp.layers-1' is not a path below a Block; write it as in Python"):
         register_residual(Block, "mlp.layers-1")
 
 

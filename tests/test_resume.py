@@ -53,7 +53,7 @@ def without_times(rows):
 
 
 def config_of(run):
-    """The run's config, with what is no part of its identity as `small_run` has it."""
+    """The run's config, with what is not part of its identity as `small_run` has it."""
     return dataclasses.replace(run.config, log_every=5)
 
 
@@ -65,7 +65,7 @@ def whole(corpus, tmp_path_factory):
 
 @pytest.fixture
 def cut(corpus, tmp_path):
-    """The folder of the same run, dead behind step 10 with checkpoints of steps 4 and 8."""
+    """The folder of the same run, dead after step 10 with checkpoints of steps 4 and 8."""
     with pytest.raises(Cut):
         train(small_run(corpus), out=tmp_path, runtime=OFTEN, on_row=cut_at(10))
     (folder,) = tmp_path.iterdir()
@@ -112,7 +112,7 @@ def test_run_with_only_damaged_checkpoints_does_not_start_over(whole, cut):
     for manifest in (cut / "checkpoints").glob("*/manifest.json"):
         manifest.unlink()
     before = (cut / "metrics.jsonl").read_bytes()
-    with pytest.raises(EquimuError, match="no checkpoint in .* is sound"):
+    with pytest.raises(EquimuError, match="no checkpoint in .* is valid"):
         train(config_of(whole), out=cut.parent, runtime=OFTEN)
     assert (cut / "metrics.jsonl").read_bytes() == before and not (cut / "lock").exists()
 
@@ -127,16 +127,16 @@ def test_checkpoint_of_another_run_is_refused_unless_named(whole, cut, tmp_path_
     with pytest.raises(EquimuError, match="seed"):
         train(other, out=elsewhere, runtime=OFTEN)
     shutil.rmtree(folder / "checkpoints")
-    named = dataclasses.replace(OFTEN, restore_from=str(cut / "checkpoints" / "step-4"))
-    run = train(other, out=elsewhere, runtime=named)
+    named = dataclasses.replace(other, restore_from=str(cut / "checkpoints" / "step-4"))
+    run = train(named, out=elsewhere, runtime=OFTEN)
     assert run.folder != folder and [row["step"] for row in run.rows] == [5, 10, 12, 12]
     assert json.loads((run.folder / "config.json").read_text())["from"] == {"run": cut.name, "step": 4}
 
 
 def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp_path_factory):
     for place in (cut, cut / "checkpoints" / "step-8"):
-        runtime = RuntimeConfig(restore_from=str(place))
-        run = train(config_of(whole), out=tmp_path_factory.mktemp("begun"), runtime=runtime)
+        config = dataclasses.replace(config_of(whole), restore_from=str(place))
+        run = train(config, out=tmp_path_factory.mktemp("begun"))
         assert without_times(run.rows) == without_times(whole.rows)[3 - 1 :]
 
 
@@ -148,11 +148,11 @@ def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp
         ("{whole}", "holds no checkpoint"),
     ],
 )
-def test_restore_from_what_is_no_checkpoint(place, words, whole, cut, tmp_path_factory):
+def test_restore_from_what_is_not_a_checkpoint(place, words, whole, cut, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    runtime = RuntimeConfig(restore_from=place.format(cut=cut, whole=whole.folder))
+    config = dataclasses.replace(config_of(whole), restore_from=place.format(cut=cut, whole=whole.folder))
     with pytest.raises(EquimuError, match=words):
-        train(config_of(whole), out=out, runtime=runtime)
+        train(config, out=out)
     assert not list(out.iterdir())
 
 
@@ -161,7 +161,7 @@ def test_restore_from_what_is_no_checkpoint(place, words, whole, cut, tmp_path_f
 )
 def test_signal_finishes_the_step_and_saves(signum, code, whole, tmp_path):
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Interrupted, match=r"behind step 6 of 12; the last checkpoint is of step 6") as stop:
+    with pytest.raises(Interrupted, match=r"after step 6 of 12; the last checkpoint is of step 6") as stop:
         train(config_of(whole), out=tmp_path, on_row=signal_at(5, signum))
     assert stop.value.exit_code == code
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
@@ -265,7 +265,7 @@ def diverging(config, policy):
 
 def test_number_that_is_none_stops_the_run_with_the_last_good_checkpoint(whole, tmp_path):
     runtime = RuntimeConfig(checkpoint_every=1, keep=100)
-    with pytest.raises(NotFiniteError, match=r"of step \d+ is no number; .*lower the learning rate") as stop:
+    with pytest.raises(NotFiniteError, match=r"of step \d+ is not finite; .*lower the learning rate") as stop:
         train(diverging(config_of(whole), "stop"), out=tmp_path, runtime=runtime)
     assert stop.value.exit_code == ExitCode.NOT_FINITE and "\n" not in str(stop.value)
     (folder,) = tmp_path.iterdir()
@@ -278,8 +278,8 @@ def test_number_that_is_none_stops_the_run_with_the_last_good_checkpoint(whole, 
         assert np.isfinite(array.read().result()).all(), path
 
 
-def test_recorded_divergence_ends_behind_the_very_step(whole, tmp_path):
-    # rows are logged at steps 1, 5, 10, ...; the loss is no number long before 5
+def test_recorded_divergence_ends_after_the_very_step(whole, tmp_path):
+    # rows are logged at steps 1, 5, 10, ...; the loss is not finite long before 5
     run = train(dataclasses.replace(diverging(config_of(whole), "record"), log_every=19), out=tmp_path)
     *_, last = run.rows
     assert run.status == "diverged" and run.validation_loss == math.inf

@@ -13,7 +13,7 @@ from equimu import EquimuError, train
 from equimu.reports import read_cells
 from equimu.runs import read_run, read_runs
 from equimu.training import RuntimeConfig
-from equimu.training import _rows as rows_module
+from equimu.runs import _rows as rows_module
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
@@ -27,7 +27,7 @@ def without_times(rows):
 
 
 def cut_run(config, out):
-    """The folder of a run that died behind step 10, with checkpoints of steps 4 and 8 and rows of steps 1, 5 and 10."""
+    """The folder of a run that died after step 10, with checkpoints of steps 4 and 8 and rows of steps 1, 5 and 10."""
 
     def on_row(row):
         if row["step"] >= 10:
@@ -40,7 +40,7 @@ def cut_run(config, out):
 
 
 def config_of(run):
-    """The run's config, with what is no part of its identity as `small_run` has it."""
+    """The run's config, with what is not part of its identity as `small_run` has it."""
     return dataclasses.replace(run.config, log_every=5)
 
 
@@ -158,7 +158,7 @@ def test_no_file_of_a_run_is_reached_through_a_link_or_is_a_pipe(what, name, who
 def test_damaged_rows_are_not_reported(what, done):
     assert len(list(read_runs(done.parent))) == 1
     (DAMAGE | SPECIAL)[what](done / "metrics.jsonl")
-    with pytest.raises(EquimuError, match="is no readable run") as error:
+    with pytest.raises(EquimuError, match="is not a readable run") as error:
         read_cells(done.parent)
     assert "\n" not in str(error.value)
 
@@ -222,10 +222,10 @@ def test_checks_are_those_of_the_format(whole):
     check = whole.folder.name
     for line in (whole.folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
-        told = row.pop("check")
+        message = row.pop("check")
         row.pop("tokens_per_second", None)
         check = hashlib.sha256(json.dumps([check, row]).encode()).hexdigest()[:16]
-        assert told == check
+        assert message == check
     assert all("check" not in row for row in whole.rows)
 
 

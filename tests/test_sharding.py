@@ -101,7 +101,7 @@ def plain_loss(model, data, z_loss=0.0):
 
 
 def train(params, init, gradient, step):
-    """Losses, the gradient of the first step, and the parameters behind the last one."""
+    """Losses, the gradient of the first step, and the parameters after the last one."""
     state, losses, first = TrainState(params, init(params), jnp.int32(0)), [], None
     for data in batches():
         outcome = gradient(state.params, data)

@@ -76,7 +76,7 @@ HOSTILE = {
     "a folder outside": info(folder="../elsewhere"),
     "an absolute folder": info(folder="/etc"),
     "a vocabulary of another size": info(vocab_size=2**31),
-    "counts that are no numbers": info(tokens={"train": "x", "validation": 1}),
+    "counts that are not numbers": info(tokens={"train": "x", "validation": 1}),
     "more tokens than there are": info(tokens={"train": 2**40, "validation": 500}),
     "no ends": info(ends={}),
     "a dtype that is none": info(dtype="object"),
@@ -134,26 +134,26 @@ def test_packed_zeros_are_refused_before_they_are_read(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15
 
 
-def test_writer_that_died_behind_its_commit_loses_nothing(text, store, monkeypatch):
+def test_writer_that_died_after_its_commit_loses_nothing(text, store, monkeypatch):
     """A second writer looked for a store before the first one committed; the first died before it took its mark away."""
-    told = store_module.read_info(str(store))
-    (store / told.folder / "writing").touch()
+    message = store_module.read_info(str(store))
+    (store / message.folder / "writing").touch()
     looks = iter([None])
-    monkeypatch.setattr(write_module, "read_info", lambda place: next(looks, told))
+    monkeypatch.setattr(write_module, "read_info", lambda place: next(looks, message))
     second = write_store(store, text, ByteTokenizer())
-    assert second.info == told and len(second.tokens("train")) == told.tokens["train"]
+    assert second.info == message and len(second.tokens("train")) == message.tokens["train"]
     assert not list(store.glob("data-*/writing"))
 
 
 def test_what_killed_writers_left_goes_away(text, store):
     """An empty folder, one with its lock alone, and the mark of the writer that committed."""
-    told = store_module.read_info(str(store))
+    message = store_module.read_info(str(store))
     (store / "data-000000000001").mkdir()
     (store / "data-000000000002").mkdir()
-    for folder in ("data-000000000002", told.folder):
+    for folder in ("data-000000000002", message.folder):
         (store / folder / "writing").touch()
     write_store(store, text, ByteTokenizer())
-    assert {path.name for path in store.iterdir()} == {told.folder, "equimu-tokens.json"}
+    assert {path.name for path in store.iterdir()} == {message.folder, "equimu-tokens.json"}
     assert not list(store.glob("data-*/writing"))
 
 

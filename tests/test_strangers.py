@@ -181,7 +181,7 @@ FORGED = {
     "an array that is too large": set_array(1, stored_shape=[3, 2**40], chunk=[3, 2**40]),
     "a chunk that is too large": set_array(1, chunk=[3, 2**40]),
     "another kind of keys": set_array(0, key_impl="evil"),
-    "sizes that are no numbers": set_array(1, chunk=["x", 1]),
+    "sizes that are not numbers": set_array(1, chunk=["x", 1]),
     "arrays that are none": lambda found: found.update(arrays=[3]),
     "a manifest that is none": lambda found: found.update(manifest=[]),
 }

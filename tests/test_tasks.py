@@ -55,7 +55,7 @@ BROKEN = {
     "a scalar loss": ("** self.power", "** self.power).mean()", "gives a scalar; give one loss for each row"),
     "a loss of words": ("return jnp.abs", "return 'low'\n        return jnp.abs", "an array of floats"),
     "a class that is not frozen": ("(frozen=True)", "", "must be a frozen dataclass"),
-    "a class that is no dataclass": ("@dataclasses.dataclass(frozen=True)\n", "", "must be a frozen dataclass"),
+    "a class that is not a dataclass": ("@dataclasses.dataclass(frozen=True)\n", "", "must be a frozen dataclass"),
     "a file that raises": ("@dataclasses", "raise ValueError('not\\ntoday')\n@dataclasses", "ValueError: not"),
     "a file with a mistake": ("class Doubled", "clas Doubled", "SyntaxError"),
     "a file that imports nothing": ("import numpy", "import nompy", "No module named 'nompy'"),
@@ -252,15 +252,15 @@ def test_a_config_file_names_a_task_and_flags_go_over_it(my, capsys, tmp_path):
         rows = 2
         """
     )
-    told = ("--validation-batches", "1", "--out", tmp_path / "runs")
-    code, out, err = call(capsys, "train", "--config", config, "--power", "1.0", *told)
+    message = ("--validation-batches", "1", "--out", tmp_path / "runs")
+    code, out, err = call(capsys, "train", "--config", config, "--power", "1.0", *message)
     assert code == 0, err
     written = json.loads((tmp_path / "runs" / out.split("/")[-1].strip() / "config.json").read_text())["config"]
     assert written["task"] == {"name": "Doubled", "module": my.stem, "rows": 2, "power": 1.0}
     assert written["size"] == {"width": 16, "depth": 1} and written["steps"] == 3
     # the same with the task on the command line
     flags = ("--rows", "2", "--power", "1.0", "--size.width", "16", "--steps", "3")
-    assert call(capsys, "train", f"{my}:Doubled", *flags, *told)[1] == out
+    assert call(capsys, "train", f"{my}:Doubled", *flags, *message)[1] == out
 
 
 def test_a_config_file_with_a_typo_in_a_task(my, capsys, tmp_path):

@@ -152,7 +152,7 @@ def test_train_records_divergence(corpus, tmp_path):
     run = train(config, out=tmp_path)
     assert run.status == "diverged" and run.validation_loss == math.inf
     for line in (run.folder / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert next(iter(read_runs(tmp_path))) == run
 
 
@@ -169,7 +169,7 @@ def test_train_refuses_a_folder_of_another_config(corpus, tmp_path):
         train(config, out=tmp_path)
 
 
-def test_train_leaves_nothing_behind_after_bad_input(corpus, tmp_path):
+def test_train_leaves_nothing_after_bad_input(corpus, tmp_path):
     good = small_run(corpus)
     bad = [
         dataclasses.replace(good, size={"width": 20, "depth": 2}),

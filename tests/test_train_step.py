@@ -155,7 +155,7 @@ def test_update_applies_the_optimizer_and_reports_global_norms():
     assert float(metrics.update_rms) == pytest.approx(np.sqrt((0.5**2 + 1 + 0 + 1) / 4))
 
 
-def test_clipping_behind_the_mesh_uses_the_norm_of_all_devices():
+def test_clipping_after_the_mesh_uses_the_norm_of_all_devices():
     """Inside `shard_map` each device would clip by the norm of its own rows."""
     data, model, mesh = batch("ragged"), bigram(), mesh_of(4, 2)
     _, (gradient,) = plain(bigram, data, "mask")

@@ -83,7 +83,7 @@ def test_convolutions_and_look_ups():
     ):
         (use,) = only(read, shape(9, N), x=ids)
         assert use.kind == "lookup" and use.read == {0} and use.kept == {1}
-    # A fixed part of an array is no look-up.
+    # A fixed part of an array is not a look-up.
     assert only(lambda w, x: x @ w[2], shape(3, N, 4))[0].kind == "product"
 
 
@@ -93,7 +93,7 @@ def test_stacks_are_followed_through_a_scan():
 
     (use,) = only(layers, shape(3, N, N))
     assert use.partner == "activation" and use.contracted == {1} and use.kept == {2}
-    # The last layer's features leave the loop, and those of the others are read by the next one, both behind a tanh.
+    # The last layer's features leave the loop, and those of the others are read by the next one, both after a tanh.
     assert use.fates[2] == {"bent", "output"}
 
 
@@ -273,7 +273,9 @@ def test_a_tie_needs_an_array_that_the_model_multiplies_by():
         )
 
     for nothing in (None, 1.0):
-        with pytest.raises(mu.EquimuError, match="table is declared to be used twice.*Tied.scale, which is no array"):
+        with pytest.raises(
+            mu.EquimuError, match="table is declared to be used twice.*Tied.scale, which is not an array"
+        ):
             tree_of(Tied, nothing)
     ids = jnp.arange(6)
     (unused,) = mu.check_uses(tree_of(Tied, jnp.asarray(1.0)), lambda model, ids: model(ids).sum(), ids)

@@ -164,6 +164,7 @@ def _configs() -> Iterator[_Case]:
             "seed": _NO_SEED,
             "accumulate": (0, 1.0),
             "validation_batches": (0, -1, 1.5),
+            "restore_from": ("", 3),
         },
     )
     yield (
@@ -174,7 +175,6 @@ def _configs() -> Iterator[_Case]:
             "fsdp": _NO_SIZE,
             "checkpoint_seconds": _NO_TIME,
             "heartbeat_seconds": _NO_TIME,
-            "restore_from": ("", 3),
         },
     )
     yield (

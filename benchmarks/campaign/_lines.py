@@ -86,7 +86,7 @@ def lines(folder: Path) -> Iterator[list[str]]:
         yield ["data", new, "--corpus", text, "--tokenizer", name]
         yield ["show", "--text.tokenizer", name]
         yield ["show", "--config", name]
-        yield [*trained, "--runtime.restore-from", name]
+        yield [*trained, "--restore-from", name]
     yield from _plans()
     for flag, wrong in {
         "--model.n-head": ("0", "-1", "1.5", "5"),

@@ -53,18 +53,18 @@ def _campaign(
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(place, copy)
         files = sorted(path for path in copy.rglob(damaged) if path.is_file())
-        told = _damage(rng, KINDS[number % len(KINDS)], files)
+        message = _damage(rng, KINDS[number % len(KINDS)], files)
         try:
             content = read(copy)
         except Exception as error:
-            failures.append(f"{told}: {type(error).__name__}: {error}")
+            failures.append(f"{message}: {type(error).__name__}: {error}")
             continue
         if content is None:
             found += 1
         elif equal(content):
             harmless += 1
         else:
-            failures.append(f"{told}: read as if nothing had happened")
+            failures.append(f"{message}: read as if nothing had happened")
     shutil.rmtree(copy)
     outcome = f"{found} found, {harmless} harmless by equal bits, {len(failures)} silently read or unclear"
     return Result(part="corrupt", what=what, count=count, outcome=outcome, failures=tuple(failures))

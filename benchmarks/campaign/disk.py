@@ -40,12 +40,12 @@ def _try(folder: Path, disk: Path, saves: int, wanted: dict[str, bytes]) -> list
         time.sleep(0.001)
     subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True, check=False)
     code = child.wait(300)
-    told = [line for line in child.output().splitlines() if "No space left on device" in line]
+    message = [line for line in child.output().splitlines() if "No space left on device" in line]
     before = _runs.committed(out)
     filler.unlink()
     if code == 0 and _runs.content(out, _runs.STEPS) == wanted:
         return [f"the disk was filled too late (after {saves} saves)"]
-    if code != ExitCode.STORAGE or len(told) != 1 or "Traceback" in child.output() or not before:
+    if code != ExitCode.STORAGE or len(message) != 1 or "Traceback" in child.output() or not before:
         return [f"after {saves} saves: code {code}, checkpoints {before}: {child.output()[-300:]}"]
     child = equimu(_runs.arguments(folder, out), folder / "out.txt")
     if child.wait(300) != 0 or _runs.content(out, _runs.STEPS) != wanted or _runs.left_over(out):

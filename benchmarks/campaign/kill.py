@@ -65,7 +65,7 @@ def _run(subject: str, count: int, seed: int, folder: Path) -> list[Result]:
         "time": f"no committed step lost; {campaign.drafts} in a save",
     }
     whats = {"call": "before a call of a save", "save": "in a save", "time": "at any time"}
-    told = [
+    message = [
         Result(
             part="kill",
             what=f"{subject}: {what}",
@@ -83,7 +83,7 @@ def _run(subject: str, count: int, seed: int, folder: Path) -> list[Result]:
         outcome=outcome,
         failures=tuple(campaign.ends),
     )
-    return [*told, final]
+    return [*message, final]
 
 
 class _Campaign:

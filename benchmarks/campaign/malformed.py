@@ -66,11 +66,11 @@ _FLAGS: tuple[tuple[str, str], ...] = (
     ("--runtime.checkpoint-every 0", "checkpoint_every must be at least 1"),
     ("--runtime.keep 0", "keep must be at least 1"),
     ("--runtime.data 64", "64"),
-    ("--runtime.restore-from {}/nowhere", "nowhere"),
-    ("--runtime.restore-from {}/text", "holds no checkpoint"),
-    ("--runtime.restore-from {}/good-run/checkpoints/step-7", "step-7 is not there"),
-    ("--runtime.restore-from {}/good-run --size.width 32", "holds other arrays"),
-    ("--runtime.restore-from {}/good-run --steps 5", "restore_from is of step 20"),
+    ("--restore-from {}/nowhere", "nowhere"),
+    ("--restore-from {}/text", "holds no checkpoint"),
+    ("--restore-from {}/good-run/checkpoints/step-7", "step-7 is not there"),
+    ("--restore-from {}/good-run --size.width 32", "holds other arrays"),
+    ("--restore-from {}/good-run --steps 5", "restore_from is of step 20"),
     ("--runtime.heartbeat-seconds 0", "heartbeat_seconds"),
     ("--runtime.processes 2", "go together"),
 )
@@ -159,9 +159,9 @@ def _lines(count: int, seed: int, folder: Path) -> list[Result]:
         except TimeoutError as error:
             failures.append(f"{line}: {error}")
             continue
-        told = child.output().strip()
-        if code != ExitCode.MISTAKE or "\n" in told or not told.startswith("equimu: "):
-            failures.append(f"{line}: code {code}: {told[-300:]}")
+        message = child.output().strip()
+        if code != ExitCode.MISTAKE or "\n" in message or not message.startswith("equimu: "):
+            failures.append(f"{line}: code {code}: {message[-300:]}")
         elif left := _files(folder) - before - {"out.txt"}:
             failures.append(f"{line}: leaves {sorted(left)[:5]}")
     outcome = f"one line within {_calls_of.SECONDS} s, exit code 2, nothing left behind"
@@ -247,10 +247,10 @@ def _cases(folder: Path) -> Iterator[tuple[str, list[str], str, Callable[[Path],
     def no_config(out: Path) -> None:
         (unfinished(out) / "config.json").write_text("nonsense")
 
-    yield "checkpoints that are all damaged", ["--steps", "20"], "is sound", damaged_checkpoints
-    yield "checkpoints whose arrays are damaged", ["--steps", "20"], "is sound", damaged_arrays
+    yield "checkpoints that are all damaged", ["--steps", "20"], "is valid", damaged_checkpoints
+    yield "checkpoints whose arrays are damaged", ["--steps", "20"], "is valid", damaged_arrays
     yield "a run folder of another config", ["--steps", "20"], "another config", other_config
-    yield "a run folder whose config is no JSON", ["--steps", "20"], "is no JSON", no_config
+    yield "a run folder whose config is not JSON", ["--steps", "20"], "is not JSON", no_config
 
 
 def _try(folder: Path, what: str, flags: list[str], words: str, prepare: Callable[[Path], object]) -> Iterator[str]:
@@ -259,11 +259,11 @@ def _try(folder: Path, what: str, flags: list[str], words: str, prepare: Callabl
     before = _files(out), _files(folder / "cache")
     child = equimu([*_runs.arguments(folder, out, steps=20), *flags], folder / "out.txt")
     code = child.wait(120)
-    told = child.output().strip()
-    if code != ExitCode.MISTAKE or "\n" in told or not told.startswith("equimu: "):
-        yield f"{what}: code {code}: {told[-300:]}"
-    elif not any(word in told for word in words.split("|")):
-        yield f"{what}: {told!r} does not tell {words!r}"
+    message = child.output().strip()
+    if code != ExitCode.MISTAKE or "\n" in message or not message.startswith("equimu: "):
+        yield f"{what}: code {code}: {message[-300:]}"
+    elif not any(word in message for word in words.split("|")):
+        yield f"{what}: {message!r} does not tell {words!r}"
     elif (after := (_files(out), _files(folder / "cache"))) != before:
         yield f"{what}: leaves {[sorted(a ^ b)[:5] for a, b in zip(before, after, strict=True)]}"
     shutil.rmtree(out, ignore_errors=True)

@@ -96,7 +96,7 @@ def _campaign(what: str, count: int, seed: int, place: Path, name: str, right: C
         shutil.copytree(place, copy)
         outside.write_bytes(b'{"step": 1}\n')
         kind = list(_KINDS)[number % len(_KINDS)]
-        told = f"{kind} of {_damage(rng, kind, copy / name)}"
+        message = f"{kind} of {_damage(rng, kind, copy / name)}"
         kinds[kind] += 1
         said = io.StringIO()
         try:
@@ -105,15 +105,15 @@ def _campaign(what: str, count: int, seed: int, place: Path, name: str, right: C
             made_good = said.getvalue().count("\n")
             ends["made good and said" if fine and made_good else "harmless by equal rows and bits"] += fine
             if not fine:
-                failures.append(f"{told}: silent")
+                failures.append(f"{message}: silent")
         except EquimuError as error:
             ends["found"] += 1
             if "\n" in str(error):
-                failures.append(f"{told}: more than a line: {error}")
+                failures.append(f"{message}: more than a line: {error}")
         except BaseException as error:
-            failures.append(f"{told}: {type(error).__name__}: {error}")
+            failures.append(f"{message}: {type(error).__name__}: {error}")
         if outside.read_bytes() != b'{"step": 1}\n':
-            failures.append(f"{told}: written through the link")
+            failures.append(f"{message}: written through the link")
     outcome = ", ".join(f"{ends[end]} {end}" for end in sorted(ends)) + f"; {len(kinds)} kinds of damage"
     return Result(part="rows", what=what, count=count, outcome=outcome, failures=tuple(failures))
 

@@ -86,8 +86,8 @@ def _terminated(what: str, runs: _Runs, rng: np.random.Generator, count: int) ->
         seconds.append(time.monotonic() - begin)
         saved = _runs.committed(runs.out)
         if codes != [ExitCode.TERMINATED] * len(codes) or seconds[-1] > _LIMIT or not saved or saved[-1] < step:
-            told = " | ".join(child.output()[-200:] for child in children)
-            failures.append(f"in step {step}: codes {codes} after {seconds[-1]:.1f} s, saved {saved}: {told}")
+            message = " | ".join(child.output()[-200:] for child in children)
+            failures.append(f"in step {step}: codes {codes} after {seconds[-1]:.1f} s, saved {saved}: {message}")
         elif wrong := runs.goes_on():
             failures.append(f"stopped in step {step}: {wrong}")
     outcome = f"saved, gone after {np.median(seconds):.2f} s (longest {max(seconds):.2f}), gone on to the same bits"
@@ -106,14 +106,14 @@ def _killed_peer(what: str, runs: _Runs, index: int, rng: np.random.Generator, c
         begin = time.monotonic()
         code = survivor.wait(_PATIENCE)
         seconds.append(time.monotonic() - begin)
-        told = survivor.output()
+        message = survivor.output()
         if index == 0:  # with it goes the service at which the others listen, and JAX ends them itself
-            named = code == -signal.SIGABRT and "the leader task was preempted/died" in told
+            named = code == -signal.SIGABRT and "the leader task was preempted/died" in message
         else:
             line = rf"^equimu: process 1 of 2 \(pid {dead.pid} on .*; start all processes again"
-            named = code == ExitCode.PEER and re.search(line, told, re.M) and "Traceback" not in told
+            named = code == ExitCode.PEER and re.search(line, message, re.M) and "Traceback" not in message
         if not named or seconds[-1] > _NOTICED:
-            failures.append(f"in step {step}: code {code} after {seconds[-1]:.1f} s: {told[-300:]}")
+            failures.append(f"in step {step}: code {code} after {seconds[-1]:.1f} s: {message[-300:]}")
         elif wrong := runs.goes_on():
             failures.append(f"killed in step {step}: {wrong}")
     outcome = (

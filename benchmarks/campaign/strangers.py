@@ -143,21 +143,21 @@ class _Strangers:
         except TimeoutError:
             yield f"{what}: hangs"
         passed = time.monotonic() - begin
-        told = child.output().strip()
+        message = child.output().strip()
         code = child.code
         if code != ExitCode.DONE:
             seconds.append(passed)
             if passed > _LIMIT:
                 yield f"{what}: took {passed:.1f} s"
-        if "Traceback" in told or any(ord(c) < 32 and c not in "\n\r" for c in told):
-            yield f"{what}: says {told[-300:]!r}"
+        if "Traceback" in message or any(ord(c) < 32 and c not in "\n\r" for c in message):
+            yield f"{what}: says {message[-300:]!r}"
         # What was made good ends well: a lock without owner, a damaged checkpoint, code that is not run.
-        lines = told.splitlines()
+        lines = message.splitlines()
         in_lines = len(lines) <= 2 and all(line.startswith("equimu: ") for line in lines)
         self.refused += code == ExitCode.MISTAKE
         if code not in (ExitCode.DONE, ExitCode.MISTAKE) or (code == ExitCode.MISTAKE and not in_lines):
-            yield f"{what}: code {code}: {told[-300:]!r}"
-        if _state(self._outside) != before or secret.stat().st_atime_ns != 0 or _SECRET in told:
+            yield f"{what}: code {code}: {message[-300:]!r}"
+        if _state(self._outside) != before or secret.stat().st_atime_ns != 0 or _SECRET in message:
             yield f"{what}: something outside was read or written"
         if (self._place / "ran").exists():
             yield f"{what}: code was run"

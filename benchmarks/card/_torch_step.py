@@ -1,4 +1,4 @@
-"""The model of the step benchmark in torch, compiled by torch.compile: prints one line of JSON. torch is no dependency.
+"""The model of the step benchmark in torch, compiled by torch.compile: prints one line of JSON. torch is not a dependency.
 
 RMS norms without gains, rotary positions, ReLU, no biases; bfloat16 autocast, fused AdamW, gradients clipped to norm 1.
 """

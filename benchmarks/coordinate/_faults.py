@@ -139,9 +139,9 @@ def _in_trees() -> list[Fault]:
             ("embedding.weight", "unembedding.weight"),
             {"unembedding.weight": _like_input, "embedding.weight": _like_output},
         ),
-        _in_tree("hidden matrix drawn with deviation 1", UP, {UP: lambda rule: {"init_std": 1.0}}),
+        _in_tree("hidden matrix drawn with standard deviation 1", UP, {UP: lambda rule: {"init_std": 1.0}}),
         _in_tree(
-            "hidden matrix drawn with the base's deviation",
+            "hidden matrix drawn with the base's standard deviation",
             "blocks.attention.key.weight",
             {
                 "attention.key.weight": lambda rule: {

@@ -32,7 +32,7 @@ class Corpus:
     compressed: `.gz`, or `.zst` (needs the package `zstandard`, before Python 3.14). The case of these endings does not matter.
 
     A file of more than 2^20 characters is cut into documents of at most that length, each at its last end of a line, or else
-    behind its last space; and a corpus of one text file is cut into about 256, so that it can be split into training and
+    after its last space; and a corpus of one text file is cut into about 256, so that it can be split into training and
     validation documents.
 
     Attributes:
@@ -52,14 +52,14 @@ class Corpus:
     def documents(self, on_left_out: Callable[[Path], object] = lambda path: None) -> Iterator[str]:
         """The documents in order, empty ones left out.
 
-        Bytes that are not UTF-8 become U+FFFD as long as they are rare; a document of many, or with a NUL, is no text and is
+        Bytes that are not UTF-8 become U+FFFD as long as they are rare; a document of many, or with a NUL, is not text and is
         left out.
 
         Args:
-            on_left_out: called with the file of each document that is no text.
+            on_left_out: called with the file of each document that is not text.
 
         Raises:
-            EquimuError: a file cannot be read, or a line of a `.jsonl` file is no document.
+            EquimuError: a file cannot be read, or a line of a `.jsonl` file is not a document.
         """
         for path in self.paths:
             for text in _documents(path, alone=len(self.paths) == 1):
@@ -84,20 +84,22 @@ def read_corpus(spec: str) -> Corpus:
         The corpus.
 
     Raises:
-        EquimuError: nothing is there, or it is no path of text.
+        EquimuError: nothing is there, or it is not a path of text.
     """
     spec = path_text("corpus", spec)
     try:
         found = _find_stdlib() if spec == "stdlib" else _find(Path(spec).expanduser())
     except (OSError, RuntimeError) as error:  # the latter of an unknown user's home
-        told = getattr(error, "strerror", None) or error
-        raise EquimuError(f"corpus {spec!r} cannot be read: {told}") from None
+        message = getattr(error, "strerror", None) or error
+        raise EquimuError(f"corpus {spec!r} cannot be read: {message}") from None
     if not found.paths:
         what = "has no files" if os.path.lexists(Path(spec).expanduser()) else "does not exist"
         raise EquimuError(f"corpus {spec!r} {what}; write 'stdlib' or a file, folder or glob of text files")
     if found.doubled or found.broken:
-        told = f"{found.doubled} lead to what is there already, {found.broken} lead nowhere"
-        print(f"equimu: corpus {printable(repr(spec))}: symbolic links left out: {told}", file=sys.stderr, flush=True)
+        message = f"{found.doubled} lead to what is there already, {found.broken} lead nowhere"
+        print(
+            f"equimu: corpus {printable(repr(spec))}: symbolic links left out: {message}", file=sys.stderr, flush=True
+        )
     paths = sorted(found.paths.values(), key=lambda path: path.as_posix())
     return Corpus(
         name=spec,
@@ -116,7 +118,7 @@ class _Found:
         self.doubled = self.broken = 0
 
     def add(self, path: Path) -> None:
-        """Adds a file, unless it is there; what is no file is nothing."""
+        """Adds a file, unless it is there; what is not a file is nothing."""
         real = os.path.realpath(path)
         if os.path.isfile(real) and not is_of_the_kernel(Path(real)):
             if real in self.paths:

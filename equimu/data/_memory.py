@@ -43,7 +43,7 @@ def arrays(*arrays: Any, rows: int, validation: Any = 0.1, **named_arrays: Any) 
         of the first validation example, whose weight is 0. The fingerprint hashes all bytes, once, when it is first asked for.
 
     Raises:
-        EquimuError: no arrays, arrays in order and by names, something that is no array or an array of no numbers, no examples,
+        EquimuError: no arrays, arrays in order and by names, something that is not an array or not of numbers, no examples,
             numbers of examples that differ, `rows` above the training examples, a share outside of (0, 1), or validation arrays
             that do not fit. When a batch is made: an integer that does not fit into int32.
     """
@@ -93,8 +93,8 @@ class _Table:
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
         counts = {self._told(name): len(array) for name, array in self._arrays.items()}
         if len(set(counts.values())) > 1:
-            told = ", ".join(f"{name} has {count}" for name, count in counts.items())
-            raise EquimuError(f"arrays need as many rows each: {told}")
+            message = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            raise EquimuError(f"arrays need as many rows each: {message}")
         self.count = next(iter(counts.values()), 0)
         if not self.count:
             raise EquimuError(f"{next(iter(counts), 'validation')} has no rows; bring at least one")
@@ -138,7 +138,7 @@ class _Table:
 
 
 def _checked(name: str, array: Any, wide: bool) -> np.dtype[Any]:
-    """The type of an array's batches; an `EquimuError` if it is no array of rows of numbers."""
+    """The type of an array's batches; an `EquimuError` if it is not an array of rows of numbers."""
     if not isinstance(array, np.ndarray | jax.Array) or is_traced(array):
         raise EquimuError(f"{name} is {shown(array)}, not an array; write np.asarray(...)")
     if isinstance(array, np.ma.MaskedArray):

@@ -60,9 +60,9 @@ def remove_orphans(place: str, committed: Callable[[], str | None]) -> None:
     if root is None:
         return
     for folder in root.glob("data-*"):
-        with contextlib.suppress(OSError):  # it is no empty folder
+        with contextlib.suppress(OSError):  # it is not an empty folder
             folder.rmdir()
-        with contextlib.suppress(OSError):  # another writer holds it or has just removed it, or it is no writer's
+        with contextlib.suppress(OSError):  # another writer holds it or has just removed it, or it is not a writer's
             descriptor = open_inside(root, f"{folder.name}/{_LOCK}", os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -88,16 +88,16 @@ class Records:
         paths = _paths(record)
         for path, leaf, array in zip(paths, jax.tree.leaves(record, is_leaf=_is_leaf), leaves, strict=True):
             if array is None:
-                told = f"{path} of {whole} is {shown(leaf)}, and batches hold arrays of numbers"
-                return EquimuError(f"{told}; {_remedy(self._source, record)}")
+                message = f"{path} of {whole} is {shown(leaf)}, and batches hold arrays of numbers"
+                return EquimuError(f"{message}; {_remedy(self._source, record)}")
         if structure != self._structure:
             found, first = (", ".join(each) or "nothing" for each in (paths, self._paths))
             return EquimuError(f"{whole} holds {found}, and the first one {first}; all need one structure")
         for path, leaf, (shape, dtype) in zip(paths, cast(list[np.ndarray], leaves), self._kinds, strict=True):
             found = host_dtype(leaf.dtype, wide=self._wide)
             if (leaf.shape, found) != (shape, dtype):
-                told = f"{path} of {whole} is {found}{list(leaf.shape)}, and of the first one {dtype}{list(shape)}"
-                return EquimuError(f"{told}; pad, crop or convert them to one")
+                message = f"{path} of {whole} is {found}{list(leaf.shape)}, and of the first one {dtype}{list(shape)}"
+                return EquimuError(f"{message}; pad, crop or convert them to one")
         return EquimuError(
             f"{whole} is not the same each time that it is read; records must depend on their number alone"
         )
@@ -125,7 +125,7 @@ def _length(source: Any, name: str) -> int:
 
 
 def _is_leaf(node: Any) -> bool:
-    """None, and lists of numbers, are no containers here."""
+    """None, and lists of numbers, are not containers here."""
     first = node
     while isinstance(first, list) and first:
         first = cast(list[Any], first)[0]
@@ -142,7 +142,7 @@ def _array(leaf: Any) -> np.ndarray | None:
 
 
 def _flat(record: Any) -> tuple[list[np.ndarray | None], Any]:
-    """The leaves of a record, None for those that are no arrays of numbers, and its structure."""
+    """The leaves of a record, None for those that are not arrays of numbers, and its structure."""
     leaves, structure = jax.tree.flatten(record, is_leaf=_is_leaf)
     return [_array(leaf) for leaf in leaves], structure
 

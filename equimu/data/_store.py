@@ -51,7 +51,7 @@ class StoreInfo:
         tokens: number of tokens of each split, one end-of-document per document included.
         replaced: characters U+FFFD in the text; bytes that were not UTF-8 became one.
         documents_replaced: documents that hold such a character.
-        documents_left_out: documents that are no text.
+        documents_left_out: documents that are not text.
         ends: for each array, a hash of how each of its files ends: its last chunk's checksum and the lengths of all its chunks.
         fingerprint: of all tokens and document boundaries: equal fingerprints, equal data.
     """
@@ -105,7 +105,7 @@ class TokenStore:
             return open_array(self.place, f"{self.info.folder}/{name}", np.dtype(dtype), size, self.info.ends[name])
 
     def reading(self) -> AbstractContextManager[None]:
-        """Context in which a failed read is told in one line."""
+        """Context in which a failed read is reported in one line."""
         return _reading(self.place)
 
     def tokens(self, split: str) -> UInt[np.ndarray, " tokens"]:

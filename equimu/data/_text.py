@@ -25,7 +25,7 @@ def is_json_lines(path: Path) -> bool:
 def pieces(path: Path, target: int, longest: int) -> Iterator[str]:
     """The text of a file, cut at the first end of a line after `target` characters.
 
-    Where that would be more than `longest`, it is cut at the last end of a line before `target`, or else behind the last
+    Where that would be more than `longest`, it is cut at the last end of a line before `target`, or else after the last
     space, or else right there, so that no piece is longer than `longest`; for this, `target` is at least 4096. Bytes that are
     not UTF-8 become U+FFFD.
 
@@ -48,7 +48,7 @@ def json_lines(path: Path) -> Iterator[str]:
     """The field `text` of each line; blank lines and a byte-order mark are passed over.
 
     Raises:
-        EquimuError: as `pieces`; a line is no JSON of that kind.
+        EquimuError: as `pieces`; a line is not JSON of that kind.
     """
     with _opened(path, encoding="utf-8-sig", newline="\n") as file:
         number = 0
@@ -60,9 +60,9 @@ def json_lines(path: Path) -> Iterator[str]:
                         raise ValueError(f"longer than {_LONGEST_LINE} characters")
                     yield _text_of(line)
                 except ValueError as error:
-                    told = getattr(error, "msg", error)  # of the decoder, without its own numbers of lines
+                    message = getattr(error, "msg", error)  # of the decoder, without its own numbers of lines
                     raise EquimuError(
-                        f'{path}, line {number}: not a document ({told}); every line must be {{"text": "..."}}'
+                        f'{path}, line {number}: not a document ({message}); every line must be {{"text": "..."}}'
                     ) from None
 
 
@@ -86,8 +86,8 @@ def _opened(path: Path, encoding: str, newline: str) -> Generator[io.TextIOBase]
         with path.open("rb") as file, _decompressed(file, compression, zstd) as content:
             yield io.TextIOWrapper(content, encoding=encoding, errors="replace", newline=newline)
     except errors as error:
-        told = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise EquimuError(f"cannot read {path}: {told}") from None
+        message = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise EquimuError(f"cannot read {path}: {message}") from None
 
 
 def _decompressed(file: BinaryIO, compression: str, zstd: Any) -> Any:

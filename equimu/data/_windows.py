@@ -66,7 +66,7 @@ class Concatenated:
 class Documents:
     """One document a row, truncated or padded with end-of-document (the way of arXiv 2404.05728).
 
-    Inputs are the targets shifted right behind a beginning-of-document token. A target counts if no
+    Inputs are the targets shifted right after a beginning-of-document token. A target counts if no
     end-of-document stands before it in its row: the first one counts, the padding after it does not.
     """
 

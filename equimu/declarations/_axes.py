@@ -11,7 +11,7 @@
 
 Axes in front of the declared ones are stacks, so a layer under `jax.vmap` or a scan needs no declaration of its own.
 `inner` is there for keys and values: with one key/value head their projection has a finite output, but it feeds the
-attention and is no readout, which a finite `out` would make of it.
+attention and is not a readout, which a finite `out` would make of it.
 
 Beside the axes of arrays, a block declares which of its parts end a residual branch (`register_residual`): rules of depth
 put a factor there. And a wrapper that divides an array by its norm declares so (`register_normalised`): no rule sets the
@@ -68,7 +68,7 @@ class Axes:
         check(bool | None, trained=self.trained)
         for word in (*self.words, *(self.tied or ())):
             if word not in AXIS_WORDS:
-                raise EquimuError(f"{word!r} is no axis word: {nearest(word, AXIS_WORDS)}")
+                raise EquimuError(f"{word!r} is not an axis word: {nearest(word, AXIS_WORDS)}")
         if self.split is not None:
             pair = checked("split", self.split, tuple[Index, ...])
             if len(pair) != 2 or pair[0] >= len(self.words) or pair[1] < 1:
@@ -146,8 +146,8 @@ def register_axes(cls: type, **fields: Declaration) -> None:
         if isinstance(declaration, tuple):
             declaration = Axes(declaration)
         elif not (isinstance(declaration, Axes) or callable(declaration)):
-            told = f"write a tuple of axis words, axes(...), or a function of the module; got {shown(declaration)}"
-            raise EquimuError(f"the declaration of {cls.__name__}.{field} is none: {told}")
+            message = f"write a tuple of axis words, axes(...), or a function of the module; got {shown(declaration)}"
+            raise EquimuError(f"the declaration of {cls.__name__}.{field} is none: {message}")
         _REGISTRY.setdefault(cls, {})[field] = declaration
 
 
@@ -186,7 +186,9 @@ def register_normalised(cls: type, path: Callable[[Any], str]) -> None:
 
 def _check_path(cls: type, part: str) -> None:
     if not re.fullmatch(_PATH, checked("a path", part, str)):
-        raise EquimuError(f"{part!r} is no path below a {cls.__name__}; write it as in Python, e.g. 'mlp.layers[-1]'")
+        raise EquimuError(
+            f"{part!r} is not a path below a {cls.__name__}; write it as in Python, e.g. 'mlp.layers[-1]'"
+        )
 
 
 def find_branch_ends(owner: Any) -> list[str]:
@@ -246,7 +248,7 @@ def find_inner_axes(owner: Any) -> dict[str, Axes]:
 
 
 def find_tied_source(owner: Any, field: str) -> str | None:
-    """The tied field of `owner` whose second use takes its multiplier from `field`; None where `field` is no such slot."""
+    """The tied field of `owner` whose second use takes its multiplier from `field`; None where `field` is not such a slot."""
     for cls in type(owner).__mro__:
         for name in _REGISTRY.get(cls, {}):
             declared = find_axes(owner, name)

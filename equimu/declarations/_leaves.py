@@ -28,7 +28,7 @@ from equimu.declarations._axes import (
 class Leaf:
     """One array of a model.
 
-    - `path`: as one would write it behind the model's name: `blocks.mlp.up.weight`, `layers[0].bias`.
+    - `path`: as one would write it after the model's name: `blocks.mlp.up.weight`, `layers[0].bias`.
     - `owner`, `field`: the innermost module that holds it, and the field there (None outside any module).
     - `inside`: its path below the owner: the field, or an entry of it, `weights['up']`.
     - `axes`: its declaration, None where there is none.
@@ -60,7 +60,7 @@ class Leaf:
 
     @property
     def trainable(self) -> bool:
-        """Whether it is an inexact array that is no state: one that has a rule."""
+        """Whether it is an inexact array that is not a state: one that has a rule."""
         return bool(jnp.issubdtype(self.dtype, jnp.inexact)) and not self.state
 
     @property
@@ -77,7 +77,7 @@ def locate(model: Any) -> list[Leaf]:
     """All arrays of a model (or of its shapes), in the order of `jax.tree.leaves`.
 
     Raises:
-        EquimuError: an array has fewer axes than its declaration, or the part that ends a residual branch is no single map.
+        EquimuError: an array has fewer axes than its declaration, or the part that ends a residual branch is not a single map.
     """
     return [_leaf(node, place) for node, place in _nodes(model, _Place()) if is_array_or_shape(node)]
 
@@ -237,7 +237,7 @@ def _leaf(node: Any, place: _Place) -> Leaf:
 
 
 def dotted(path: tuple[Any, ...]) -> str:
-    """A JAX key path as it is written in Python behind the model's name."""
+    """A JAX key path as it is written in Python after the model's name."""
     return keystr(path).removeprefix(".")
 
 

@@ -18,7 +18,7 @@ from equimu.parameterization import Rule, rules_of, scaled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """Of one map behind some training: the exponents of its three terms.
+    """Of one map after some training: the exponents of its three terms.
 
     Each is the power of the fan-in by which a product of matrix and vector is larger than its factors, all as root mean
     squares: 1/2 where they are independent, 1 where they are fully aligned. None where a factor is zero.
@@ -45,7 +45,7 @@ def alignments(
 
     Args:
         tree: the tree of rules.
-        before, after: the model at the start and behind some training, as stored (multipliers are applied here).
+        before, after: the model at the start and after some training, as stored (multipliers are applied here).
         function: calls the model, for example the loss.
         *args: what else it takes, for example a batch.
 

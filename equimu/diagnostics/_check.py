@@ -169,7 +169,8 @@ def coord_check(
         Rows and verdict.
 
     Raises:
-        EquimuError: sizes that do not vary or fit, a loss that is no scalar or calls no module, a training that is not finite.
+        EquimuError: sizes that do not vary or fit, a loss that is not a scalar or calls no module, training that is not
+            finite.
     """
     probe = CoordinateProbe(
         make,

@@ -94,7 +94,7 @@ def _mistakes(
         ]
     if row.quantity == "weight":
         made.append((-leaf.fan_in / 2 - leaf.weight, "it is drawn as in the standard parameterization, by 1/√fan_in"))
-        made.append((-leaf.weight, "it is drawn with the same deviation at all sizes"))
+        made.append((-leaf.weight, "it is drawn with the same standard deviation at all sizes"))
         made += _roles("init_std", "drawn", leaf, parameterization, power)
     if row.quantity == "update":
         made += _roles("lr", "trained", leaf, parameterization, power)

@@ -1,7 +1,7 @@
 """What the laws of a parameterization say of each leaf: powers of the size that is varied.
 
-Everything is an exponent: the power of the size that is varied. The laws of a leaf of multiplier A, deviation σ and factor c on
-the learning rate give, for what the forward pass sees,
+Everything is an exponent: the power of the size that is varied. The laws of a leaf of multiplier A, standard deviation σ and
+factor c on the learning rate give, for what the forward pass sees,
 
 - the weight: w = A·σ;
 - the update: u = A·c times the size of the optimizer's direction. That is 1 for Adam and sign-like optimizers; the weight's

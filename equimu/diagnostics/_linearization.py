@@ -19,7 +19,7 @@ def linearization_error(before: PyTree, after: PyTree, *args: Any) -> Float[Arra
     see no difference. The blocks must be taken one by one, at the same input: their joint effect is nonlinear in both.
 
     Args:
-        before, after: the module, with its multipliers applied, before training and behind it.
+        before, after: the module, with its multipliers applied, before training and after it.
         *args: what it is called with.
 
     Returns:

@@ -59,7 +59,7 @@ class Measured:
     """What was measured at one size. Axes: seed, step, site or leaf; steps count from 0 (the start) or from 1 (updates).
 
     - `sites`: shapes of what is put out, by name, in the order of execution; `about`: what else is known of each. Of a stack
-      that is scanned over, each layer is a site behind that of the whole.
+      that is scanned over, each layer is a site after that of the whole.
     - `uses`: how the model uses its arrays, by path; `last`: the arrays that make the outcome.
     - `output`, `output_abs`: root mean square and mean absolute value of each site, from step 0.
     - `change`, `change_abs`: the same of its difference from step 0; zero at step 0.
@@ -94,7 +94,7 @@ class _Step(NamedTuple):
     """What a step makes. Lists have an array a leaf: as stored, its gradient, and what the forward pass uses of it.
 
     - `update`, `undecayed`: by how much the leaf changes, and would if the weights were zero.
-    - `used`, `used_after`, `used_undecayed`: forward weights before the step, behind it, and behind the undecayed one.
+    - `used`, `used_after`, `used_undecayed`: forward weights before the step, behind it, and after the undecayed one.
     """
 
     params: PyTree
@@ -163,7 +163,7 @@ class Experiment:
         )
 
     def reached(self, tree: PyTree) -> list[bool]:
-        """Of each leaf, whether the loss depends on it at all: at a point that is no special one, unlike a start at zero."""
+        """Of each leaf, whether the loss depends on it at all: at a point that is not a special one, unlike a start at zero."""
         programs, numbers = self._program(tree)
         model = initialize(tree, jax.random.key(0))
         params = eqx.filter(model, eqx.is_array)
@@ -214,7 +214,7 @@ class Experiment:
         return {**first, **over_steps(sites), **over_steps(leaves), "loss": np.array(losses)}
 
     def _compiled(self, like: PyTree) -> _Programs:
-        # What is no array of the model: functions, for example.
+        # What is not an array of the model: functions, for example.
         code = eqx.filter(like, lambda leaf: not is_rule(leaf) and not is_array_or_shape(leaf))
         has_rule = jax.tree.map(is_rule, like)
         traced = _Traced()

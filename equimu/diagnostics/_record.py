@@ -121,7 +121,7 @@ def _tap(output: Any, path: str, before: str = "") -> Any:
     def one(key: Any, x: Any) -> Any:
         return _tap_p.bind(x, name=(path or WHOLE) + dotted(key), before=before) if eqx.is_inexact_array(x) else x
 
-    # What a norm keeps of its rows is no output.
+    # What a norm keeps of its rows is not an output.
     return jax.tree_util.tree_map_with_path(one, output, is_leaf=lambda node: isinstance(node, eqx.nn.State))
 
 
@@ -174,7 +174,7 @@ def _recast(node: Any, choose: Callable[[type, str], type], path: tuple[Any, ...
         return node
     children, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     node = jax.tree.unflatten(structure, [_recast(child, choose, (*path, *key)) for key, child in children])
-    # Equinox's own wrapper of functions is no layer.
+    # Equinox's own wrapper of functions is not a layer.
     if not isinstance(node, eqx.Module) or isinstance(node, eqx.Partial):
         return node
     made: Any = object.__new__(choose(type(node), dotted(path)))
@@ -199,7 +199,7 @@ class _Found:
         self._last: list[tuple[Array, About, tuple[int, ...]]] = []
 
     def add(self, value: Array, name: str, before: str = "", about: About | None = None, layers: Any = ()) -> None:
-        """Takes a value. An outcome has its place behind all other sites."""
+        """Takes a value. An outcome has its place after all other sites."""
         if before:
             self._waiting.setdefault(before, []).append((name, value))
             return
@@ -211,7 +211,7 @@ class _Found:
         self._put(value, name, about or About(), layers)
 
     def finish(self) -> None:
-        """Puts the outcomes behind all other sites."""
+        """Puts the outcomes after all other sites."""
         for value, about, layers in self._last:
             self._put(value, OUTCOME, about, layers)
 

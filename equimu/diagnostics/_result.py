@@ -31,7 +31,7 @@ class CoordinateCheck:
     - `seeds`, `steps`: how many of each.
     - `predicted_growth`: the power of the size by which features change, by the laws: 0 where training is maximal and stable.
     - `rows`: sites in the order of execution, then leaves.
-    - `notes`: what is no fault by itself, and may be the cause of one: arrays that are used otherwise than declared, or that
+    - `notes`: what is not a fault by itself, and may be the cause of one: arrays that are used otherwise than declared, or that
       the loss does not depend on.
     """
 
@@ -131,18 +131,20 @@ class CoordinateCheck:
 
     def _what_is_off(self) -> str:
         failures = self.failures
-        told = "; ".join(self._tell(row) for row in failures[:_MOST_NAMED])
+        message = "; ".join(self._tell(row) for row in failures[:_MOST_NAMED])
         if len(failures) > _MOST_NAMED:
-            told += f"; and {len(failures) - _MOST_NAMED} more leaves"
+            message += f"; and {len(failures) - _MOST_NAMED} more leaves"
         first = self.first_site
         if first is None:
-            return f"off: {told}. No activation shows it at these sizes and steps."
+            return f"off: {message}. No activation shows it at these sizes and steps."
         if first is failures[0]:
-            return f"off: {told}"
-        return f"off: {told}. The first site that shows it is {self._tell(first, why=False)}"
+            return f"off: {message}"
+        return f"off: {message}. The first site that shows it is {self._tell(first, why=False)}"
 
     def _tell(self, row: Row, *, why: bool = True) -> str:
         if row.exponent.value is None:
             return f"{row.name}: {row.why}"
-        told = f"{row.name}: {_SPOKEN[row.quantity]} as {self.size}^({row.exponent}) where {row.expected} is expected"
-        return f"{told}; {row.why}" if why else told
+        message = (
+            f"{row.name}: {_SPOKEN[row.quantity]} as {self.size}^({row.exponent}) where {row.expected} is expected"
+        )
+        return f"{message}; {row.why}" if why else message

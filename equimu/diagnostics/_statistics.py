@@ -66,7 +66,7 @@ def of_leaf(
 
 
 def _decay(stored: np.ndarray, owed: np.ndarray) -> float:
-    """By what share of itself a leaf decays; NaN if what an update owes to the weights is no share of them.
+    """By what share of itself a leaf decays; NaN if what an update owes to the weights is not a share of them.
 
     Steps that are relative to the weights, such as Adafactor's, owe them more than a decay.
     """

@@ -100,7 +100,7 @@ def theory(
             continue
         is_layer = not any(p != path and (path == "" or is_within(p, path)) for p in classes)
         all_own = owned[path] if is_layer else []
-        # Keys and values of few heads put out little, and are no output layers.
+        # Keys and values of few heads put out little, and are not output layers.
         own = [leaf for leaf in all_own if (leaf.is_readout or leaf.narrowing > 0) != grows]
         if own:
             sites[site] = _layer(own, growth)

@@ -113,7 +113,7 @@ def _rows_of_site(
     changes: list[Row] = []
     for step in range(1, measured[0].change.shape[1]):
         change = np.stack([one.change[:, step, index] for one in measured], axis=-1)
-        # What is made of rounding errors is no change.
+        # What is made of rounding errors is not a change.
         change = np.where(change > ROUNDING_OF_CHANGE * output, change, 0.0)
         absolute = np.stack([one.change_abs[:, step, index] for one in measured], axis=-1)
         changes.append(_site(name, "change", step, change, absolute, sizes, expected.change))
@@ -155,7 +155,7 @@ def leaf_rows(
 
     Args:
         measured, sizes, said: what was measured, and is expected.
-        unreached: leaves that the loss does not depend on. That one of them never moves is no fault.
+        unreached: leaves that the loss does not depend on. That one of them never moves is not a fault.
     """
     rows: list[Row] = []
     largest = [one.gradient.max(axis=-1) for one in measured]
@@ -175,7 +175,7 @@ def leaf_rows(
 
 
 def _weight(leaf: LeafTheory, values: np.ndarray, sizes: Sequence[float]) -> Row:
-    """At each size the draw has the law's deviation, but for chance."""
+    """At each size the draw has the law's standard deviation, but for chance."""
     law, rule = np.array(leaf.sizes_of_weight), leaf.rules[0]
     seeds = len(values)
     off = False

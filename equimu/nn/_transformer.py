@@ -195,7 +195,7 @@ class Transformer(eqx.Module):
         return self.embedding.vocab_size
 
     def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
-        """The normalised residual stream behind the last block, from which the logits are read."""
+        """The normalised residual stream after the last block, from which the logits are read."""
         # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
         x = gather_shards(self.embedding)(tokens)
         if self.dtype is not None:
@@ -221,7 +221,7 @@ class Transformer(eqx.Module):
         return self.readout()(x)
 
     def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits vocab"]:
-        """Logits for the token behind each position."""
+        """Logits for the token after each position."""
         return self.unembed(self.features(tokens))
 
     def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:

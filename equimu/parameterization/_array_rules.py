@@ -101,8 +101,8 @@ def _check_tied(geometry: Geometry) -> None:
         if leaf.axes is not None and leaf.axes.tied is not None and leaf.path not in slots:
             raise EquimuError(
                 f"{leaf.path} is declared to be used twice, with the multiplier of the second use in "
-                f"{type(leaf.owner).__name__}.{leaf.axes.tied_multiplier}, which is no array; make it jnp.asarray(1.0), and "
-                "multiply what the second use makes by it"
+                f"{type(leaf.owner).__name__}.{leaf.axes.tied_multiplier}, which is not an array; make it jnp.asarray(1.0), "
+                "and multiply what the second use makes by it"
             )
 
 
@@ -272,8 +272,9 @@ def _is_trained(leaf: Leaf, start: Start) -> bool:
 def _norm_gain(gain: Rule, weight: Rule) -> Rule:
     """The rule of a gain on an array that is divided by its norm.
 
-    The forward pass sees no deviation and no multiplier of such an array. So its gain takes both into its own multiplier, with
-    the norm that a draw of deviation 1 has: the product starts, and moves, as the array would without the division.
+    The forward pass sees no standard deviation and no multiplier of such an array. So its gain takes both into its own
+    multiplier, with the norm that a draw of standard deviation 1 has: the product starts, and moves, as the array would
+    without the division.
     """
     entries = math.prod(weight.shape) // math.prod(gain.shape)
     return dataclasses.replace(gain, multiplier=gain.multiplier * weight.multiplier * weight.init_std * entries**0.5)
@@ -284,7 +285,7 @@ def _with_constants(rules: dict[str, Rule], constants: BaseConstants) -> dict[st
         return rule.role == constants.where or is_within(rule.path, constants.where)
 
     if not any(matches(rule) for rule in rules.values()):
-        # A role that this model has no leaf of is no mistake; a path is.
+        # A role that this model has no leaf of is not a mistake; a path is.
         if constants.where in ROLES:
             return rules
         raise EquimuError(f"base constants for {constants.where!r}: the model has no such role, module or leaf")

@@ -112,7 +112,7 @@ def completed_p(
 def umup(
     residual: float = 1.0, *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
 ) -> Parameterization:
-    """u-μP (arXiv 2407.17465): all weights have deviation 1, multipliers make unit scale; nothing is relative to a base.
+    """u-μP (arXiv 2407.17465): weights of standard deviation 1, multipliers that make unit scale, nothing relative to a base.
 
     Learning rates: fan_in^-1/2 of hidden weights, width^-1/2 of the embedding, 1 of the unembedding, biases and gains;
     everything inside the blocks × depth^-1/2. Its residual rule (branch τ/√(1+τ²), skip 1/√(1+τ²), for pre-norm blocks with

@@ -29,9 +29,9 @@ def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
     Args:
         tree: the tree of rules, from `parameterize`.
         key: a JAX random key.
-        rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's standard
-            deviation: each array is divided by its own root mean square, each member of a stack by its own, so that a stack of
-            layers starts as a list of them does.
+        rescale: keep the draw of the model's own initialiser (orthogonal, truncated, ...), scaled to the rule's
+            standard deviation: each array is divided by its own root mean square, each member of a stack by its own, so that a
+            stack of layers starts as a list of them does.
 
     Returns:
         The model.
@@ -143,7 +143,7 @@ def _within(std: float, other: float) -> bool:
 
 
 def _to_unit(rule: Rule, made: Any) -> Any:
-    """The draw over its root mean square; zeros, which get here where a deviation of zero is traced, stay zeros."""
+    """The draw over its root mean square; zeros, which get here where a standard deviation of zero is traced, stay zeros."""
     own = tuple(axis for axis, word in enumerate(rule.axes) if word != "stack")
     rms = jnp.sqrt(jnp.mean(jnp.abs(made) ** 2, axis=own, keepdims=True))
     return made / jnp.where(rms == 0, 1, rms)

@@ -103,7 +103,7 @@ def as_law(value: "Law | float") -> Law:
 def symbol(name: str) -> Law:
     """The law that is the named field of `Dimensions`."""
     if name not in SYMBOLS:
-        raise EquimuError(f"{name!r} is no size of a leaf (valid: {', '.join(SYMBOLS)})")
+        raise EquimuError(f"{name!r} is not a size of a leaf (valid: {', '.join(SYMBOLS)})")
     return Law(1.0, ((name, Fraction(1)),))
 
 

@@ -8,7 +8,7 @@ from equimu.parameterization._repeats import pattern
 from equimu.parameterization._starts import Start, measured, starts
 from equimu.parameterization._trace import Blueprint, Blueprints
 
-# Draws whose entries are mixed are measured if they are no larger than this; what is measured agrees within the tolerance.
+# Draws whose entries are mixed are measured if they are not larger than this; what is measured agrees within the tolerance.
 _LARGEST, TOLERANCE = 2**22, 0.05
 _ROUNDING = 1e-4
 

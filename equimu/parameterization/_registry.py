@@ -49,7 +49,7 @@ def register_parameterization(name: str, function: Callable[..., Parameterizatio
     """
     plain = checked("the name of a parameterization", name, str).replace("-", "_")
     if not plain.isidentifier() or keyword.iskeyword(plain) or plain.startswith("__"):
-        raise EquimuError(f"{name!r} is no name for a parameterization; write letters, digits and _")
+        raise EquimuError(f"{name!r} is not a name for a parameterization; write letters, digits and _")
     if plain in _BUILT_IN:
         raise EquimuError(f"{name!r} is a parameterization of equimu's own; choose another name")
     check_function("function", function, "from its arguments to a Parameterization")

@@ -43,7 +43,7 @@ def sp(*, optimizer: Family = "adam", decay: DecayRule = "independent") -> Param
 
 
 def ntk(*, optimizer: Family = "adam", decay: DecayRule = "independent") -> Parameterization:
-    """The NTK parameterization (arXiv 1806.07572): weights of deviation 1 times fan_in^-1/2, one learning rate for all leaves.
+    """The NTK parameterization (arXiv 1806.07572): standard deviation 1, multiplier fan_in^-1/2, one learning rate for all.
 
     `everett("ntk")` has the learning rates with which it transfers.
 
@@ -189,7 +189,7 @@ def spectral(
     check_choice("form", form, ("relative", "absolute"))
     n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)
     std = fan_in**-0.5 * narrowing**0.5
-    # At one growth of both fans their quotient is a constant; an output's falls with its fan-in, so its deviation as 1/fan_in.
+    # At one growth of both fans their quotient is a constant; an output's falls with its fan-in, so its std as 1/fan_in.
     growth = {"hidden": fan_in_ratio**-0.5, "output": 1 / fan_in_ratio}
 
     def row(role: str) -> Row:
@@ -216,7 +216,7 @@ def _table_3(form: Form, optimizer: Family, decay: DecayRule) -> Parameterizatio
     # An update of a hidden matrix moves its output by the rate, times the slope of the loss there, 1/n_out, times the square of
     # its input's norm, n_in. The published 1 is for sides that grow alike.
     sgd = {"input": n_out, "vector": n_out, "hidden": fan_out_ratio / fan_in_ratio, "output": 1 / n_in}
-    # Adam's over the deviation, which its steps are relative to
+    # Adam's over the standard deviation, which its steps are relative to
     adafactor = adam | {"hidden": n_in**-0.5, "output": ONE}
 
     def rate(role: str) -> Law:
@@ -280,7 +280,7 @@ _TABLE_3_GRADIENT = {"input": 1 / width_ratio, "vector": 1 / width_ratio, "hidde
 class _Exponents:
     """Everett's table: of input, hidden and output, the powers of the width.
 
-    - `std`, `multiplier`: of 1/n. (An input's deviation is fan_in^-1/2 times that: its own fan-in is finite.)
+    - `std`, `multiplier`: of 1/n. (An input's standard deviation is fan_in^-1/2 times that: its own fan-in is finite.)
     - `adam`, `sgd`: of the learning rate under full alignment.
     - `gradient`: of the gradient's root mean square at the start; derived, it is what epsilon follows.
     """

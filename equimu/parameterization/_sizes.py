@@ -109,7 +109,7 @@ def checked_sizes(
     """Base and target as plain integers.
 
     Raises:
-        EquimuError: they name different sizes, a size is no positive integer, or larger at the base.
+        EquimuError: they name different sizes, a size is not a positive integer, or larger at the base.
     """
     if not isinstance(base, Mapping) or not isinstance(target, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EquimuError(f"base and target are sizes by name, e.g. {{'width': 64}}: got {base!r} and {target!r}")

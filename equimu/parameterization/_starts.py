@@ -113,7 +113,7 @@ def _start(known: _Known, array: Any) -> Start:
     if isinstance(known, str):
         return dataclasses.replace(plain, drawn=known == _KEY)
     if not isinstance(known, _Draw):
-        # A complex constant is no number of a rule: that the model makes itself.
+        # A complex constant is not a number of a rule: that the model makes itself.
         value = complex(known)
         return dataclasses.replace(plain, fill=None if value.imag else value.real + 0.0)
     drawn = dataclasses.replace(plain, drawn=True, own_seed=known.own_seed)

@@ -78,7 +78,7 @@ def to_json(tree: PyTree) -> str:
         for name in ("init_mean", *NUMBERS):
             if not isinstance(getattr(rule, name), float | int | None):
                 raise EquimuError(
-                    f"{rule.path}: {name} is no plain number, so it cannot be written; write the tree it came from"
+                    f"{rule.path}: {name} is not a plain number, so it cannot be written; write the tree it came from"
                 )
         record = {name: getattr(rule, name) for name in _FIELDS}
         record["dtype"] = jnp.dtype(rule.dtype).name
@@ -101,7 +101,7 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
         found = json.loads(text)
         version, rules = found["format"], found["rules"]
     except (ValueError, KeyError, TypeError) as error:
-        raise EquimuError(f"this is no tree of rules in JSON ({error}); write one with to_json(tree)") from None
+        raise EquimuError(f"this is not a tree of rules in JSON ({error}); write one with to_json(tree)") from None
     if version != _FORMAT:
         raise EquimuError(
             f"these rules are in format {version!r}, which this version of equimu cannot read ({_FORMAT})"

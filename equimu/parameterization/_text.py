@@ -16,7 +16,7 @@ def parameterization_from_text(
 ) -> Parameterization:
     """The table that a text such as `"mup(form=absolute)"` calls for.
 
-    A text is the name of a parameterization with its arguments as in Python, and behind it any of the operations `tune`,
+    A text is the name of a parameterization with its arguments as in Python, and after it any of the operations `tune`,
     `replace`, `shift`, `with_depth`, `with_eps`, `with_plain_decay` and `with_start`. Words and paths need no quotes; numbers
     may be computed; where an argument is a law, the sizes in `Dimensions` may stand. Empty brackets of the name may be left
     out, and `-` may stand for `_` in it. Nothing of the text is executed but these functions.
@@ -32,8 +32,8 @@ def parameterization_from_text(
         What the function returns, after the operations.
 
     Raises:
-        EquimuError: the text is no such call, with the place; a name or an argument is unknown, with the nearest valid one; or
-            the function refuses a value.
+        EquimuError: the text is not such a call, with the place; a name or an argument is unknown, with the nearest valid
+            one; or the function refuses a value.
     """
     first, *operations = calls_of(text)
     arguments = dict(first.arguments)
@@ -50,14 +50,14 @@ def canonical_text(text: str) -> str:
     """The one spelling of a call: equal calls, and only those, have equal texts. For identities and labels.
 
     Arguments that are equal to their defaults are left out, but for `optimizer` and `decay`, which a run decides otherwise.
-    Arguments that have no default stand in front without their names, the others behind with theirs, in the order of the
+    Arguments that have no default stand in front without their names, the others after them with theirs, in the order of the
     function. Numbers are as short as they can be. For example `"tpv(8, form='absolute')"` is `"tpv(form=absolute)"`.
 
     Args:
         text: as in `parameterization_from_text`.
 
     Raises:
-        EquimuError: the text is no such call. Values are not checked: only the functions can.
+        EquimuError: the text is not such a call. Values are not checked: only the functions can.
     """
     found = ".".join(call.text() for call in calls_of(text))
     if len(found) > LONGEST:
@@ -71,8 +71,8 @@ def _applied(name: str, function: Callable[..., Any], arguments: dict[str, Any])
     except EquimuError as error:
         raise EquimuError(printable(error)) from error
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        (told, *_) = str(error).splitlines() or [type(error).__name__]
-        raise EquimuError(f"{name} cannot be called so: {printable(told)}") from error
+        (message, *_) = str(error).splitlines() or [type(error).__name__]
+        raise EquimuError(f"{name} cannot be called so: {printable(message)}") from error
     if not isinstance(table, Parameterization):
         raise EquimuError(f"{name} must make a Parameterization, and made {shown(table)}")
     return table

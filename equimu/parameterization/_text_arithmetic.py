@@ -24,13 +24,13 @@ def combined(
     except (ZeroDivisionError, OverflowError):
         raise source.refusal("holds a number that is too large, or a division by 0", node) from None
     if found is None:
-        raise source.refusal("holds what is no number, and no product of powers of sizes", node)
+        raise source.refusal("holds what is not a number, and no product of powers of sizes", node)
     if not isinstance(found, Law):
         return plain(found, node, source)
     plain(found.coefficient, node, source)
     if any(abs(e) > _LARGEST_POWER or e.denominator > _FINEST_POWER for _, e in found.exponents):
-        told = f"powers go to {_LARGEST_POWER}, in parts of {_FINEST_POWER} at the finest"
-        raise source.refusal(f"holds a law with a power that is none ({told})", node)
+        message = f"powers go to {_LARGEST_POWER}, in parts of {_FINEST_POWER} at the finest"
+        raise source.refusal(f"holds a law with a power that is none ({message})", node)
     return found
 
 

@@ -104,13 +104,13 @@ def calls_of(text: str) -> Iterator[Call]:
     node = source.parse()
     while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr not in _OPERATIONS:
-            told = nearest(node.func.attr, _OPERATIONS)
-            raise EquimuError(f"a parameterization has no operation {node.func.attr!r}: {told}")
+            message = nearest(node.func.attr, _OPERATIONS)
+            raise EquimuError(f"a parameterization has no operation {node.func.attr!r}: {message}")
         operations.append((node.func.attr, node))
         node = node.func.value
     call, node = (node, node.func) if isinstance(node, ast.Call) else (None, node)
     if not isinstance(node, ast.Name):
-        raise source.refusal("is no call; write a name with its arguments, such as mup(form=absolute)", node)
+        raise source.refusal("is not a call; write a name with its arguments, such as mup(form=absolute)", node)
     yield _bound(node.id, _parameters(registered(node.id)), call, source)
     for operation, call in reversed(operations):
         parameters = _parameters(getattr(Parameterization, operation))
@@ -134,8 +134,8 @@ def _bound(name: str, parameters: dict[str, _Parameter], call: ast.Call | None, 
 def _nodes(name: str, parameters: dict[str, _Parameter], call: ast.Call, source: Source) -> dict[str, ast.expr]:
     by_position = [n for n, p in parameters.items() if p.by_position]
     if len(call.args) > len(by_position):
-        told = f"only {', '.join(by_position)}" if by_position else "none"
-        raise EquimuError(f"{name} takes {told} without its name, got {len(call.args)} values")
+        message = f"only {', '.join(by_position)}" if by_position else "none"
+        raise EquimuError(f"{name} takes {message} without its name, got {len(call.args)} values")
     nodes = dict(zip(by_position, call.args, strict=False))
     named = [n for n, p in parameters.items() if not p.takes_any]
     for keyword in call.keywords:
@@ -145,8 +145,8 @@ def _nodes(name: str, parameters: dict[str, _Parameter], call: ast.Call, source:
         if argument in nodes:
             raise EquimuError(f"{name} is given {argument} twice")
         if argument not in named and (len(named) == len(parameters) or argument.startswith("__")):
-            told = nearest(argument, named) if named else "it has none"
-            raise EquimuError(f"{name} has no argument {argument!r}: {told}")
+            message = nearest(argument, named) if named else "it has none"
+            raise EquimuError(f"{name} has no argument {argument!r}: {message}")
         nodes[argument] = keyword.value
     return nodes
 

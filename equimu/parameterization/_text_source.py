@@ -18,16 +18,16 @@ class Source:
         """Its syntax tree.
 
         Raises:
-            EquimuError: it is no expression of Python; tells where that shows.
+            EquimuError: it is not an expression of Python; tells where that shows.
         """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd numbers and escapes: what is wrong is refused anyhow
                 return ast.parse(self.text, mode="eval").body
         except SyntaxError as error:
-            raise self.refusal(f"is no call ({error.msg} at character {error.offset or 1})") from None
+            raise self.refusal(f"is not a call ({error.msg} at character {error.offset or 1})") from None
         except (ValueError, MemoryError, RecursionError):
-            raise self.refusal("is no call") from None
+            raise self.refusal("is not a call") from None
 
     def refusal(self, words: str, node: ast.AST | None = None) -> EquimuError:
         """An error with the text, and the place of a part of it."""

@@ -40,7 +40,7 @@ def value_of(node: ast.expr, source: Source, *, laws: bool, depth: int = 0) -> V
     if isinstance(node, ast.BinOp):
         left, right = (_operand(side, source, laws, depth) for side in (node.left, node.right))
         return combined(node.op, left, right, node, source)
-    raise source.refusal("holds what is no word, number or law", node)
+    raise source.refusal("holds what is not a word, number or law", node)
 
 
 def value_text(value: Any, *, laws: bool) -> str:
@@ -68,7 +68,7 @@ def _constant(node: ast.Constant, source: Source) -> Value:
         return value
     if isinstance(value, int | float):
         return plain(value, node, source)
-    raise source.refusal("holds what is no word, number or law", node)
+    raise source.refusal("holds what is not a word, number or law", node)
 
 
 def _word(node: ast.expr, source: Source, depth: int) -> str | None:
@@ -81,7 +81,7 @@ def _word(node: ast.expr, source: Source, depth: int) -> str | None:
         else:
             key = value_of(node.slice, source, laws=False, depth=depth + 1)
             if not isinstance(key, int | str) or isinstance(key, bool):
-                raise source.refusal("has a path with a key that is no number or text", node)
+                raise source.refusal("has a path with a key that is not a number or text", node)
             end = f"[{key!r}]{end}"
         node = node.value
     if isinstance(node, ast.Name):
@@ -104,7 +104,7 @@ def _operand(node: ast.expr, source: Source, laws: bool, depth: int) -> int | fl
     value = value_of(node, source, laws=laws, depth=depth + 1)
     if isinstance(value, bool | str | None):
         if laws and isinstance(node, ast.Name):
-            raise EquimuError(f"{node.id!r} is no size of a leaf: {nearest(node.id, SYMBOLS)}")
+            raise EquimuError(f"{node.id!r} is not a size of a leaf: {nearest(node.id, SYMBOLS)}")
         what = "a number or a size of a leaf" if laws else "a number"
         raise source.refusal(f"computes with what is not {what}", node)
     return value

@@ -132,7 +132,9 @@ def check_same_structure(tree: PyTree, model: PyTree) -> None:
             "a tree of rules was given in place of the model; give the model that initialize(tree, key) makes"
         )
     if not rules_of(tree):
-        raise EquimuError(f"this is no tree of rules but {type(tree).__name__}; make the tree with parameterize(...)")
+        raise EquimuError(
+            f"this is not a tree of rules but {type(tree).__name__}; make the tree with parameterize(...)"
+        )
     # Where the model has None, the tree has a rule or None itself.
     rules, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
     leaves, other = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_none)

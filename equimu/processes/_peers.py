@@ -43,11 +43,11 @@ class PeerWatch:
         self._thread.start()
         atexit.register(self._close)  # before JAX's own, which takes the service away
 
-    def tell(self, told: str) -> None:
+    def report(self, message: str) -> None:
         """Tells the others that this process failed, and why; their watches end them."""
         self._leaving.set()
         try:
-            self._client.key_value_set(_ENDED, f"{self._name()} failed: {told}", allow_overwrite=True)
+            self._client.key_value_set(_ENDED, f"{self._name()} failed: {message}", allow_overwrite=True)
         except jax.errors.JaxRuntimeError:
             pass  # the service is gone, and whoever used it
 
@@ -82,8 +82,8 @@ class PeerWatch:
         while not self._leaving.wait(self._pause):
             beats += 1
             try:
-                told = json.dumps([beats, self._name()])
-                self._client.key_value_set(f"{_ALIVE}/{self._index}", told, allow_overwrite=True)
+                message = json.dumps([beats, self._name()])
+                self._client.key_value_set(f"{_ALIVE}/{self._index}", message, allow_overwrite=True)
                 if self._index == 0:
                     self._listen()
                 ended = self._client.key_value_try_get(_ENDED)
@@ -94,16 +94,16 @@ class PeerWatch:
 
     def _listen(self) -> None:
         now = time.monotonic()
-        for key, told in self._client.key_value_dir_get(f"{_ALIVE}/"):
-            other, (beats, name) = int(key.rpartition("/")[2]), json.loads(told)
+        for key, value in self._client.key_value_dir_get(f"{_ALIVE}/"):
+            other, (beats, name) = int(key.rpartition("/")[2]), json.loads(value)
             if beats != self._heard[other][0]:
                 self._heard[other] = (beats, now, name)
         silent = {name: now - since for _, since, name in self._heard.values() if now - since > self._seconds}
         if silent:
-            told = " and ".join(f"{name} has been silent for {seconds:.0f} s" for name, seconds in silent.items())
-            self._client.key_value_set(_ENDED, told, allow_overwrite=True)
+            message = " and ".join(f"{name} has been silent for {seconds:.0f} s" for name, seconds in silent.items())
+            self._client.key_value_set(_ENDED, message, allow_overwrite=True)
             self._lone = len(silent) == self._count - 1
-            self._give_up(told)
+            self._give_up(message)
 
     def _give_up(self, ended: str) -> None:
         print(f"equimu: {ended}; start all processes again and the run goes on", file=sys.stderr, flush=True)

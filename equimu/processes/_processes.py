@@ -72,9 +72,9 @@ def connect(runtime: JoiningOptions) -> None:
             heartbeat_timeout_seconds=round(3 * runtime.heartbeat_seconds) + 20,
         )
     except Exception as error:  # a RuntimeError, a ValueError, or what the cluster's own client raises
-        told = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise EquimuError(
-            f"the processes of this run ({found}) cannot be joined: {told}; write runtime.coordinator, processes and "
+            f"the processes of this run ({found}) cannot be joined: {message}; write runtime.coordinator, processes and "
             "process_id, or runtime.cluster none for a run of one process"
         ) from None
     _watch = PeerWatch(jax.process_index(), jax.process_count(), runtime.heartbeat_seconds)
@@ -93,7 +93,7 @@ def report_failure(error: BaseException) -> None:
         return
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         _watch.wait_for_verdict()  # most likely a collective, with a process that is no more
-    _watch.tell(" ".join(str(error).split())[:300] or type(error).__name__)
+    _watch.report(" ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def exit_process(code: int) -> None:
@@ -123,12 +123,12 @@ def on_process_zero(work: Callable[[], Any]) -> Any:
         return work()
     key = f"equimu/first/{_turn()}"
     if not is_process_zero():
-        told = json.loads(service().blocking_key_value_get(key, _WORK_MS))
-        if "error" in told:
-            failure = EquimuError(f"process 0: {told['error']}")
-            failure.exit_code = ExitCode(told["code"])
+        message = json.loads(service().blocking_key_value_get(key, _WORK_MS))
+        if "error" in message:
+            failure = EquimuError(f"process 0: {message['error']}")
+            failure.exit_code = ExitCode(message["code"])
             raise failure
-        return told["value"]
+        return message["value"]
     try:
         value = work()
     except BaseException as error:

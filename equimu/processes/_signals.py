@@ -26,7 +26,7 @@ class StopRequest:
         self.signum = 0
 
     def ask(self, signum: int = signal.SIGINT) -> None:
-        """Asks for a stop behind the step that runs."""
+        """Asks for a stop after the step that runs."""
         self.signum = signum
 
 

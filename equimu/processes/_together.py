@@ -49,12 +49,12 @@ class Hosts:
             return [work()]
         raised: BaseException | None = None
         try:
-            told = {"kind": "done", "value": work()}
+            message = {"kind": "done", "value": work()}
         except tuple(self._errors.values()) as error:
-            told = {"kind": type(error).__name__, "value": str(error)}
+            message = {"kind": type(error).__name__, "value": str(error)}
         except BaseException as error:  # the others must not wait for this process
-            raised, told = error, {"kind": "EquimuError", "value": f"{type(error).__name__}: {error}"}
-        all_told = self._exchange(what, told)
+            raised, message = error, {"kind": "EquimuError", "value": f"{type(error).__name__}: {error}"}
+        all_told = self._exchange(what, message)
         if raised is not None:
             raise raised
         for kind, cls in self._errors.items():

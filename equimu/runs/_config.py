@@ -9,6 +9,7 @@ from typing import Any, Literal
 from equimu._errors import EquimuError, nearest
 from equimu._values import (
     Count,
+    PathLike,
     Seed,
     Size,
     check_keys,
@@ -71,6 +72,10 @@ class RunConfig:
     steps: Count = 150
     seed: Seed = 0
     """Of the initial weights, of the order of the data, and of random keys in the loss."""
+    restore_from: PathLike | None = execution(None)
+    """A run's folder or one of its checkpoints to begin from: weights, optimizer state and step. The rules must fit, the config
+    may be another. A run begun this way is another run than without: its identity has the checkpoint's run and step, wherever
+    that is."""
     accumulate: Count = execution(1)
     """Micro-batches that a batch is computed in, one after the other, to save memory."""
     on_nonfinite: Literal["stop", "skip", "record"] = "stop"

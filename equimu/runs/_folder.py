@@ -48,7 +48,7 @@ class RunFolder:
     def check(self) -> None:
         """Raises an `EquimuError` if the folder is there and holds another run, or a link where a file of the run should be.
 
-        What a start left that was killed is no run yet, and is taken over.
+        What a start left that was killed is not a run yet, and is taken over.
         """
         try:
             for path in (self.path, *(self.path / name for name in NAMES)):
@@ -57,14 +57,14 @@ class RunFolder:
         except FileNotFoundError:
             if self.path.is_dir() and not all(LEFTOVER.fullmatch(each.name) for each in self.path.iterdir()):
                 raise EquimuError(
-                    f"{self.path} holds files but no {CONFIG}, so it is no run; choose another --out"
+                    f"{self.path} holds files but no {CONFIG}, so it is not a run; choose another --out"
                 ) from None
             return
         except OSError as error:
             raise EquimuError(f"cannot take {error.filename}: {error.strerror}; choose another --out") from None
         except ValueError:
             raise EquimuError(
-                f"{self.path / CONFIG} is no JSON; move the folder away, or choose another --out"
+                f"{self.path / CONFIG} is not JSON; move the folder away, or choose another --out"
             ) from None
         if found != self.identity:
             raise EquimuError(f"{self.path} was written by another config; move it away, or choose another --out")
@@ -97,7 +97,7 @@ class RunFolder:
             _remove_empty(made)
 
     def start(self, rules: str, step: int, mark: Mapping[str, Any] | None) -> None:
-        """Writes the config and the rules, and drops the rows of an interrupted run behind the step that it goes on from.
+        """Writes the config and the rules, and drops the rows of an interrupted run after the step that it goes on from.
 
         Args:
             rules: the tree of rules, as text.
@@ -121,7 +121,7 @@ class RunFolder:
             raise EquimuError(f"cannot write {self.path}: {error.strerror}; choose another --out") from None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to the metrics. Numbers that are none become null.
+        """Adds a row to the metrics. Numbers that are not finite become null.
 
         Raises:
             StorageError: it cannot be written.
@@ -153,9 +153,9 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         sha256 = self._rows.sha256
-        told = {"status": status, "sha256": sha256, "check": seal(self._name, status, sha256)}
+        message = {"status": status, "sha256": sha256, "check": seal(self._name, status, sha256)}
         with self._storing(step):
-            self._write(DONE, json.dumps(told).encode())
+            self._write(DONE, json.dumps(message).encode())
 
     def check_source(self) -> None:
         """Says on stderr, once for a root, if the file of the task is another than the run began with."""
@@ -205,14 +205,14 @@ class RunFolder:
         if mark is None or mark["text"] is None:
             raise EquimuError(
                 f"rows of {self.path} that the checkpoint counts on are lost ({wrong}); bring {METRICS} back, move "
-                f"{CHECKPOINTS} away to begin anew, or begin another run from it by --runtime.restore-from"
+                f"{CHECKPOINTS} away to begin anew, or begin another run from it by --restore-from"
             )
         try:
             rows = read_rows(mark["text"].encode(), self._name, checked=True)
         except ValueError as error:
             raise EquimuError(f"the rows in the newest checkpoint of {self.path} are not this run's: {error}") from None
-        told = f"rows of {self.path} are damaged ({wrong}); they are taken from the checkpoint"
-        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+        message = f"rows of {self.path} are damaged ({wrong}); they are taken from the checkpoint"
+        print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
         return rows
 
 

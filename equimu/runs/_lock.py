@@ -141,11 +141,11 @@ def _is_gone(owner: dict[str, Any], path: Path, flocked: bool) -> bool:
     # A time that is yet to come says nothing: a clock was set, or is wrong. Then it is the changes that count.
     dated = f", whose lock is dated {-silent:.0f} s ahead," if silent < -_LISTEN_SECONDS else ""
     left = FolderLock.stale_seconds - max(silent, 0.0)
-    told = (
+    message = (
         f"{path.parent} was last owned by {_told(owner)}{dated} and is taken over after {left:.0f} s without a sign of it; "
         f"if it has ended, remove {path} to go on at once"
     )
-    print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+    print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
     until = time.monotonic() + left
     while time.monotonic() <= until:
         time.sleep(_LISTEN_SECONDS)

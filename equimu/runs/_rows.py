@@ -32,7 +32,7 @@ class Rows:
         self._text: list[bytes] | None = []
 
     def add(self, row: Mapping[str, Any]) -> bytes:
-        """The line of the next row. Numbers that are none become null."""
+        """The line of the next row. Numbers that are not finite become null."""
         clean = _clean(row)
         self._check = _check(self._check, clean)
         line = json.dumps({**clean, _CHECK: self._check}).encode() + b"\n"
@@ -75,7 +75,7 @@ def read_rows(content: bytes, run: str, *, checked: bool) -> list[dict[str, Any]
         except ValueError as error:
             raise ValueError(f"row {number} of metrics.jsonl is unreadable: {error}") from None
         if not _is_row(row):
-            raise ValueError(f"row {number} of metrics.jsonl is no row")
+            raise ValueError(f"row {number} of metrics.jsonl is not a row")
         found = row.pop(_CHECK, None)
         check = _check(check, row)
         if found != (check if checked else None):

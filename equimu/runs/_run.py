@@ -89,8 +89,8 @@ def read_run(folder: Path) -> Run | None:
                 raise ValueError(f"{METRICS} is not the one that the run ended with")
         loss = _loss(status, rows)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        told = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
-        raise EquimuError(f"{folder} is no readable run ({told}); move it away and run it again") from None
+        message = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise EquimuError(f"{folder} is not a readable run ({message}); move it away and run it again") from None
     return Run(folder=folder, identity=identity, status=status, validation_loss=loss, rows=tuple(rows), **known)
 
 
@@ -111,7 +111,7 @@ def _known(config: Any) -> dict[str, Any]:
 
 
 def read_runs(root: Path) -> Iterator[Run]:
-    """The finished runs in the folders below a root, in the order of their names. How many others there are is told on stderr.
+    """The finished runs in the folders below a root, by name. How many others there are is reported on stderr.
 
     Raises:
         EquimuError: as `read_run`; a folder is a link, or the root cannot be read.
@@ -132,8 +132,8 @@ def read_runs(root: Path) -> Iterator[Run]:
             yield run
         unfinished += run is None and os.path.lexists(root / name / CONFIG)
     if unfinished:
-        told = f"{unfinished} of the runs in {root} have not ended, and are left out"
-        print(f"equimu: {printable(told)}", file=sys.stderr, flush=True)
+        message = f"{unfinished} of the runs in {root} have not ended, and are left out"
+        print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def _loss(status: Any, rows: list[dict[str, Any]]) -> float:

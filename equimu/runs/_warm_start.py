@@ -43,21 +43,19 @@ def find_warm_start(path: str) -> WarmStart:
     try:
         refuse_special(root)
     except OSError as error:
-        raise EquimuError(f"runtime.restore_from={path}: {root} is {error.strerror}") from None
+        raise EquimuError(f"restore_from={path}: {root} is {error.strerror}") from None
     steps = Checkpoints(root).steps()
     if not steps:
         raise EquimuError(
-            f"runtime.restore_from={path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
+            f"restore_from={path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
         )
     if named and int(named[1]) not in steps:
         there = ", ".join(f"step-{step}" for step in steps)
-        raise EquimuError(f"runtime.restore_from={path} is not there; {root} has {there}")
+        raise EquimuError(f"restore_from={path} is not there; {root} has {there}")
     try:
         identity = loads(read_inside(folder, CONFIG))
         if not isinstance(identity, dict):
             raise ValueError
     except (OSError, ValueError):
-        raise EquimuError(
-            f"runtime.restore_from={path}: {folder} has no readable config.json, so it is no run"
-        ) from None
+        raise EquimuError(f"restore_from={path}: {folder} has no readable config.json, so it is not a run") from None
     return WarmStart(root, int(named[1]) if named else steps[-1], identity)

@@ -158,7 +158,7 @@ def _read(opened: Any, box: Box, into: np.ndarray) -> Any:
 
 
 def _read_end(store: Any, array: Description, name: str) -> Any:
-    """Reads what is behind a file's elements, which is its checksum."""
+    """Reads what follows a file's elements, which is its checksum."""
     elements = math.prod(array["chunk"]) * np.dtype(array["stored_dtype"]).itemsize
     return store.read(f"{array['folder']}/{name}", byte_range=slice(elements, None))
 

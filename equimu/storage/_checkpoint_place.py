@@ -44,7 +44,7 @@ class Place(abc.ABC):
         """The key-value store in which a committed checkpoint is read.
 
         Raises:
-            Damaged: it holds a link, or what is no file.
+            Damaged: it holds a link, or what is not a file.
         """
 
     @abc.abstractmethod

@@ -92,7 +92,7 @@ class Checkpoints:
             manifest: plain JSON types, to be compared by `restore`.
 
         Raises:
-            EquimuError: a leaf that is no array, a manifest that is no JSON, or the save before this one failed.
+            EquimuError: a leaf that is not an array, a manifest that is not JSON, or the save before this one failed.
         """
         self.wait()
         if step < 0:
@@ -139,8 +139,8 @@ class Checkpoints:
             None if there are no checkpoints, or not that one.
 
         Raises:
-            EquimuError: the newest sound checkpoint is of another run or holds other arrays; there are checkpoints and none is
-                sound; the place cannot be read.
+            EquimuError: the newest valid checkpoint is of another run or holds other arrays; there are checkpoints and none is
+                valid; the place cannot be read.
         """
         self.wait()
         wanted = plain(manifest)
@@ -157,8 +157,10 @@ class Checkpoints:
             self._newest = each
             return Restored(each, arrays, found["manifest"], self._set_aside(damaged))
         if damaged:
-            told = "; ".join(f"step-{each}: {reason}" for each, reason in damaged)
-            raise EquimuError(f"no checkpoint in {self._root} is sound ({told}); repair one, or move all of them away")
+            message = "; ".join(f"step-{each}: {reason}" for each, reason in damaged)
+            raise EquimuError(
+                f"no checkpoint in {self._root} is valid ({message}); repair one, or move all of them away"
+            )
         if broken:
             raise EquimuError(
                 f"{self._root} holds only checkpoints that were set aside as damaged ({', '.join(broken)}); "
@@ -190,7 +192,7 @@ class Checkpoints:
                         self._place.clean()
                 raise
         self._newest = step
-        # Also where the step was there: a process that was killed right behind its commit came no further.
+        # Also where the step was there: a process that was killed right after its commit came no further.
         self._first(
             lambda: retry(
                 f"step {step} is saved, but older checkpoints in {self._root} cannot be removed",

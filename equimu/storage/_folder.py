@@ -26,7 +26,7 @@ def open_inside(folder: Path, name: str, flags: int) -> int:
         flags: as of `os.open`.
 
     Raises:
-        OSError: a part of the name is a link, the file is no regular one, or it cannot be opened.
+        OSError: a part of the name is a link, the file is not a regular one, or it cannot be opened.
     """
     *parents, last = _parts(folder, name)
     parent = _open_folder(folder, parents)
@@ -183,7 +183,7 @@ def expanded(text: str, what: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise EquimuError(f"{what} {text!r} is no path: {error}") from None
+        raise EquimuError(f"{what} {text!r} is not a path: {error}") from None
 
 
 def _parts(folder: Path, name: str) -> list[str]:

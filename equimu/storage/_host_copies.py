@@ -107,7 +107,7 @@ def host_copies(arrays: PyTree, host: int, staging: Staging) -> tuple[list[Leaf]
         written while the next is copied.
 
     Raises:
-        EquimuError: a leaf is no array.
+        EquimuError: a leaf is not an array.
     """
     named = [(path, _checked(path, leaf)) for path, leaf in named_leaves(arrays)]
     datas = [jax.random.key_data(leaf) if is_key(leaf.dtype) else leaf for _, leaf in named]

@@ -56,7 +56,7 @@ def decode(content: bytes, step: int) -> dict[str, Any]:
         ):
             raise Damaged("the manifest describes what no checkpoint holds")
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise Damaged("the manifest is no manifest") from None
+        raise Damaged("the manifest cannot be read") from None
     if found["format"] != FORMAT:
         raise EquimuError(
             f"the checkpoint of step {step} has format {found['format']} (equimu {found['versions']['equimu']}), "

@@ -165,7 +165,7 @@ def open_array(place: str, path: str, dtype: np.dtype[Any], size: int, ends: Seq
 
 
 def check_files(place: str, name: str, most: int = _MOST_FILE_BYTES) -> None:
-    """Raises an OSError if a file or folder at a local place is or holds a link or what is no file, or the file is larger."""
+    """Raises an OSError if what is at a local place is or holds a link or what is not a file, or is a larger file."""
     path = local_path(place)
     if path is not None and path.is_dir():
         check_inside(path, name, most)

@@ -96,8 +96,8 @@ def sweep(
             f"a sweep is one process, and {started_by} speaks of several; start one, with runtime.cluster none, or train the "
             "cells one by one"
         )
-    if runtime.restore_from is not None:
-        raise EquimuError("runtime.restore_from is for a single run; the cells of a sweep begin with fresh weights")
+    if config.run.restore_from is not None:
+        raise EquimuError("restore_from is for a single run; the cells of a sweep begin with fresh weights")
     devices = runtime.data * runtime.fsdp * runtime.tensor
     if workers is None:
         workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1

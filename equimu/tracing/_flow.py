@@ -32,7 +32,7 @@ class Value:
     - `marks`: of each axis.
     - `scores`: the products that it is, but for shifts and masks.
     - `ends`: the last values with a part of the model in them that it depends on; `plain` while nothing but sums and factors
-      came behind them.
+      came after them.
     - `makers`: the arrays that those were made with.
     """
 

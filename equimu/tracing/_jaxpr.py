@@ -6,7 +6,7 @@ from typing import Any
 
 # Calls whose inside is the same program in another place.
 CALLS = {"pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}
-# Operations that leave every axis where it is and take one array (and perhaps indices behind it).
+# Operations that leave every axis where it is and take one array (and perhaps indices after it).
 _IN_PLACE = {
     *("convert_element_type", "copy", "copy_p", "neg", "stop_gradient", "reduce_precision", "slice", "dynamic_slice"),
     *(
@@ -47,7 +47,7 @@ def parts_of_scan(inputs: Sequence[Any], params: dict[str, Any]) -> tuple[list[A
 
 
 def axes_before(eqn: Any) -> list[tuple[int, ...]] | None:
-    """For each axis of an operation's output the axes of its first input that lie along it; None if it is no such operation."""
+    """For each axis of an operation's output the axes of its first input that lie along it; None for other operations."""
     name, shape = eqn.primitive.name, eqn.invars[0].aval.shape if eqn.invars else ()
     if name in _IN_PLACE:
         return [(axis,) for axis in range(len(shape))]

@@ -57,9 +57,9 @@ def _with_frozen_parts(tree: PyTree, task: Task) -> PyTree:
     try:
         kept, _ = eqx.partition(tree, spec)
     except (TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise EquimuError(
-            f"{name}.trained gives a filter spec, True or False in the place of each array or of a part of the model; {told}"
+            f"{name}.trained gives a filter spec, True or False in the place of each array or of a part of the model; {message}"
         ) from None
     return jax.tree.map(
         lambda rule, kept: (

@@ -26,7 +26,7 @@ class ResumePoint(NamedTuple):
     """Where a run goes on.
 
     - `leaves`: the state, as the programs take it.
-    - `step`: updates behind it.
+    - `step`: updates before it.
     - `record`: of the losses up to there.
     - `rows`: what the checkpoint says of the run's rows up to there; None where there is none, or it says nothing.
     """
@@ -54,10 +54,10 @@ class CheckpointSchedule:
         self._last: int | None = None
 
     def restore(self) -> ResumePoint | None:
-        """The newest checkpoint that is what was saved; None where the run has none. Damaged newer ones are told on stderr.
+        """The newest checkpoint that is what was saved; None where the run has none. Damaged newer ones are reported on stderr.
 
         Raises:
-            EquimuError: none of the checkpoints is sound, or they are another run's.
+            EquimuError: none of the checkpoints is valid, or they are another run's.
         """
         restored = self._checkpoints.restore(self._like(), self._identity)
         if restored is None:
@@ -73,7 +73,7 @@ class CheckpointSchedule:
         """
         restored = Checkpoints(source.root).restore(self._like(), source.saved, step=source.step)
         if restored is None:
-            raise EquimuError(f"runtime.restore_from: step-{source.step} is gone from {source.root}")
+            raise EquimuError(f"restore_from: step-{source.step} is gone from {source.root}")
         return _begun(restored)
 
     def _like(self) -> Any:
@@ -146,8 +146,8 @@ class CheckpointSchedule:
 def _begun(restored: Restored) -> ResumePoint:
     if is_process_zero():
         for place, reason in restored.quarantined:
-            told = printable(f"a damaged checkpoint was set aside as {place}: {reason}")
-            print(f"equimu: {told}", file=sys.stderr, flush=True)
+            message = printable(f"a damaged checkpoint was set aside as {place}: {reason}")
+            print(f"equimu: {message}", file=sys.stderr, flush=True)
     record: Any = restored.manifest.get("record")
     names = {field.name for field in dataclasses.fields(LossRecord)}
     if (

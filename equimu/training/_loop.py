@@ -89,11 +89,9 @@ def train(
     connect(runtime)
     try:
         data = data_of(config.task)
-        source = None if runtime.restore_from is None else find_warm_start(runtime.restore_from)
+        source = None if config.restore_from is None else find_warm_start(config.restore_from)
         if source is not None and source.step > config.steps:
-            raise EquimuError(
-                f"runtime.restore_from is of step {source.step}, and the run has only steps={config.steps}"
-            )
+            raise EquimuError(f"restore_from is of step {source.step}, and the run has only steps={config.steps}")
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
         folder.check()
         if on_process_zero(lambda: folder.is_done):
@@ -194,7 +192,7 @@ def _train(
             if saves and _is_sound(metrics):
                 save(step)
             if wish.signum:
-                _stop(wish.signum, f"behind step {step} of {config.steps}", saving)
+                _stop(wish.signum, f"after step {step} of {config.steps}", saving)
         sums: dict[str, tuple[float, float]] = {}
         for number in range(len(validation)):
             batch, weights = place((validation.batch(number, rows), validation.weights(number, rows)))
@@ -218,7 +216,7 @@ def _stop(signum: int, where: str, saving: CheckpointSchedule) -> NoReturn:
 
 
 def _is_sound(metrics: StepMetrics) -> bool:
-    """Whether the state behind a measured step may be saved: everything in it is finite."""
+    """Whether the state after a measured step may be saved: everything in it is finite."""
     return metrics.updates is not None or (math.isfinite(metrics.grad_norm) and math.isfinite(metrics.update_rms))
 
 

@@ -1,4 +1,4 @@
-"""What the losses of a run say while it goes on: numbers that are none, and spikes."""
+"""What the losses of a run say while it goes on: numbers that are not finite, and spikes."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ _FIRST_STEPS = 32  # nothing is called a spike before
 
 
 class NotFiniteError(EquimuError):
-    """A loss or gradient is no number, and the run was to stop then."""
+    """A loss or gradient is not finite, and the run was to stop then."""
 
     exit_code = ExitCode.NOT_FINITE
 
@@ -36,7 +36,7 @@ class LossRecord:
     spikes: int = 0
 
     def see(self, loss: float) -> None:
-        """Takes in the loss of the next step. One that is no number changes nothing."""
+        """Takes in the loss of the next step. One that is not finite changes nothing."""
         if not math.isfinite(loss):
             return
         above = max(_SPIKE_CHANGES * self.change, _SPIKE_SHARE * abs(self.mean))
@@ -52,6 +52,6 @@ class LossRecord:
 
     def log_spikes(self) -> dict[str, Any]:
         """What a row of metrics says of spikes since the last one: nothing where there were none."""
-        told = {"spikes": self.spikes} if self.spikes else {}
+        message = {"spikes": self.spikes} if self.spikes else {}
         self.spikes = 0
-        return told
+        return message

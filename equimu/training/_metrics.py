@@ -21,8 +21,8 @@ class MetricsLog:
     each leaf did, by `leaf_rows`.
 
     The loss of a step is looked at when the next one has been handed to the device, so the device has work while the loop
-    waits, and a number that is none is known one step later. Short steps are looked at together, as many as come in 20 ms:
-    waiting for each would slow them.
+    waits, and a number that is not finite is known one step later. Short steps are looked at together, as many as come in
+    20 ms: waiting for each would slow them.
 
     Args:
         config: the run.
@@ -63,7 +63,7 @@ class MetricsLog:
             Whether to go on; not where the run has diverged and is recorded as such.
 
         Raises:
-            NotFiniteError: a loss or gradient is no number, and the run's policy is to stop.
+            NotFiniteError: a loss or gradient is not finite, and the run's policy is to stop.
         """
         self._waiting.append((step, metrics, logs))
         now = time.perf_counter()
@@ -85,7 +85,7 @@ class MetricsLog:
         if fails and policy == "stop":
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise NotFiniteError(
-                f"the {what} of step {step} is no number; {self._told()}; lower the learning rate, "
+                f"the {what} of step {step} is not finite; {self._told()}; lower the learning rate, "
                 "or let on_nonfinite skip such updates or record the run as diverged"
             )
         return not fails

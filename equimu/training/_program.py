@@ -219,6 +219,7 @@ def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tu
         base_steps=None,
         steps=1,
         seed=0,
+        restore_from=None,
         # Stopping and recording are the loop's.
         on_nonfinite="skip" if config.on_nonfinite == "skip" else "stop",
     )

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Index, PathLike, Seconds, Size, check_fields
+from equimu._values import Count, Index, Seconds, Size, check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,6 @@ class RuntimeConfig:
     """Checkpoints at multiples of this step are kept for good; None for none."""
     save_final: bool | None = None
     """Whether the last step is saved; None for runs that were saved before their end."""
-    restore_from: PathLike | None = None
-    """A run's folder or one of its checkpoints to begin from: weights, optimizer state and step. The rules must fit, the config
-    may be another. A run begun this way is another run than without."""
 
     cluster: Literal["auto", "none"] = "auto"
     """Whether a start by Slurm, Open MPI, Kubernetes or on a TPU pod is looked for, to join the processes."""
