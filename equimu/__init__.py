@@ -67,7 +67,9 @@ from equimu.plans import Machine as Machine
 from equimu.plans import plan as plan
 from equimu.plans import register_machine as register_machine
 from equimu.reports import report as report
+from equimu.runs import Logger as Logger
 from equimu.runs import RunConfig as RunConfig
+from equimu.runs import register_logger as register_logger
 from equimu.sweeps import SweepConfig as SweepConfig
 from equimu.sweeps import sweep as sweep
 from equimu.tasks import LanguageModel as LanguageModel

@@ -34,7 +34,7 @@ from equimu.plans import (
 )
 from equimu.plans._compile import CompiledStep, compile_step, needed_and_available
 from equimu.plans._count import Counts, count, group_size
-from equimu.plans._estimate import estimate, optimizer_bytes, shapes_of, weight_bytes
+from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
 from equimu.plans._flops import matrix_entries, model_flops, parameter_count
 from equimu.plans._hlo import Module
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu.attention import backends
 from equimu.plans._compile import CompiledStep, compile_step
 from equimu.plans._count import Counts, Traffic
 from equimu.plans._topology import Topology, check_compiler, environment_for, topology_from_dict
 from equimu.runs import RunConfig, config_from_dict, config_to_dict
-from equimu.tasks import find_task, where_of
+from equimu.tasks import files_of, find_task, import_files, where_of
 
 # Without the current folder, whose files may be named as modules are (`-P`); where this package is, comes last.
 _CODE = "import sys; sys.path.append(sys.argv[1]); from equimu.plans._child import main; main(*sys.argv[2:])"
@@ -43,6 +44,7 @@ def compile_elsewhere(
     request = {
         "config": config_to_dict(config),
         "task": where_of(type(config.task)),
+        "files": files_of(_registered(config)),
         "topology": dataclasses.asdict(topology),
         "arguments": {"data": data, "fsdp": fsdp, "tensor": tensor},
     }
@@ -73,6 +75,13 @@ def compile_elsewhere(
     return _facts(answer)
 
 
+def _registered(config: RunConfig) -> list[Any]:
+    """What users may have registered that the compiled program depends on."""
+    values = json.dumps(config_to_dict(config))
+    used = [b.run for b in backends().values() if b.preferred_on or json.dumps(b.name) in values]
+    return [type(config.optimizer), *used]
+
+
 def _facts(answer: dict[str, Any]) -> CompiledStep:
     counts: Any = answer["counts"]
     if counts is not None:
@@ -86,7 +95,9 @@ def main(asked: str, told: str) -> None:
     """Answers a request: a file to read and one to write."""
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
-        config = config_from_dict(request["config"], find_task(request["task"]))
+        task = find_task(request["task"])
+        import_files(request["files"])  # which register what the config names
+        config = config_from_dict(request["config"], task)
         topology = topology_from_dict(request["topology"])
         facts = compile_step(config, topology, **request["arguments"], clock=time.perf_counter)
         answer = dataclasses.asdict(facts)

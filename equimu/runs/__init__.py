@@ -9,6 +9,10 @@ from equimu.runs._files import CHECKPOINTS as CHECKPOINTS
 from equimu.runs._folder import RunFolder as RunFolder
 from equimu.runs._folder import StorageError as StorageError
 from equimu.runs._lock import FolderLock as FolderLock
+from equimu.runs._logger import Logger as Logger
+from equimu.runs._logger import LoggerFeed as LoggerFeed
+from equimu.runs._logger import logger_names as logger_names
+from equimu.runs._logger import register_logger as register_logger
 from equimu.runs._run import Run as Run
 from equimu.runs._run import read_run as read_run
 from equimu.runs._run import read_runs as read_runs

@@ -5,7 +5,9 @@ from equimu.tasks._cross_entropy import summed_losses as summed_losses
 from equimu.tasks._fields import execution as execution
 from equimu.tasks._fields import is_execution as is_execution
 from equimu.tasks._find import checked_task as checked_task
+from equimu.tasks._find import files_of as files_of
 from equimu.tasks._find import find_task as find_task
+from equimu.tasks._find import import_files as import_files
 from equimu.tasks._find import source_digest as source_digest
 from equimu.tasks._find import task_from_dict as task_from_dict
 from equimu.tasks._find import task_to_dict as task_to_dict

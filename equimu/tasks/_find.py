@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,35 @@ def where_of(cls: type[Task]) -> str:
             f"{cls.__name__} is not at the top level of a file, so another process cannot import it; move it to one"
         )
     return f"{Path(file).resolve()}:{cls.__name__}"
+
+
+def files_of(things: Iterable[Any]) -> dict[str, str]:
+    """The modules that classes and functions are defined in, with their files, so that another process can import them.
+
+    Args:
+        things: of which this library's own are left out.
+
+    Raises:
+        EquimuError: one is in no file: it was written in a notebook.
+    """
+    found: dict[str, str] = {}
+    for thing in things:
+        name = getattr(thing, "__module__", None) or type(thing).__module__
+        if name.partition(".")[0] != __name__.partition(".")[0]:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file is None:
+                raise EquimuError(f"{shown(thing)} is in no file, so another process cannot import it; move it to one")
+            found[name] = str(Path(file).resolve())
+    return found
+
+
+def import_files(files: Mapping[str, str]) -> None:
+    """Imports what `files_of` gave in another process: modules that are found by their names, and others by their files."""
+    for name, file in files.items():
+        if name == "__main__" or not _is_found(name):
+            _from_file(Path(file))
+        else:
+            _installed(name)
 
 
 def task_to_dict(task: Task, *, whole: bool = False) -> dict[str, Any]:
@@ -133,6 +162,13 @@ def source_digest(task: Task) -> str | None:
 def _is_own(cls: type[Task]) -> bool:
     """Whether a class is this library's."""
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _is_task(value: Any) -> bool:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from equimu.processes import (
     on_process_zero,
     report_failure,
 )
-from equimu.runs import Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_run, run_config
+from equimu.runs import LoggerFeed, Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_run, run_config
 from equimu.sharding import make_mesh, place_batch, rows_of_process
 from equimu.storage import local_folder
 from equimu.tasks import Task
@@ -64,7 +64,7 @@ def train(
         task: what is trained, or a whole `RunConfig`.
         size: of the model; see `RunConfig`.
         out: root of the run folders; the run's own folder is named by a hash of its config and data.
-        runtime: how to carry it out: devices, processes, checkpoints.
+        runtime: how to carry it out: devices, processes, checkpoints, loggers.
         on_row: called with each row of metrics as it is written, on process 0.
         fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
 
@@ -135,6 +135,8 @@ def _train(
     source: WarmStart | None,
     on_row: OnRow,
 ) -> None:
+    feed = LoggerFeed()
+    on_process_zero(lambda: feed.add(runtime.loggers))
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
     mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
     rows = rows_of_process(mesh, data.rows)
@@ -155,8 +157,9 @@ def _train(
         if is_process_zero():
             folder.append(row)
             on_row(row)
+            feed.row(row)
 
-    with _owning(folder), contextlib.closing(saving), handle_signals() as stop:
+    with _owning(folder), contextlib.closing(saving), feed, handle_signals() as stop:
         if on_process_zero(lambda: folder.is_done):
             return
         begun = saving.restore()
@@ -170,11 +173,13 @@ def _train(
         metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.told)
         agreed = Consensus(mesh, lambda: StopVote(stop.signum, saving.is_time()))
         batches = loader.iterate(first, rows)
+        feed.begin(folder.identity, folder.path, first)
         barrier("start")  # a collective that one process enters half a minute late may fail
 
-        def end(status: str, step: int) -> None:
+        def end(status: Literal["finished", "diverged"], step: int) -> None:
             saving.finish()
             on_process_zero(lambda: folder.finish(status, step))
+            feed.end(status)
 
         def save(step: int) -> None:
             on_process_zero(lambda: folder.sync(step))

@@ -1,15 +1,16 @@
 """How a run is carried out, as opposed to what it is: no field changes which run it is, nor the folder it has."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Index, Seconds, Size, check_fields
+from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields
+from equimu.runs import logger_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Devices, processes and checkpoints of a run."""
+    """Devices, processes, checkpoints and loggers of a run."""
 
     data: Size = 1
     """Devices over which the rows of a batch are spread, each with a copy of the weights."""
@@ -28,6 +29,9 @@ class RuntimeConfig:
     """Checkpoints at multiples of this step are kept for good; None for none."""
     save_final: bool | None = None
     """Whether the last step is saved; None for runs that were saved before their end."""
+
+    loggers: tuple[Annotated[str, OneOf(logger_names)], ...] = ()
+    """What is sent the rows as they are written: tensorboard, or others that were registered; see `equimu.runs.Logger`."""
 
     cluster: Literal["auto", "none"] = "auto"
     """Whether a start by Slurm, Open MPI, Kubernetes or on a TPU pod is looked for, to join the processes."""

@@ -1,6 +1,9 @@
-"""What a user of the library writes, type-checked strictly: a layer, a parameterization, an optimizer and a task."""
+"""What a user of the library writes, type-checked strictly: a layer, a parameterization, an optimizer, an attention backend, a
+machine, a logger and tasks."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import equimu as mu
+from equimu.attention import Backend, Problem, Visibility
 from equimu.parameterization import fan_in, width_ratio
 
 
@@ -86,6 +90,58 @@ class Nadam(mu.Optimizer):
 
 
 mu.register_optimizer("nadam", Nadam)
+
+
+def plain_attention(
+    q: Float[Array, "*batch seq_q heads head_dim"],
+    k: Float[Array, "*batch seq_k kv_heads head_dim"],
+    v: Float[Array, "*batch seq_k kv_heads head_dim"],
+    *,
+    scale: float | Float[Array, ""],
+    q_offset: int | Int[Array, ""],
+    q_segments: Int[Array, "*batch seq_q"] | None,
+    k_segments: Int[Array, "*batch seq_k"] | None,
+    visibility: Visibility,
+) -> Float[Array, "*batch seq_q heads head_dim"]:
+    """Softmax attention by the formula, of as many heads of keys as of queries."""
+    scores = scale * jnp.einsum("...qhd,...khd->...hqk", q, k)
+    seen = visibility.mask(q_offset + jnp.arange(q.shape[-3])[:, None], jnp.arange(k.shape[-3]))
+    return jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1), v)
+
+
+def why_not(problem: Problem) -> str | None:
+    """What `plain_attention` cannot do."""
+    return "it takes neither segments nor shared heads" if problem.segments or problem.heads != problem.kv_heads else None
+
+
+mu.register_backend(Backend(name="plain", run=plain_attention, unsupported_reason=why_not))
+mu.register_machine(
+    mu.Machine(name="cluster", memory=80 * 2**30, flops=989e12, bandwidth=3.35e12, interconnect=450e9, source="the vendor")
+)
+
+
+class LastLoss:
+    """Writes the newest row, in words, into a file beside the runs."""
+
+    def begin(self, identity: Mapping[str, Any], folder: Path, step: int, /) -> None:
+        self.file = folder.parent / "progress.txt"
+        self.file.write_text(f"{identity['config']['task']['name']} from step {step}\n")
+
+    def row(self, row: Mapping[str, Any], /) -> None:
+        with self.file.open("a") as file:
+            file.write(f"step {row['step']}: {row.get('loss')}\n")
+
+    def end(self, status: str, /) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{status}\n")
+
+
+mu.register_logger("last-loss", LastLoss)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder(mu.LanguageModel):
+    """The decoder on text, with what this file registers."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""The logger for TensorBoard."""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from equimu._errors import EquimuError
+from equimu.storage import refuse_special
+
+_FOLDER = "tensorboard"
+
+
+class TensorBoard:
+    """Writes the numbers of each row as scalars, into `tensorboard` in the run's folder: `tensorboard --logdir runs`.
+
+    Of a run that goes on, TensorBoard forgets what it was sent after the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._package: Any = importlib.import_module("tensorboardX")
+        except ModuleNotFoundError:
+            raise EquimuError(
+                "the logger tensorboard needs tensorboardX, which is not installed: pip install 'equimu[tensorboard]'"
+            ) from None
+
+    def begin(self, identity: Mapping[str, Any], folder: Path, step: int, /) -> None:
+        """As `Logger.begin`."""
+        refuse_special(folder / _FOLDER)
+        self._writer = self._package.SummaryWriter(str(folder / _FOLDER), purge_step=step + 1)
+        indented = json.dumps(identity, indent=1).replace("\n", "\n    ")
+        self._writer.add_text("identity", f"    {indented}", step)
+
+    def row(self, row: Mapping[str, Any], /) -> None:
+        """As `Logger.row`."""
+        for tag, value in _scalars(row):
+            self._writer.add_scalar(tag, value, row["step"])
+        self._writer.flush()
+
+    def end(self, status: str, /) -> None:
+        """As `Logger.end`."""
+        self._writer.close()
+
+
+def _scalars(row: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{within}{name}/")
+        elif name != "step" and value is not None:
+            yield within + name, float(value)
