@@ -9,6 +9,8 @@ from aot import needs_libtpu, optimized, tpu_mesh
 from jax.sharding import PartitionSpec
 
 from equimu.attention import dot_product_attention, explain
+from equimu.plans._count import count
+from equimu.plans._flops import kernel_flops
 
 pytestmark = needs_libtpu
 
@@ -50,6 +52,15 @@ def test_auto_takes_the_kernel(chip, dtype):
     ours = dtype == jnp.bfloat16
     assert count == (2 if ours else 3)  # splash has one for the gradient of q, and one for those of k and v
     assert ("equimu_attention_forward" if ours else "splash_mha_fwd") in text and " while(" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("backend, prices", [("pallas_tpu", [1, 2.5]), ("splash", [1, 1.5, 2])])
+def test_the_kernels_of_a_program_are_declared(backend, prices, packed):
+    arguments = shapes(512, 4, 2, 128, jnp.bfloat16, packed)
+    _, text = kernels("v5e", arguments, backend=backend)
+    assert sorted(kernel_flops(name, 1.0) for name in count(text).kernels) == prices
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def test_train_leaves_nothing_after_bad_input(corpus, tmp_path):
         dataclasses.replace(good, size={"width": 20, "depth": 2}),
         dataclasses.replace(good, base={"width": 64, "depth": 2}),
         with_model(good, tie_embeddings=True),
-        with_model(good, attention_backend="nosuch"),
+        with_model(good, attention_backend="pallas_tpu"),
         with_text(good, corpus=str(tmp_path / "nothing.txt")),
         with_text(good, seq=10**8),
     ]

@@ -61,6 +61,7 @@ class Times:
         roofline: the largest of these; no program of these counts can be faster.
         schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
             Where the compiler tells no cycles, the longer of compute and memory in place of these and of kernels.
+        by_cycles: whether the compiler told cycles.
     """
 
     compute: float
@@ -68,6 +69,7 @@ class Times:
     network: float
     roofline: float
     schedule: float
+    by_cycles: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,4 +247,5 @@ def _times(facts: CompiledStep, counts: Counts, machine: Machine) -> Times | Non
         network=network,
         roofline=max(compute, memory, network),
         schedule=busy + counts.exposed_bytes / machine.interconnect,
+        by_cycles=machine.clock is not None,
     )

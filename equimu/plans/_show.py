@@ -122,7 +122,7 @@ def _times(made: Plan) -> list[tuple[str, ...]]:
         ("bytes of the main memory", f"{times.memory:.3f} s"),
         ("bytes of the links", f"{times.network:.3f} s"),
         ("roofline, the largest of these", f"{times.roofline:.3f} s"),
-        ("the compiler's schedule", f"{times.schedule:.3f} s"),
+        ("the compiler's schedule" if times.by_cycles else "one after the other", f"{times.schedule:.3f} s"),
         (f"{made.unit} a day", f"{made.tokens_per_day:.4g}"),
         ("model FLOPs utilisation", f"{made.utilisation:.1%}"),
     ]

@@ -111,12 +111,16 @@ def plain_attention(
 
 def why_not(problem: Problem) -> str | None:
     """What `plain_attention` cannot do."""
-    return "it takes neither segments nor shared heads" if problem.segments or problem.heads != problem.kv_heads else None
+    return (
+        "it takes neither segments nor shared heads" if problem.segments or problem.heads != problem.kv_heads else None
+    )
 
 
 mu.register_backend(Backend(name="plain", run=plain_attention, unsupported_reason=why_not))
 mu.register_machine(
-    mu.Machine(name="cluster", memory=80 * 2**30, flops=989e12, bandwidth=3.35e12, interconnect=450e9, source="the vendor")
+    mu.Machine(
+        name="cluster", memory=80 * 2**30, flops=989e12, bandwidth=3.35e12, interconnect=450e9, source="the vendor"
+    )
 )
 
 
