@@ -207,16 +207,16 @@ def summary(cells: list[Cell]) -> str:
 
 def text_of(optimum: Optimum) -> str:
     """A fitted optimum, or the best of the grid in brackets."""
-    if optimum.log2_lr is None:
-        return "" if optimum.best_log2_lr is None else f"({optimum.best_log2_lr:g})"
-    return f"{optimum.log2_lr:.2f}" + ("" if optimum.plus_minus is None else f" ± {optimum.plus_minus:.2f}")
+    if optimum.point is None:
+        return "" if optimum.best_point is None else f"({optimum.best_point:g})"
+    return f"{optimum.point:.2f}" + ("" if optimum.plus_minus is None else f" ± {optimum.plus_minus:.2f}")
 
 
 def distance(optimum: Optimum, anchor: Optimum) -> str:
     """Octaves between two optima."""
-    if optimum.log2_lr is None or anchor.log2_lr is None:
+    if optimum.point is None or anchor.point is None:
         return ""
-    found = optimum.log2_lr - anchor.log2_lr
+    found = optimum.point - anchor.point
     if optimum.plus_minus is None or anchor.plus_minus is None:
         return f"{found:+.2f}"
     return f"{found:+.2f} ± {math.hypot(optimum.plus_minus, anchor.plus_minus):.2f}"

@@ -66,6 +66,7 @@ from equimu.plans import plan as plan
 from equimu.reports import report as report
 from equimu.runs import RunConfig as RunConfig
 from equimu.sweeps import SweepConfig as SweepConfig
+from equimu.sweeps import octaves as octaves
 from equimu.sweeps import sweep as sweep
 from equimu.tasks import LanguageModel as LanguageModel
 from equimu.tasks import Losses as Losses

@@ -23,9 +23,9 @@ def cells(exponent=-0.5, **numbers):
     """Runs whose leaf `w` has a ratio of 0.01 · (size / 32)^exponent, at three rates."""
     return [
         Cell(
-            parameterization="mup",
+            panel="mup",
             size=size,
-            learning_rate=2.0**rate,
+            value=2.0**rate,
             seed=seed,
             loss=2 + (rate + 5) ** 2 / 10 + seed / 100,
             leaves={
@@ -41,7 +41,7 @@ def cells(exponent=-0.5, **numbers):
 
 def test_ratio_is_of_the_runs_at_the_carried_rate_and_its_growth_is_per_doubling():
     found = report(cells()).panels[0].leaves
-    assert (found.log2_lr, found.sizes) == (-5, (32, 64, 128))
+    assert (found.point, found.sizes) == (-5, (32, 64, 128))
     (row,) = found.rows
     assert row.path == "w"
     np.testing.assert_allclose(row.ratios, [0.01, 0.01 / math.sqrt(2), 0.005])

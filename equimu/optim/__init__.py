@@ -6,8 +6,10 @@ from equimu.optim._config import AdamW as AdamW
 from equimu.optim._config import Lion as Lion
 from equimu.optim._config import Muon as Muon
 from equimu.optim._config import Optimizer as Optimizer
+from equimu.optim._config import is_optimizer_text as is_optimizer_text
 from equimu.optim._config import optimizer_class as optimizer_class
 from equimu.optim._config import optimizer_from_dict as optimizer_from_dict
+from equimu.optim._config import optimizer_from_text as optimizer_from_text
 from equimu.optim._config import optimizer_name as optimizer_name
 from equimu.optim._config import optimizer_to_dict as optimizer_to_dict
 from equimu.optim._config import register_optimizer as register_optimizer

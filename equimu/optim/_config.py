@@ -1,7 +1,9 @@
 """Optimizers as values: what a config holds, with their schedule; and their names."""
 
 import abc
+import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +31,7 @@ from equimu.optim._schedule import Decay, warmup_schedule
 from equimu.parameterization import DecayRule, Family
 
 _NAME = "name"
+_CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:\((.*)\))?", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,3 +249,38 @@ def optimizer_from_dict(values: Mapping[str, Any], where: str = "optimizer.") ->
     if not isinstance(name, str):
         raise EquimuError(f"{where}name must be the name of an optimizer, e.g. 'lion', got {shown(name)}")
     return fields_from_dict(optimizer_class(name), {k: v for k, v in values.items() if k != _NAME}, where)
+
+
+def optimizer_from_text(text: str, like: Optimizer | None = None) -> Optimizer:
+    """The optimizer that a text names: `lion`, or with fields of its own `lion(b2=0.98)`.
+
+    Args:
+        text: a name, and numbers, words or None in brackets.
+        like: an optimizer whose fields are taken where the text says nothing: all of them if it is of the same class, else
+            those that all optimizers have. None for the defaults.
+
+    Raises:
+        EquimuError: the text is no such call; an unknown name or field, with the nearest valid one.
+    """
+    found = _CALL.fullmatch(text.strip())
+    if found is None:
+        raise EquimuError(f"{shown(text)} is not an optimizer; write a name, or a call: lion(b2=0.98)")
+    cls = optimizer_class(found.group(1))
+    own: dict[str, Any] = {}
+    for part in filter(None, map(str.strip, (found.group(2) or "").split(","))):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not equals:
+            raise EquimuError(f"{shown(text)}: write fields by name, e.g. {found.group(1)}(weight_decay=0.1)")
+        try:
+            own[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            own[name] = value
+    common = type(like) if isinstance(like, cls) else Optimizer
+    given = {} if like is None else {field.name: getattr(like, field.name) for field in dataclasses.fields(common)}
+    return fields_from_dict(cls, {**given, **own}, "optimizer.")
+
+
+def is_optimizer_text(text: str) -> bool:
+    """Whether a text begins with the name of an optimizer."""
+    found = _CALL.fullmatch(text.strip())
+    return found is not None and found.group(1) in _REGISTERED

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from equimu._errors import EquimuError, printable
+from equimu._json import loads
 from equimu.runs._files import LOCK
 from equimu.storage import open_inside, read_inside
-from equimu._json import loads
 
 _BEAT_SECONDS = 5.0
 _LISTEN_SECONDS = 1.0

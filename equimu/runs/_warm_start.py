@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from equimu._errors import EquimuError
-from equimu.storage import read_inside, refuse_special
 from equimu._json import loads
-from equimu.storage import Checkpoints
 from equimu.runs._config import digest
 from equimu.runs._files import CHECKPOINTS, CONFIG
+from equimu.storage import Checkpoints, read_inside, refuse_special
 
 
 class WarmStart(NamedTuple):
