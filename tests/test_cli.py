@@ -98,10 +98,7 @@ BAD = {
     "constant nowhere": (["show", "--parameterization", "mup.tune(nose, lr=2)"], "no such role, module or leaf"),
     "empty grid": (["sweep", "--fit.learning-rate"], "empty"),
     "width in a sweep": (["sweep", "--over.width", "64", "--run.size.width", "64"], "takes it from over.width"),
-    "two fitted numbers": (
-        ["sweep", "--fit.b2", "0.9", "--fit.learning-rate", "0.1"],
-        "fits one number, got learning_rate and b2",
-    ),
+    "two fitted numbers": (["sweep", "--fit.b2", "0.9", "--fit.learning-rate", "0.1"], "a sweep fits one number"),
     "unknown number": (["sweep", "--over.weight-decy", "0.1"], "did you mean 'weight_decay'"),
     "a number's word": (
         ["sweep", "--over.steps", "many"],

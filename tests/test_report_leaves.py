@@ -14,7 +14,7 @@ from runs import small_run
 from equimu import adamw, initialize, mup, nn, parameterize, train
 from equimu.optim import decay_of, epsilon_shares
 from equimu.parameterization import rules_of
-from equimu.reports import Cell, report
+from equimu.reports import Cell, Fitted, report
 from equimu.reports._leaf_findings import leaves
 from equimu.reports._table import markdown
 
@@ -57,9 +57,9 @@ def test_tables_have_epsilon_and_decay_where_the_runs_tell_them():
 
 
 def test_leaves_of_runs_that_tell_nothing_and_of_weights_that_are_zero():
-    assert leaves([dataclasses.replace(cell, leaves=None) for cell in cells()], -5.0) is None
+    assert leaves([dataclasses.replace(cell, leaves=None) for cell in cells()], Fitted(), -5.0) is None
     zero = [dataclasses.replace(c, leaves={"w": {"weight_rms": 0.0, "update_rms": 1.0}}) for c in cells()]
-    assert leaves(zero, -5.0).rows[0].ratios == (None, None, None)
+    assert leaves(zero, Fitted(), -5.0).rows[0].ratios == (None, None, None)
 
 
 def test_epsilon_shares_count_entries_below_it_that_had_a_gradient():

@@ -95,8 +95,8 @@ class Fitted:
 
     @property
     def unit(self) -> str:
-        """Of distances: `"octaves"`, or `"steps of 0.01"`."""
-        return "octaves" if self.scale == "log2" else f"steps of {self.step:g}"
+        """Of distances: `"octaves"`, or `"grid steps of 0.01"`."""
+        return "octaves" if self.scale == "log2" else f"grid steps of {self.step:g}"
 
     @property
     def _prefix(self) -> str:

@@ -13,7 +13,7 @@ from equimu.reports._leaf_findings import Leaves, leaves
 from equimu.reports._read import cells_of
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
 from equimu.reports._verdict import Verdict, verdict
-from equimu.runs import Run
+from equimu.runs import Run, Runs
 
 # A repr fits on a screen.
 _LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6
@@ -99,7 +99,9 @@ def report(runs: Iterable[Run] | Iterable[Cell]) -> Report:
     """
     given = list(runs)
     own = [each for each in given if isinstance(each, Run)]
-    cells = cells_of(own) if own else [each for each in given if isinstance(each, Cell)]
+    cells = (
+        cells_of(runs if isinstance(runs, Runs) else own) if own else [each for each in given if isinstance(each, Cell)]
+    )
     groups = curves(cells)
     fits = {name: fit(group) for name, group in groups.items()}
     others = {cell.panel_name: cell.others for cell in cells}
