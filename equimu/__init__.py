@@ -35,6 +35,7 @@ from equimu.optim import lion as lion
 from equimu.optim import multi_transform as multi_transform
 from equimu.optim import muon as muon
 from equimu.optim import register_optimizer as register_optimizer
+from equimu.optim import register_schedule as register_schedule
 from equimu.optim import sgd as sgd
 from equimu.optim import warmup_schedule as warmup_schedule
 from equimu.parameterization import Parameterization as Parameterization

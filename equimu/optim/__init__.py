@@ -22,7 +22,8 @@ from equimu.optim._multi_transform import multi_transform as multi_transform
 from equimu.optim._optimizers import adamw as adamw
 from equimu.optim._optimizers import lion as lion
 from equimu.optim._optimizers import sgd as sgd
-from equimu.optim._schedule import Decay as Decay
+from equimu.optim._schedule import Progress as Progress
 from equimu.optim._schedule import Schedule as Schedule
+from equimu.optim._schedule import register_schedule as register_schedule
 from equimu.optim._schedule import warmup_schedule as warmup_schedule
 from equimu.optim._update import decay_of as decay_of

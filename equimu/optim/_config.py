@@ -27,7 +27,7 @@ from equimu._values import (
 from equimu.optim._epsilon import epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor, muon
 from equimu.optim._optimizers import adamw, lion, sgd
-from equimu.optim._schedule import Decay, warmup_schedule
+from equimu.optim._schedule import check_schedule, warmup_schedule
 from equimu.parameterization import DecayRule, Family
 
 _NAME = "name"
@@ -39,7 +39,8 @@ class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
 
     Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags, and part of what a run
-    is.
+    is. Its learning rate, weight decay and warm-up are inputs of a run's compiled program; its other numbers are part of it, so
+    that a sweep over one of them compiles once for each value.
 
     - `family`: of update rules, which decides how a table's learning rates are written.
     """
@@ -53,13 +54,16 @@ class Optimizer(abc.ABC):
     """Global norm to which gradients are clipped; None for no clipping."""
     warmup: Share = 0.1
     """Share of the steps."""
-    decay: Decay = "linear"
+    schedule: str = "linear"
+    """Of the learning rate after the warm-up: linear, cosine, constant, wsd (constant, and linear in the last fifth),
+    inverse_sqrt, or a registered one."""
     floor: NotNegative = 1e-4
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         check_fields(self, "optimizer.")
+        check_schedule("optimizer.schedule", self.schedule)
 
     def build(
         self, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
@@ -77,7 +81,7 @@ class Optimizer(abc.ABC):
             learning_rate=learning_rate,
             # a decay of zero is left out of the program
             weight_decay=weight_decay if self.weight_decay else 0.0,
-            schedule=warmup_schedule(total=steps, warmup=warmup, decay=self.decay, floor=self.floor),
+            schedule=warmup_schedule(total=steps, warmup=warmup, decay=self.schedule, floor=self.floor),
             clip_norm=self.clip_norm,
             mu_dtype=jnp.dtype(self.first_moment_dtype),
         )
@@ -248,6 +252,8 @@ def optimizer_from_dict(values: Mapping[str, Any], where: str = "optimizer.") ->
     name = values.get(_NAME, "adamw")
     if not isinstance(name, str):
         raise EquimuError(f"{where}name must be the name of an optimizer, e.g. 'lion', got {shown(name)}")
+    if "decay" in values:
+        raise EquimuError(f"{where}decay is now {where}schedule; write schedule = {shown(values['decay'])}")
     return fields_from_dict(optimizer_class(name), {k: v for k, v in values.items() if k != _NAME}, where)
 
 

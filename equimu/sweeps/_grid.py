@@ -190,7 +190,9 @@ def sweep_config_of(run: RunConfig, fields: Mapping[str, Any]) -> SweepConfig:
     Raises:
         EquimuError: a value makes no sense.
     """
-    found = {name: tuple(value) if isinstance(value, range) else value for name, value in fields.items()}
+    found: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, range) else value for name, value in fields.items()
+    }
     known = numbers_of_run(run)
     for what in ("over", "fit"):
         if what in found:
