@@ -28,17 +28,12 @@ from equimu._progress import progress  # noqa: E402
 from equimu.optim import AdamW, Muon, Optimizer, optimizer_name  # noqa: E402
 from equimu.reports import Cell, Optimum, cells_of, report  # noqa: E402
 from equimu.runs import RunConfig, Sizes
-from equimu.sweeps import SweepConfig, sweep  # noqa: E402
+from equimu.sweeps import SweepConfig, octaves, sweep  # noqa: E402
 from equimu.tasks import LanguageModel, ModelConfig, TextConfig  # noqa: E402
 
 Rates = tuple[float, ...]
 WIDTHS, DEPTHS, SEEDS = (32, 64, 128, 256), (2, 4, 8, 16), (0, 1)
 ROWS, NARROW = 8, 32
-
-
-def octaves(first: int, last: int) -> Rates:
-    """log2 of learning rates, an octave apart."""
-    return tuple(float(exponent) for exponent in range(first, last + 1))
 
 
 # Over width: parameterizations that share a grid of rates and an optimizer. Absolute rates are larger by the width. Tables 3
@@ -112,15 +107,15 @@ def over_width(config: Config) -> str:
     for names, optimizer, rates in GRIDS:
         grid = SweepConfig(
             run=base_run(config, optimizer=optimizer),
-            parameterizations=names,
+            panels=names,
             over={"width": WIDTHS[:2] if config.quick else WIDTHS},
-            log2_learning_rates=rates[::2] if config.quick else rates,
+            fit={"learning_rate": rates[::2] if config.quick else rates},
             seeds=SEEDS,
         )
         name = optimizer_name(optimizer)
         named = "" if name == "adamw" else f" ({name})"
         cells += [
-            dataclasses.replace(cell, parameterization=cell.parameterization + named)
+            dataclasses.replace(cell, panel=cell.panel + named)
             for cell in trained(grid, config.out / "width" / "-".join((name, *names)))
         ]
     return "## Over width\n\n" + summary(cells)
@@ -131,9 +126,9 @@ def over_depth(config: Config) -> str:
     names, rates = DEEP
     grid = SweepConfig(
         run=base_run(config, width=64, head_dim=16),
-        parameterizations=names,
+        panels=names,
         over={"depth": DEPTHS[:2] if config.quick else DEPTHS},
-        log2_learning_rates=rates[::2] if config.quick else rates,
+        fit={"learning_rate": rates[::2] if config.quick else rates},
         seeds=SEEDS,
     )
     # unroll must divide into the blocks of all depths; 2 does
@@ -170,10 +165,10 @@ def best(config: Config, run: RunConfig, width: int, rates: Rates, seeds: tuple[
     """The fitted best learning rate of one kind of run, at one width."""
     grid = SweepConfig(
         run=run,
-        parameterizations=("completed_p",),
+        panels=("completed_p",),
         over={"width": (width,)},
         base=Sizes(width=NARROW),
-        log2_learning_rates=rates,
+        fit={"learning_rate": rates},
         seeds=seeds,
     )
     made = report(trained(grid, config.out / "run" / folder.replace(" ", "-")))
@@ -191,8 +186,8 @@ def summary(cells: list[Cell]) -> str:
     made = report(cells)
     rows: list[dict[str, object]] = []
     for panel in made.panels:
-        row: dict[str, object] = {"parameterization": panel.parameterization}
-        row |= {f"{made.along} {optimum.size}": text_of(optimum) for optimum in panel.fit.optima}
+        row: dict[str, object] = {"parameterization": panel.name}
+        row |= {f"{made.along} {optimum.size:g}": text_of(optimum) for optimum in panel.fit.optima}
         law, last = panel.law, panel.fit.optima[-1]
         row["octaves per doubling"] = (
             "" if law is None else f"{law.slope:+.2f}" + ("" if law.plus_minus is None else f" ± {law.plus_minus:.2f}")
@@ -207,16 +202,16 @@ def summary(cells: list[Cell]) -> str:
 
 def text_of(optimum: Optimum) -> str:
     """A fitted optimum, or the best of the grid in brackets."""
-    if optimum.log2_lr is None:
-        return "" if optimum.best_log2_lr is None else f"({optimum.best_log2_lr:g})"
-    return f"{optimum.log2_lr:.2f}" + ("" if optimum.plus_minus is None else f" ± {optimum.plus_minus:.2f}")
+    if optimum.point is None:
+        return "" if optimum.best_point is None else f"({optimum.best_point:g})"
+    return f"{optimum.point:.2f}" + ("" if optimum.plus_minus is None else f" ± {optimum.plus_minus:.2f}")
 
 
 def distance(optimum: Optimum, anchor: Optimum) -> str:
     """Octaves between two optima."""
-    if optimum.log2_lr is None or anchor.log2_lr is None:
+    if optimum.point is None or anchor.point is None:
         return ""
-    found = optimum.log2_lr - anchor.log2_lr
+    found = optimum.point - anchor.point
     if optimum.plus_minus is None or anchor.plus_minus is None:
         return f"{found:+.2f}"
     return f"{found:+.2f} ± {math.hypot(optimum.plus_minus, anchor.plus_minus):.2f}"

@@ -36,6 +36,7 @@ from equimu.optim import lion as lion
 from equimu.optim import multi_transform as multi_transform
 from equimu.optim import muon as muon
 from equimu.optim import register_optimizer as register_optimizer
+from equimu.optim import register_schedule as register_schedule
 from equimu.optim import sgd as sgd
 from equimu.optim import warmup_schedule as warmup_schedule
 from equimu.parameterization import Parameterization as Parameterization
@@ -71,6 +72,7 @@ from equimu.runs import Logger as Logger
 from equimu.runs import RunConfig as RunConfig
 from equimu.runs import register_logger as register_logger
 from equimu.sweeps import SweepConfig as SweepConfig
+from equimu.sweeps import octaves as octaves
 from equimu.sweeps import sweep as sweep
 from equimu.tasks import LanguageModel as LanguageModel
 from equimu.tasks import Losses as Losses

@@ -48,8 +48,8 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(
         f"""
-        log2_learning_rates = [-7, -5, -3]
-        parameterizations = ["mup"]
+        fit = {{ learning_rate = ["2**-7", 0.03125, 0.125] }}
+        panels = ["mup"]
         seeds = [0]
         [over]
         width = [8, 16]
@@ -96,9 +96,15 @@ BAD = {
     "tied": (["train", "--model.tie-embeddings", "True"], "does not permit"),
     "bad constant": (["show", "--parameterization", "mup.tune(output, multipler=2)"], "did you mean 'multiplier'"),
     "constant nowhere": (["show", "--parameterization", "mup.tune(nose, lr=2)"], "no such role, module or leaf"),
-    "empty grid": (["sweep", "--log2-learning-rates"], "empty"),
+    "empty grid": (["sweep", "--fit.learning-rate"], "empty"),
     "width in a sweep": (["sweep", "--over.width", "64", "--run.size.width", "64"], "takes it from over.width"),
-    "two sizes in a sweep": (["sweep", "--over.width", "64", "--over.depth", "2"], "over one size"),
+    "two fitted numbers": (["sweep", "--fit.b2", "0.9", "--fit.learning-rate", "0.1"], "a sweep fits one number"),
+    "unknown number": (["sweep", "--over.weight-decy", "0.1"], "did you mean 'weight_decay'"),
+    "a number's word": (
+        ["sweep", "--over.steps", "many"],
+        "over.steps must be a number, e.g. 0.01 or 2**-9, got 'many'",
+    ),
+    "flag of a former version": (["sweep", "--log2-learning-rates", "-3"], "fit.learning_rate"),
     "missing corpus": (["train", "--text.corpus", "{tmp}/nothing"], "nothing"),
     "empty corpus": (["train", "--text.corpus", "{tmp}/empty"], "empty"),
     "binary corpus": (["train", "--text.corpus", "{tmp}/binary.bin"], "binary.bin"),
@@ -138,7 +144,7 @@ BAD = {
     "value missing": (["train", "--steps"], "--steps"),
     "unknown format": (["show", "--format", "xml"], "'xml' is unknown"),
     "no workers": (["sweep", "--workers", "0"], "workers must be at least 1"),
-    "unknown parameterization": (["sweep", "--parameterizations", "mop"], "did you mean 'mup'"),
+    "unknown parameterization": (["sweep", "--panels", "mop"], "did you mean 'mup'"),
     "width twice": (["sweep", "--over.width", "64", "64"], "twice"),
     # devices and processes
     "no device": (["train", "--runtime.data", "0"], "runtime.data must be at least 1"),

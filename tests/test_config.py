@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from equimu import EquimuError, LanguageModel, RunConfig, SweepConfig
+from equimu import EquimuError, LanguageModel, RunConfig, SweepConfig, mup, octaves
 from equimu.runs import config_from_dict, config_to_dict
 from equimu.runs._config import digest, identity_of_run
 from equimu.sweeps import cells, sweep_config_from_dict
@@ -15,8 +15,8 @@ def test_config_round_trip_through_json():
     config = RunConfig(task=task, size={"width": 64}, steps=7)
     text = json.dumps(config_to_dict(config))
     assert config_from_dict(json.loads(text)) == config
-    sweep = SweepConfig(run=config, over={"depth": (2, 4)}, log2_learning_rates=(-3, -2.5))
-    plain = {"over": {"depth": [2, 4]}, "log2_learning_rates": [-3, -2.5], "run": json.loads(text)}
+    sweep = SweepConfig(run=config, over={"depth": (2, 4)}, fit={"learning_rate": octaves(-3, -2.5, 0.5)})
+    plain = {"over": {"depth": [2, 4]}, "fit": {"learning_rate": [2**-3, 2**-2.5]}, "run": json.loads(text)}
     assert sweep_config_from_dict(plain) == sweep
 
 
@@ -48,11 +48,12 @@ def test_config_errors_name_the_key(values, words):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["over.width", "log2_learning_rates", "seeds", "parameterizations"])
-@pytest.mark.parametrize("value", [64, "mup", 2.5, None, {"a": 1}])
+@pytest.mark.parametrize("name", ["over.width", "fit.learning_rate", "seeds", "panels"])
+@pytest.mark.parametrize("value", ["mup", 2.5, None, {"a": 1}])
 def test_a_single_value_for_a_list_is_told_what_to_write(name, value):
     with pytest.raises(EquimuError) as error:
-        sweep_config_from_dict({"over": {"width": value}} if name == "over.width" else {name: value})
+        first, _, second = name.partition(".")
+        sweep_config_from_dict({first: {second: value}} if second else {name: value})
     message = str(error.value)
     assert f"{name} must be a list" in message and "\n" not in message and "Union" not in message
     assert f"write [{value!r}]" in message or isinstance(value, dict | None)
@@ -119,9 +120,7 @@ def test_what_is_left_out_of_the_base_is_the_default_or_the_runs_own():
 
 def test_cells_are_the_whole_product():
     names = ("mup(form=absolute)", "sp")
-    config = SweepConfig(
-        parameterizations=names, over={"width": (64, 32)}, log2_learning_rates=(-4.0, -3.0), seeds=(0, 1)
-    )
+    config = SweepConfig(panels=names, over={"width": (64, 32)}, fit={"learning_rate": octaves(-4, -3)}, seeds=2)
     runs = list(cells(config))
     found = {(r.parameterization_name, r.size["width"], r.optimizer.learning_rate, r.seed) for r in runs}
     expected = {
@@ -137,11 +136,23 @@ def test_cells_are_the_whole_product():
     "fields, words",
     [
         ({"over": {"width": ()}}, ["empty", "over.width"]),
-        ({"over": {"width": (64,), "depth": (2,)}}, ["over one size", "width and depth"]),
+        ({"fit": {"b2": (0.9,), "learning_rate": (0.1,)}}, ["fits one number", "b2 and learning_rate"]),
+        ({"fit": {}}, ["fits one number", "none"]),
+        ({"over": {"weight_decya": (0.1,)}}, ["did you mean 'weight_decay'"]),
+        ({"over": {"momentum": (0.1,)}}, ["'momentum'", "not a number of the run"]),
+        ({"over": {"activation": (1,)}}, ["'activation'", "not a number of the run"]),
+        ({"over": {"steps": (1.5,)}}, ["over.steps must be int", "1.5"]),
+        ({"over": {"steps": (10,), "fit": (1,)}}, ["'fit'"]),
+        ({"over": {"learning_rate": (0.1,)}}, ["learning_rate", "over", "fit"]),
+        ({"fit": {"weight_decay": (0.0, 0.1)}, "fit_scale": "log2"}, ["no logarithm", "linear"]),
+        ({"fit": {"b2": (0.9,)}, "panels": ("adamw", "sgd")}, ["panel sgd", "b2"]),
+        ({"panels": ("lion(b3=1)",)}, ["optimizer.b3"]),
+        ({"panels": (mup(), mup(form="absolute").tune("output", multiplier=2), mup())}, ["mup-relative", "twice"]),
+        ({"seeds": 0}, ["seeds", "how many"]),
         ({"over": {"widht": (64,)}}, ["'widht'", "did you mean 'width'"]),
         ({"seeds": (1, 1)}, ["seeds", "twice"]),
-        ({"parameterizations": ("mop",)}, ["'mop'", "mup"]),
-        ({"parameterizations": ("sp(form=absolute)",)}, ["sp", "form"]),
+        ({"panels": ("mop",)}, ["'mop'", "mup"]),
+        ({"panels": ("sp(form=absolute)",)}, ["sp", "form"]),
         ({"over": {"width": (64,)}, "run": RunConfig(size={"width": 64})}, ["size.width=64", "over.width"]),
         ({"run": RunConfig(seed=3)}, ["seed=3", "seeds"]),
     ],

@@ -32,7 +32,7 @@ def test_a_value_goes_to_json_and_back(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_builds_what_its_function_does(name):
-    value = NAMES[name](clip_norm=0.5, weight_decay=0.1, decay="constant", floor=0.0)
+    value = NAMES[name](clip_norm=0.5, weight_decay=0.1, schedule="constant", floor=0.0)
     table = mu.parameterization_from_text("mup", optimizer=value.family, decay="independent")
     tree = mu.parameterize(make, table, base={"width": 4}, target={"width": 8})
     params = jax.tree.map(lambda x: x if hasattr(x, "dtype") else None, mu.initialize(tree, jax.random.key(0)))
@@ -74,3 +74,26 @@ def test_mistakes_are_one_line(call, words):
     with pytest.raises(mu.EquimuError) as error:
         call()
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_schedules_by_name():
+    factor = lambda name: [float(mu.warmup_schedule(total=14, warmup=4, decay=name, floor=0.0)(n)) for n in range(15)]  # noqa: E731
+    np.testing.assert_allclose(factor("wsd")[4:], [1] * 9 + [0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(factor("inverse_sqrt")[4:], [(4 / n) ** 0.5 for n in range(4, 15)], rtol=1e-6)
+    mu.register_schedule("squared", lambda at: (1 - at.share) ** 2)
+    np.testing.assert_allclose(factor("squared")[4:], [(1 - n / 10) ** 2 for n in range(11)], atol=1e-6)
+    assert optimizer_from_dict({"name": "lion", "schedule": "squared"}) == mu.Lion(schedule="squared")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mu.AdamW(schedule="cosin"), "optimizer.schedule 'cosin' is unknown: did you mean 'cosine'"),
+        (lambda: optimizer_from_dict({"decay": "cosine"}), "optimizer.decay is now optimizer.schedule"),
+        (lambda: mu.register_schedule("linear", lambda at: at.share), "of equimu's own"),
+        (lambda: mu.register_schedule("two words", lambda at: at.share), "letters, digits"),
+    ],
+)
+def test_mistakes_with_schedules_are_one_line(call, words):
+    with pytest.raises(mu.EquimuError, match=words):
+        call()

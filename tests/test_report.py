@@ -59,9 +59,9 @@ def sweep(
             for rate in rates:
                 loss = bottom - 0.1 * doublings + float(shape(rate - best)) + shift + noise * rng.normal()
                 cell = Cell(
-                    parameterization=name,
+                    panel=name,
                     size=width,
-                    learning_rate=2.0**rate,
+                    value=2.0**rate,
                     seed=seed,
                     loss=loss if rate - best <= wall else math.nan,
                 )
@@ -100,30 +100,26 @@ def test_fit_is_exact_on_a_parabola(step, at):
     cells = sweep(at=at, seeds=3, offset=0.1, rates=np.arange(-5 - 3 * step, -5 + 4 * step, step))
     for doublings, optimum in enumerate(panel_of(cells).fit.optima):
         assert optimum.status == "fitted"
-        assert optimum.log2_lr == pytest.approx(at, abs=1e-9)
+        assert optimum.point == pytest.approx(at, abs=1e-9)
         assert optimum.curvature == pytest.approx(0.16, abs=1e-9)
         # That it is a parabola is not known: the interval allows for another form, the more so the coarser the grid.
         assert 0 < optimum.plus_minus < 0.32 * step
-        losses = [
-            c.loss - float(parabola(math.log2(c.learning_rate) - at)) for c in cells if c.size == 32 * 2**doublings
-        ]
+        losses = [c.loss - float(parabola(math.log2(c.value) - at)) for c in cells if c.size == 32 * 2**doublings]
         assert optimum.loss == pytest.approx(np.mean(losses))
         assert [shift for _, shift in optimum.per_seed] == pytest.approx([at] * 3)
 
 
 def test_fit_is_exact_on_uneven_grids():
     optima = panel_of(sweep(at=-4.8, rates=(-9, -6.5, -5.5, -4, -3.5, -1))).fit.optima
-    assert [optimum.log2_lr for optimum in optima] == pytest.approx([-4.8] * 4)
+    assert [optimum.point for optimum in optima] == pytest.approx([-4.8] * 4)
 
 
 def test_fit_moves_with_the_rates_and_not_with_the_losses():
     cells = sweep(lopsided, slope=-0.4, seeds=2, noise=0.01)
-    moved = [
-        dataclasses.replace(cell, learning_rate=8 * cell.learning_rate, loss=cell.loss + 1) for cell in reversed(cells)
-    ]
+    moved = [dataclasses.replace(cell, value=8 * cell.value, loss=cell.loss + 1) for cell in reversed(cells)]
     before, after = panel_of(cells), panel_of(moved)
     for old, new in zip(before.fit.optima, after.fit.optima, strict=True):
-        assert new.log2_lr == pytest.approx(old.log2_lr + 3)
+        assert new.point == pytest.approx(old.point + 3)
         assert new.loss == pytest.approx(old.loss + 1)
         assert new.plus_minus == pytest.approx(old.plus_minus)
     assert after.law.slope == pytest.approx(before.law.slope)
@@ -134,7 +130,7 @@ def test_fit_moves_with_the_rates_and_not_with_the_losses():
 @pytest.mark.parametrize("shape", [lopsided, cliff])
 def test_lopsided_curves_bias_the_optimum_less_than_its_interval(shape, at):
     for optimum in panel_of(sweep(shape, at=at)).fit.optima:
-        assert abs(optimum.log2_lr - at) <= max(optimum.plus_minus, 1e-9) <= 1.5
+        assert abs(optimum.point - at) <= max(optimum.plus_minus, 1e-9) <= 1.5
 
 
 def test_a_cliff_beside_the_best_rate_does_not_push_the_optimum_half_a_step():
@@ -142,7 +138,7 @@ def test_a_cliff_beside_the_best_rate_does_not_push_the_optimum_half_a_step():
     heights = dict(zip(range(-9, -2), (0.8, 0.45, 0.2, 0.05, 0.0, 30.0, 40.0), strict=True))
     cells = sweep(lambda u: heights[int(round(u)) - 5], at=0.0, rates=range(-4, 3))
     for optimum in panel_of(cells).fit.optima:
-        assert -0.36 < optimum.log2_lr < 0.1
+        assert -0.36 < optimum.point < 0.1
 
 
 @pytest.mark.parametrize(
@@ -160,7 +156,7 @@ def test_intervals_contain_the_truth_as_often_as_they_say(seeds, step, shape):
         panel = panel_of(cells)
         slope_inside.append(abs(panel.law.slope + 0.3) <= panel.law.plus_minus)
         for doublings, optimum in enumerate(panel.fit.optima):
-            inside.append(abs(optimum.log2_lr - at + 0.3 * doublings) <= optimum.plus_minus)
+            inside.append(abs(optimum.point - at + 0.3 * doublings) <= optimum.plus_minus)
     # 90% is stated. 320 optima tell it to within 3 points, 80 slopes to within 7.
     assert 0.85 <= np.mean(inside)
     assert 0.82 <= np.mean(slope_inside)
@@ -178,7 +174,7 @@ def test_interval_shrinks_with_more_seeds():
 
 def test_seeds_that_disagree_on_the_optimum_widen_its_interval():
     cells = [
-        dataclasses.replace(cell, learning_rate=cell.learning_rate * 2 ** (0.5 * (cell.seed - 1)))
+        dataclasses.replace(cell, value=cell.value * 2 ** (0.5 * (cell.seed - 1)))
         for cell in sweep(seeds=3, rates=np.arange(-8, -1, 0.5))
     ]
     optimum = panel_of([cell for cell in cells if cell.size == 32]).fit.optima[0]
@@ -192,7 +188,7 @@ def test_offset_of_a_seed_moves_no_optimum():
     cells = sweep(lopsided, seeds=3, noise=0.02)
     moved = [dataclasses.replace(cell, loss=cell.loss + 3.0 * cell.seed) for cell in cells]
     for old, new in zip(panel_of(cells).fit.optima, panel_of(moved).fit.optima, strict=True):
-        assert new.log2_lr == pytest.approx(old.log2_lr)
+        assert new.point == pytest.approx(old.point)
         assert new.plus_minus == pytest.approx(old.plus_minus)
 
 
@@ -204,7 +200,7 @@ def test_outer_points_are_used_where_noise_asks_for_them():
         y = np.mean(np.reshape([cell.loss for cell in cells], (3, -1)), axis=0)
         i = int(np.argmin(y))
         three = -8 + 0.5 * i + 0.25 * (y[i - 1] - y[i + 1]) / (y[i - 1] - 2 * y[i] + y[i + 1])
-        errors.append((panel_of(cells).fit.optima[0].log2_lr + 5, three + 5))
+        errors.append((panel_of(cells).fit.optima[0].point + 5, three + 5))
     fitted, three = np.sqrt(np.mean(np.square(errors), axis=0))
     assert fitted < 0.8 * three
 
@@ -221,16 +217,16 @@ def test_noisier_width_has_the_wider_interval():
 def test_best_rate_at_the_end_of_the_grid_is_an_edge():
     for rates, best in ((range(-5, 0), -5), (range(-9, -4), -5)):
         optimum = panel_of(sweep(rates=rates)).fit.optima[0]
-        assert (optimum.status, optimum.best_log2_lr, optimum.log2_lr) == ("edge", best, None)
+        assert (optimum.status, optimum.best_point, optimum.point) == ("edge", best, None)
 
 
 def test_best_rate_beside_a_divergence_is_interior_and_fitted_up_to_there():
     optimum = panel_of(sweep(at=-4.9, wall=0.5, seeds=2, noise=0.003)).fit.optima[0]
     assert optimum.status == "walled"
-    assert abs(optimum.log2_lr + 4.9) <= optimum.plus_minus < 1.0
+    assert abs(optimum.point + 4.9) <= optimum.plus_minus < 1.0
     # With one rate beside it that finished there is no curve: then by half the way to the wall.
     optimum = panel_of(sweep(at=-4.9, wall=0.5, rates=range(-6, 0))).fit.optima[0]
-    assert (optimum.status, optimum.log2_lr, optimum.stderr) == ("walled", -5.0, 0.5)
+    assert (optimum.status, optimum.point, optimum.stderr) == ("walled", -5.0, 0.5)
     # One rate alone between a divergence and the end of the grid is an edge all the same.
     assert panel_of(sweep(at=-4.9, wall=0.5, rates=range(-5, 0))).fit.optima[0].status == "edge"
 
@@ -238,27 +234,27 @@ def test_best_rate_beside_a_divergence_is_interior_and_fitted_up_to_there():
 def test_divergence_two_places_off_does_not_touch_the_fit():
     free, walled = (panel_of(sweep(at=-5.2, wall=wall)).fit.optima[0] for wall in (math.inf, 1.5))
     assert walled.status == "fitted"
-    assert walled.log2_lr == pytest.approx(free.log2_lr)
+    assert walled.point == pytest.approx(free.point)
 
 
 def test_rate_at_which_one_seed_diverges_counts_as_diverged():
     cells = sweep(seeds=3)
     cells[OCTAVES.index(-5)] = dataclasses.replace(cells[OCTAVES.index(-5)], loss=math.inf)
     optimum = panel_of(cells).fit.optima[0]
-    assert (optimum.status, optimum.best_log2_lr) == ("walled", -6.0)
+    assert (optimum.status, optimum.best_point) == ("walled", -6.0)
     assert "div. 1/3" in markdown(report(cells))
 
 
 def test_run_that_ends_above_its_initial_loss_diverged():
-    cell = Cell(parameterization="sp", size=32, learning_rate=0.1, seed=0, loss=6.0, initial_loss=5.5)
+    cell = Cell(panel="sp", size=32, value=0.1, seed=0, loss=5.6, initial_loss=5.5, final_loss=6.0)
     assert cell.diverged
-    assert not dataclasses.replace(cell, loss=5.4).diverged
+    assert not dataclasses.replace(cell, final_loss=5.4).diverged
     assert not dataclasses.replace(cell, initial_loss=None).diverged
 
 
 def test_flat_curve_has_no_optimum():
     panel = panel_of(sweep(lambda u: 0 * u, rates=(-6, -5, -4)))
-    assert all(optimum.log2_lr is None for optimum in panel.fit.optima)
+    assert all(optimum.point is None for optimum in panel.fit.optima)
     assert panel.verdict.kind == "undecided"
 
 
@@ -267,7 +263,7 @@ def test_unfinished_sweep_is_fitted_from_what_is_there():
     cells = [cell for cell in sweep(seeds=3, noise=0.003, offset=0.02) if rng.uniform() < 0.7]
     for optimum in panel_of(cells).fit.optima:
         assert optimum.status == "fitted"
-        assert optimum.log2_lr == pytest.approx(-5.0, abs=0.25)
+        assert optimum.point == pytest.approx(-5.0, abs=0.25)
 
 
 # The law and the verdict
@@ -332,7 +328,7 @@ def test_optima_that_scatter_widely_about_a_flat_law_are_no_transfer():
 
 
 def test_edge_makes_a_transfer_undecided_and_names_the_width():
-    cells = [c for c in sweep() if c.size < 256 or c.learning_rate >= 2**-5]
+    cells = [c for c in sweep() if c.size < 256 or c.value >= 2**-5]
     verdict = panel_of(cells).verdict
     assert verdict.sentence == (
         "undecided: the optimum lies at the edge of the grid (width 256, log2 LR -5); "
@@ -346,9 +342,9 @@ def test_edge_on_the_side_of_the_drift_leaves_it_standing():
     assert verdict.kind == "drifts"
     assert "without width 256" in verdict.sentence
     # Rates from -6 on only: there too it is the first, where the law says -8; up to -9 only: it is the last.
-    beyond = [c for c in cells if c.size < 256 or c.learning_rate >= 2**-6]
+    beyond = [c for c in cells if c.size < 256 or c.value >= 2**-6]
     assert panel_of(beyond).verdict.kind == "drifts"
-    against = [dataclasses.replace(c, loss=5 + math.log2(c.learning_rate) / 9) if c.size == 256 else c for c in cells]
+    against = [dataclasses.replace(c, loss=5 + math.log2(c.value) / 9) if c.size == 256 else c for c in cells]
     against = [dataclasses.replace(c, loss=-c.loss + 10) if c.size == 256 else c for c in against]
     assert panel_of(against).verdict.kind == "undecided"
 
@@ -390,7 +386,7 @@ def test_regret_on_a_cliff_is_the_measured_one():
     cells = sweep(widths=(32,), at=-4.0) + sweep(
         lambda u: heights[round(u - 5)], widths=(64,), at=0.0, rates=range(-4, 3)
     )
-    cells = [dataclasses.replace(c, learning_rate=c.learning_rate * 2.0**-5) if c.size == 64 else c for c in cells]
+    cells = [dataclasses.replace(c, value=c.value * 2.0**-5) if c.size == 64 else c for c in cells]
     panel = panel_of(cells)
     assert panel.carried == pytest.approx(-4.0, abs=0.05)
     measured = 2.6 + np.interp(panel.carried, (-5, -4, -3), (0.0, 30.0, 40.0))
@@ -409,7 +405,7 @@ def test_regret_is_zero_under_transfer_and_its_growth_follows():
 def test_regret_where_the_rate_diverges_or_was_not_run():
     drifting = panel_of(sweep(slope=-1.0, wall=1.6, rates=range(-12, 0)))
     assert [regret.status for regret in drifting.regrets] == ["measured", "diverged", "diverged"]
-    cells = [c for c in sweep() if c.size == 32 or c.learning_rate >= 2**-4]
+    cells = [c for c in sweep() if c.size == 32 or c.value >= 2**-4]
     assert [regret.status for regret in panel_of(cells).regrets] == ["unknown"] * 3
     edge = panel_of(sweep(slope=-1.0, rates=range(-6, 0)))
     assert [regret.status for regret in edge.regrets] == ["at least"] * 3 or edge.regrets[-1].status == "at least"
@@ -482,7 +478,7 @@ def test_report_writes_page_figure_and_data(mixed, tmp_path):
     panels = json.loads(data.read_text(encoding="utf-8"), parse_constant=never)["panels"]
     assert [panel["verdict"]["kind"] for panel in panels] == ["transfers", "drifts", "undecided"]
     assert panels[1]["sizes"][3]["runs"][-1] == {
-        "log2_lr": -1.0,
+        "at": -1.0,
         "mean_loss": None,
         "losses": {"0": None, "1": None},
         "diverged": 2,
@@ -511,7 +507,7 @@ def test_plotting_and_tables_are_imported_only_when_used():
         "import sys, equimu.reports; "
         "assert not {'matplotlib', 'rich'} & set(sys.modules); "
         "from equimu.reports import *; import tempfile; "
-        "cells = [Cell(parameterization='a', size=8, learning_rate=0.1, seed=0, loss=1.0)]; "
+        "cells = [Cell(panel='a', size=8, value=0.1, seed=0, loss=1.0)]; "
         "write_report(report(cells), tempfile.mkdtemp()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -528,7 +524,7 @@ def test_no_runs_is_an_error():
 
 def test_run_given_twice_is_an_error():
     cells = sweep()
-    again = dataclasses.replace(cells[3], learning_rate=cells[3].learning_rate * (1 + 1e-9))
+    again = dataclasses.replace(cells[3], value=cells[3].value * (1 + 1e-9))
     with pytest.raises(EquimuError, match="two runs are given for mup, width 32, log2 LR -6, seed 0"):
         report([*cells, again])
 
@@ -536,7 +532,7 @@ def test_run_given_twice_is_an_error():
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
 def test_learning_rate_without_logarithm_is_an_error(rate):
     with pytest.raises(EquimuError, match="positive"):
-        report([dataclasses.replace(sweep()[0], learning_rate=rate)])
+        report([dataclasses.replace(sweep()[0], value=rate)])
 
 
 # On a screen

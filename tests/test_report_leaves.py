@@ -14,7 +14,7 @@ from runs import small_run
 from equimu import adamw, initialize, mup, nn, parameterize, train
 from equimu.optim import decay_of, epsilon_shares
 from equimu.parameterization import rules_of
-from equimu.reports import Cell, report
+from equimu.reports import Cell, Fitted, report
 from equimu.reports._leaf_findings import leaves
 from equimu.reports._table import markdown
 
@@ -23,9 +23,9 @@ def cells(exponent=-0.5, **numbers):
     """Runs whose leaf `w` has a ratio of 0.01 · (size / 32)^exponent, at three rates."""
     return [
         Cell(
-            parameterization="mup",
+            panel="mup",
             size=size,
-            learning_rate=2.0**rate,
+            value=2.0**rate,
             seed=seed,
             loss=2 + (rate + 5) ** 2 / 10 + seed / 100,
             leaves={
@@ -41,7 +41,7 @@ def cells(exponent=-0.5, **numbers):
 
 def test_ratio_is_of_the_runs_at_the_carried_rate_and_its_growth_is_per_doubling():
     found = report(cells()).panels[0].leaves
-    assert (found.log2_lr, found.sizes) == (-5, (32, 64, 128))
+    assert (found.point, found.sizes) == (-5, (32, 64, 128))
     (row,) = found.rows
     assert row.path == "w"
     np.testing.assert_allclose(row.ratios, [0.01, 0.01 / math.sqrt(2), 0.005])
@@ -57,9 +57,9 @@ def test_tables_have_epsilon_and_decay_where_the_runs_tell_them():
 
 
 def test_leaves_of_runs_that_tell_nothing_and_of_weights_that_are_zero():
-    assert leaves([dataclasses.replace(cell, leaves=None) for cell in cells()], -5.0) is None
+    assert leaves([dataclasses.replace(cell, leaves=None) for cell in cells()], Fitted(), -5.0) is None
     zero = [dataclasses.replace(c, leaves={"w": {"weight_rms": 0.0, "update_rms": 1.0}}) for c in cells()]
-    assert leaves(zero, -5.0).rows[0].ratios == (None, None, None)
+    assert leaves(zero, Fitted(), -5.0).rows[0].ratios == (None, None, None)
 
 
 def test_epsilon_shares_count_entries_below_it_that_had_a_gradient():

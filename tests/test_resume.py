@@ -17,7 +17,7 @@ import optax
 import pytest
 from runs import in_grid, small_run
 
-from equimu import SGD, EquimuError, sweep, train
+from equimu import SGD, EquimuError, octaves, sweep, train
 from equimu._errors import ExitCode
 from equimu.processes import Interrupted, handle_signals
 from equimu.runs import StorageError
@@ -221,9 +221,7 @@ def test_ignored_signal_stays_ignored():
 
 def test_sweep_told_to_end_goes_on_with_the_cells_that_were_under_way(corpus, tmp_path):
     run = in_grid(small_run(corpus, steps=300))
-    config = SweepConfig(
-        run=run, over={"width": (16,)}, parameterizations=("mup",), log2_learning_rates=(-7.0, -6.0, -5.0, -4.0)
-    )
+    config = SweepConfig(run=run, over={"width": (16,)}, panels=("mup",), fit={"learning_rate": octaves(-7, -4)})
 
     def end(run, done, total):
         if done == 1:  # a second signal ends the process at once, and two cells may end together

@@ -23,7 +23,7 @@ from equimu.runs import RunConfig
 from equimu.runs import _lock as lock_module
 from equimu.runs._lock import FolderLock
 from equimu.storage import Checkpoints
-from equimu.training import _program as program_module
+from equimu.training import Programs
 
 ROOT = Path(equimu.__file__).parents[1]
 
@@ -65,7 +65,7 @@ def test_report_is_not_written_through_links(corpus, tmp_path):
 
     rates = (-7, -6, -5, -4, -3)
     cells = [
-        Cell(parameterization="mup", size=size, learning_rate=2.0**rate, seed=0, loss=2 + (rate + 5) ** 2 / 50)
+        Cell(panel="mup", size=size, value=2.0**rate, seed=0, loss=2 + (rate + 5) ** 2 / 50)
         for size in (16, 32)
         for rate in rates
     ]
@@ -262,13 +262,13 @@ def mapped():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of mapped memory")
-def test_programs_are_freed_when_others_take_their_place(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(program_module, "_MOST_PROGRAMS", 1)
+def test_programs_are_freed_when_others_take_their_place(corpus, tmp_path):
+    programs = Programs(most=1)
     counts = []
     for width in (16, 24):
         config = small_run(corpus, width=width, steps=2)
         sizes = {"size": {"width": width, "depth": 1}, "base": {"width": 8, "depth": 1}}
-        train(dataclasses.replace(config, **sizes), out=tmp_path)
+        train(dataclasses.replace(config, **sizes), out=tmp_path, programs=programs)
         counts.append(mapped())
-        assert len(program_module._PROGRAMS) == 1
+        assert len(programs) == 1
     assert counts[1] - counts[0] < 450  # one is some 900 pieces

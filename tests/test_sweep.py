@@ -3,25 +3,38 @@ import json
 import pytest
 from runs import in_grid, small_run
 
-from equimu import EquimuError, SweepConfig, sweep
+from equimu import EquimuError, SweepConfig, octaves, sweep
 from equimu.reports import cells_of, read_cells, report, write_report
-from equimu.training import _program as program_module
-from equimu.training import train
+from equimu.sweeps import _runner as runner
+from equimu.training import Programs, train
 
 
 def small_sweep(corpus, **grid):
     run = in_grid(small_run(corpus))
-    grid = {"over": {"width": (8, 16)}, "log2_learning_rates": (-7.0, -5.0, -3.0), "seeds": (0,), **grid}
+    grid = {"over": {"width": (8, 16)}, "fit": {"learning_rate": octaves(-7, -3, 2)}, "seeds": 1, **grid}
     return SweepConfig(run=run, **grid)
 
 
-def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path):
-    program_module._PROGRAMS.clear()
+@pytest.fixture
+def made(monkeypatch):
+    """The sets of programs that sweeps make."""
+    sets = []
+
+    class Counted(Programs):
+        def __init__(self):
+            super().__init__()
+            sets.append(self)
+
+    monkeypatch.setattr(runner, "Programs", Counted)
+    return sets
+
+
+def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path, made):
     told = []
     config = small_sweep(corpus)
     runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: told.append((done, total)))
     assert len(runs) == 12 and sorted(told) == [(n, 12) for n in range(1, 13)]
-    assert len(program_module._PROGRAMS) == 2
+    assert [programs.made for programs in made] == [2]
     assert len({run.folder for run in runs}) == 12
     # What is printed fits on a screen, of sweeps of any size; a run on a line.
     for thing in (runs, type(runs)(9 * runs)):
@@ -53,8 +66,7 @@ def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
 
 
 def test_a_cell_is_the_run_that_train_would_do(corpus, tmp_path):
-    runs = sweep(small_sweep(corpus, over={"width": (8,)}, parameterizations=("mup",)), out=tmp_path / "sweep")
-    program_module._PROGRAMS.clear()
+    runs = sweep(small_sweep(corpus, over={"width": (8,)}, panels=("mup",)), out=tmp_path / "sweep")
     alone = train(runs[0].config, out=tmp_path / "alone")
     assert alone.validation_loss == runs[0].validation_loss
     assert alone.folder.name == runs[0].folder.name
@@ -71,7 +83,7 @@ def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
 def test_report_of_run_folders(corpus, tmp_path):
     runs = sweep(small_sweep(corpus), out=tmp_path / "runs")
     cells = read_cells(tmp_path / "runs")
-    key = lambda c: (c.parameterization, c.size, c.learning_rate)  # noqa: E731
+    key = lambda c: (c.panel, c.size, c.value)  # noqa: E731
     assert sorted(cells, key=key) == sorted(cells_of(runs), key=key)
     page, figure, data = write_report(report(cells), tmp_path / "report")
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -13,8 +13,7 @@ from runs import small_run, with_model, with_text
 import equimu as mu
 from equimu import EquimuError, RuntimeConfig, train
 from equimu.runs import config_from_dict, config_to_dict, read_run, read_runs
-from equimu.training import _program as program_module
-from equimu.training import build_tree, program_for
+from equimu.training import Programs, build_tree, program_for
 
 TIMES = {"tokens_per_second", "examples_per_second"}
 
@@ -109,8 +108,7 @@ def test_train_writes_a_run_and_learns(corpus, tmp_path):
 def test_train_same_config_same_bits(corpus, tmp_path):
     config = small_run(corpus)
     first = train(config, out=tmp_path / "a")
-    jax.clear_caches()
-    program_module._PROGRAMS.clear()  # also compiled again
+    jax.clear_caches()  # also compiled again
     second = train(config, out=tmp_path / "b")
     assert without_times(first.rows) == without_times(second.rows)
     assert first.folder.name == second.folder.name
@@ -188,8 +186,10 @@ def test_train_leaves_nothing_after_bad_input(corpus, tmp_path):
 def test_programs_are_shared_by_runs_that_differ_in_numbers_only(corpus):
     base = small_run(corpus, width=32)
 
+    programs = Programs()
+
     def program(config):
-        return program_for(config, build_tree(config, config.task.text.rows))[0]
+        return program_for(config, build_tree(config, config.task.text.rows), programs=programs)[0]
 
     first = program(base)
     optimizer = base.optimizer

@@ -47,8 +47,8 @@ def test_it_is_strictly_typed(project):
         "show my_lab.py:Quadrants --parameterization mine(power=0.5)",
         "train my_lab.py:Quadrants --steps 4 --smoothing 0.1 --parameterization mine --size.width 32 "
         "--optimizer.name nadam --optimizer.b2 0.9",
-        "sweep my_lab.py:Quadrants --over.width 8 16 --parameterizations mine sp --seeds 0 --run.steps 4 "
-        "--log2-learning-rates -6 -5 -4",
+        "sweep my_lab.py:Quadrants --over.width 8 16 --panels mine sp --seeds 1 --run.steps 4 "
+        "--fit.learning-rate 2**-6 2**-5 2**-4",
         "coord-check my_lab.py:Quadrants --sizes 64 128 256 --seeds 3",
         "plan my_lab.py:Quadrants cluster:2 --format json",
         "train my_lab.py:Decoder --steps 2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "

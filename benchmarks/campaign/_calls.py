@@ -183,12 +183,18 @@ def _configs() -> Iterator[_Case]:
         {},
         {
             "over": (
-                *(64, "64", [64], {"widht": (64,)}, {"width": (8, 16), "depth": (1, 2)}),
+                *(64, "64", [64], {"widht": (64,)}, {"width": (8, 16), "steps": (1.5,)}),
                 *({name: values} for name in ("width", "depth") for values in _NO_LIST),
             ),
-            "log2_learning_rates": (-3.0, [200.0], [5000], [math.nan], ["-3"]),
-            "seeds": (0, [-1], [2**64], [0.5]),
-            "parameterizations": ("mup", [3], ["mop"]),
+            "fit": (
+                {"learning_rate": 0.1},
+                {"learning_rate": [math.nan]},
+                {"learning_rate": ["x"]},
+                {},
+                {"b1": (0.9,), "b2": (0.9,)},
+            ),
+            "seeds": (0, -1, [-1], [2**64], [0.5]),
+            "panels": ("mup", [3], ["mop"]),
             "base": sizes,
         },
     )

@@ -59,7 +59,7 @@ def lines(folder: Path) -> Iterator[list[str]]:
         _LONG,
     ):
         yield [*trained, "--parameterization", table]
-        yield [*swept, "--parameterizations", table]
+        yield [*swept, "--panels", table]
     places = (file, f"{file}/below", "/proc/x", "/proc/1/x", "gs://bucket/x", "", _LONG, "/".join(["x" * 200] * 30))
     for out in places:
         yield ["train", "--text.corpus", text, "--out", out]
@@ -121,15 +121,17 @@ def _plans() -> Iterator[list[str]]:
 def _config_files(folder: Path, new: str) -> Iterator[list[str]]:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("sweep", {name: value})
-        for name in ("log2_learning_rates", "seeds", "parameterizations")
-        for value in (64, "64", None, {}, [[]], [10**40], True)
+        for name in ("fit", "seeds", "panels")
+        for value in ("64", None, {}, [[]], [10**40], True)
     ]
     wrong += [
         ("sweep", {"over": {name: value}})
         for name in ("width", "depth", "widht")
         for value in (64, "64", None, {}, [[]], [10**40], True)
     ]
-    wrong += [("sweep", {"over": value}) for value in (64, "width", None, [[]], True, {"width": [64], "depth": [2]})]
+    wrong += [
+        ("sweep", {"over": value}) for value in (64, "width", None, [[]], True, {"width": [64], "steps": ["many"]})
+    ]
     wrong += [
         ("show", {"parameterization": value}) for value in ("mup.tune(output, lr=x)", 4, [4], {}, {"name": "mup"})
     ]

@@ -24,8 +24,15 @@ def measure(*, quick: bool, end: float) -> Iterator[dict[str, Any]]:
         failed = call("data", f"{folder}/store", *(("--corpus", _text(folder)) if quick else ()))
         begin = time.perf_counter()
         failed = failed or call(
-            *("sweep", "--out", f"{folder}/sweep", "--parameterizations", "mup", "--over.width", *widths),
-            *("--log2-learning-rates", *rates, "--run.steps", steps, "--run.text.store", f"{folder}/store"),
+            *("sweep", "--out", f"{folder}/sweep", "--panels", "mup", "--over.width", *widths),
+            *(
+                "--fit.learning-rate",
+                *(f"2**{rate}" for rate in rates),
+                "--run.steps",
+                steps,
+                "--run.text.store",
+                f"{folder}/store",
+            ),
             *("--run.size.depth", "1" if quick else "4", "--run.model.head-dim", "16" if quick else "64"),
             *(() if quick else ("--run.model.dtype", "bfloat16", "--run.text.rows", "16", "--run.text.seq", "512")),
             *(("--base.width", "16") if quick else ()),

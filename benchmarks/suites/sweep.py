@@ -31,9 +31,9 @@ def measure() -> dict[str, float]:
         call("data", folder + "/store")
         shared = ("--text.store", folder + "/store", "--steps", str(STEPS))
         sweep = call(
-            *("sweep", "--out", str(root / "sweep"), "--parameterizations", "mup", "--over.width", str(WIDTH)),
+            *("sweep", "--out", str(root / "sweep"), "--panels", "mup", "--over.width", str(WIDTH)),
             *("--base.width", "32", "--seeds", *map(str, SEEDS)),
-            *("--log2-learning-rates", *map(str, EXPONENTS)),
+            *("--fit.learning-rate", *(f"2**{exponent}" for exponent in EXPONENTS)),
             *(f"--run.{flag[2:]}" if flag.startswith("--") else flag for flag in shared),
         )
         processes = sum(

@@ -49,9 +49,9 @@ def judge(kind: str, number: int, seed: int) -> Outcome:
     truth = draw(kind, slope, np.random.default_rng([seed, KINDS.index(kind), number]))
     (panel,) = report(truth.cells).panels
     optima = [
-        abs(optimum.log2_lr - truth.best[optimum.size]) <= optimum.plus_minus
+        abs(optimum.point - truth.best[optimum.size]) <= optimum.plus_minus
         for optimum in panel.fit.optima
-        if optimum.log2_lr is not None and optimum.plus_minus is not None
+        if optimum.point is not None and optimum.plus_minus is not None
     ]
     law = panel.law
     slopes = [] if law is None or law.plus_minus is None else [abs(law.slope - slope) <= law.plus_minus]

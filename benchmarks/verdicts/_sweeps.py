@@ -111,5 +111,5 @@ def draw(kind: str, slope: float, rng: np.random.Generator) -> Sweep:
                 lost = u > cliff + 0.2 * rng.normal()
                 loss = losses[width](rate) + offsets[seed] + own + noise * error
                 loss = (math.nan if rng.random() < 0.5 else math.inf) if lost else loss
-                cells.append(Cell(parameterization="mup", size=width, learning_rate=2.0**rate, seed=seed, loss=loss))
+                cells.append(Cell(panel="mup", size=width, value=2.0**rate, seed=seed, loss=loss))
     return Sweep(cells=tuple(cells), slope=slope, best=best, losses=losses, noise=noise)

@@ -2,25 +2,31 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from equimu._errors import EquimuError
 from equimu._values import Size
 from equimu.optim import Optimizer
-from equimu.runs import RunConfig
-from equimu.sweeps import SweepConfig
+from equimu.runs import RunConfig, find_number, numbers_of_kinds, short_names
+from equimu.sweeps import SweepConfig, sweep_config_of
 from equimu.tasks import Task
 
 Flat = tyro.conf.arg(name="")
+_AXIS = re.compile(r"--(over|fit)\.([^=]+)(=.*)?", re.DOTALL)
 
 
 class _Named(Mapping[str, Any]):
     """The fields of a dataclass as a mapping, without those that were not given."""
 
+    names: ClassVar[Mapping[str, str]] = {}
+    """Of fields that are called otherwise: numbers whose names have dots."""
+
     def _given(self) -> dict[str, Any]:
-        return {name: value for name, value in fields_of(self).items() if value not in (None, ())}
+        return {self.names.get(name, name): value for name, value in fields_of(self).items() if value not in (None, ())}
 
     def __getitem__(self, name: str) -> Any:
         return self._given()[name]
@@ -32,28 +38,70 @@ class _Named(Mapping[str, Any]):
         return len(self._given())
 
 
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Names of the numbers that flags of `over` and `fit` give values of."""
+
+    over: tuple[str, ...] = ()
+    fit: tuple[str, ...] = ()
+
+
 def fields_of(config: Any) -> dict[str, Any]:
     """The fields of a dataclass, by name."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-def flags_class(config: type, task: type[Task], optimizer: type[Optimizer]) -> Any:
+def flags_class(config: type, task: type[Task], optimizer: type[Optimizer], axes: Axes) -> Any:
     """The class of flags of `RunConfig` or `SweepConfig`. Its instances become the config by `plain`.
 
     Raises:
         EquimuError: the task's `make` has no sizes.
     """
-    return (_run_class if config is RunConfig else _sweep_class)(task, optimizer)
+    return _run_class(task, optimizer) if config is RunConfig else _sweep_class(task, optimizer, axes)
 
 
-def flags_of(config: RunConfig | SweepConfig) -> Any:
-    """A config as flags, whose defaults it is."""
+def take_axes(flags: list[str], task: type[Task], optimizer: type[Optimizer]) -> tuple[Axes, list[str]]:
+    """What flags of `over` and `fit` name, however much of its path is written; and all flags, with the names of fields.
+
+    Raises:
+        EquimuError: a name of no number, or one without values.
+    """
+    known = numbers_of_kinds(object.__new__(task).sizes, task, optimizer)
+    short = short_names(known)
+    found: dict[str, list[str]] = {"over": [], "fit": []}
+    written: list[str] = []
+    for index, flag in enumerate(flags):
+        match = _AXIS.fullmatch(flag)
+        if match is None:
+            written.append(flag)
+            continue
+        what, name, value = match.groups()
+        name = short[find_number(name.replace("-", "_"), known, what)]
+        if not value and (index + 1 == len(flags) or flags[index + 1].startswith("--")):
+            raise EquimuError(f"the grid is empty: {what}.{name} has no value; give at least one")
+        found[what].append(name)
+        written.append(f"--{what}.{_identifier(name).replace('_', '-')}")
+        written += [value.removeprefix("=")] if value else []
+    return Axes(tuple(found["over"]), tuple(found["fit"])), written
+
+
+def flags_of(config: RunConfig | SweepConfig, axes: Axes) -> Any:
+    """A config as flags, whose defaults it is. One of `fit` replaces what the config fits."""
     if isinstance(config, SweepConfig):
         task = type(config.run.task)
-        values = {**fields_of(config), "run": flags_of(config.run)}
-        return _sweep_class(task, type(config.run.optimizer))(
-            **values | {"over": _over(task)(**config.over), "base": _base(task)(**config.base)}
-        )
+        both = Axes((*config.over, *axes.over), axes.fit or tuple(config.fit))
+        defaults = {
+            what: _axes_class(what, task, getattr(both, what))(
+                **{
+                    _identifier(name): tuple(map(repr, values))
+                    for name, values in getattr(config, what).items()
+                    if name in getattr(both, what)
+                }
+            )
+            for what in ("over", "fit")
+        }
+        values = {**fields_of(config), "run": flags_of(config.run, axes), "base": _base(task)(**config.base)}
+        return _sweep_class(task, type(config.run.optimizer), both)(**values | defaults)
     task = type(config.task)
     values = fields_of(config) | {"size": _size(task)(**config.size), "base": _base(task)(**config.base)}
     return _run_class(task, type(config.optimizer))(**values)
@@ -77,7 +125,9 @@ def _plain(flags: Any) -> Any:
     """The config that flags say."""
     values = fields_of(flags)
     if "run" in values:
-        return SweepConfig(**{**values, "run": _plain(values["run"])})
+        if not values["fit"]:
+            del values["fit"]
+        return sweep_config_of(_plain(values.pop("run")), values)
     return RunConfig(**values)
 
 
@@ -95,12 +145,15 @@ def _run_class(task: type[Task], optimizer: type[Optimizer]) -> Any:
 
 
 @functools.cache
-def _sweep_class(task: type[Task], optimizer: type[Optimizer]) -> Any:
+def _sweep_class(task: type[Task], optimizer: type[Optimizer], axes: Axes) -> Any:
     run = _run_class(task, optimizer)
+    over, fit = _axes_class("over", task, axes.over), _axes_class("fit", task, axes.fit)
     fields: list[Any] = [
         flags_field("run", run, run),
-        ("parameterizations", tuple[str, ...], dataclasses.field(default=SweepConfig.parameterizations)),
-        flags_field("over", _over(task), _over(task)),
+        ("panels", tuple[str, ...], dataclasses.field(default=SweepConfig.panels)),
+        flags_field("over", over, over),
+        flags_field("fit", fit, fit),
+        ("seeds", int | tuple[int, ...], dataclasses.field(default=SweepConfig.seeds)),
         flags_field("base", _base(task), _base(task)),
     ]
     return _class("SweepConfig", SweepConfig, fields)
@@ -119,9 +172,18 @@ def _base(task: type[Task]) -> Any:
 
 
 @functools.cache
-def _over(task: type[Task]) -> Any:
-    names = object.__new__(task).sizes
-    return _class("Over", _Named, [(name, tuple[Size, ...], dataclasses.field(default=())) for name in names])
+def _axes_class(what: str, task: type[Task], names: tuple[str, ...]) -> Any:
+    """Flags of the sizes, or of the learning rate, and of the other numbers that are named."""
+    usual = object.__new__(task).sizes if what == "over" else ("learning_rate",)
+    called = {_identifier(name): name for name in (*usual, *names)}
+    hint = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NUMBER [NUMBER ...]]")]
+    made = _class(what.capitalize(), _Named, [(field, hint, dataclasses.field(default=())) for field in called])
+    made.names = called
+    return made
+
+
+def _identifier(name: str) -> str:
+    return name.replace(".", "__")
 
 
 def _class(name: str, parent: type, fields: list[Any]) -> Any:

@@ -17,7 +17,7 @@ from equimu.cli._command import Command
 from equimu.cli._config_file import read_config, take_config_file
 from equimu.cli._coord_check import CoordCheck
 from equimu.cli._data import Data
-from equimu.cli._flags import Flat, flags_class, flags_field, flags_of
+from equimu.cli._flags import Axes, Flat, flags_class, flags_field, flags_of, take_axes
 from equimu.cli._plan import Plan
 from equimu.cli._show import Show
 from equimu.cli._sweep import Report, Sweep
@@ -26,7 +26,7 @@ from equimu.cli._words import one_line, own_words
 from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
 from equimu.processes import Interrupted, exit_process, is_process_zero
 from equimu.storage import one_line as one_line_of_storage
-from equimu.sweeps import SweepConfig
+from equimu.sweeps import SweepConfig, refuse_former
 from equimu.tasks import LanguageModel, Task, find_task
 
 _COMMANDS: dict[str, type[Command]] = {
@@ -100,7 +100,12 @@ def _parse(arguments: list[str]) -> Any:
                 f"the config {path} is of {optimizer_name(run.optimizer)}, whose flags are others than those of another "
                 "optimizer; change optimizer.name in a copy of it"
             )
-    return _flags(name, _with_flags(command, task or LanguageModel, optimizer or AdamW, config), flags)
+    task, optimizer, axes = task or LanguageModel, optimizer or AdamW, Axes()
+    if command.config_class is SweepConfig:
+        for flag in flags:
+            refuse_former(flag.partition("=")[0].removeprefix("--").replace("-", "_"))
+        axes, flags = take_axes(flags, task, optimizer)
+    return _flags(name, _with_flags(command, task, optimizer, config, axes), flags)
 
 
 def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
@@ -122,10 +127,12 @@ def _take_optimizer(flags: list[str]) -> tuple[type[Optimizer] | None, list[str]
     return None, flags
 
 
-def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], config: Any) -> Any:
+def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], config: Any, axes: Axes) -> Any:
     """The command with the flags of a task and an optimizer, whose defaults are those of a config, if there is one."""
-    cls = flags_class(command.config_class, task, optimizer)
-    field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config))
+    cls = flags_class(command.config_class, task, optimizer, axes)
+    if isinstance(config, SweepConfig):
+        cls = type(flags_of(config, axes))
+    field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config, axes))
     made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
     made.__doc__ = command.__doc__
     return made

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from equimu._progress import progress
 from equimu._values import PathLike, Size
@@ -17,7 +17,7 @@ from equimu.training import RuntimeConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Command):
-    """Sweep learning rates over a size and parameterizations, and report. Interrupted, it goes on where it was."""
+    """Sweep learning rates, or another number, over a size or others, and report. Interrupted, it goes on where it was."""
 
     config_class = SweepConfig
 
@@ -52,12 +52,18 @@ class Report(Command):
     """Root of the run folders."""
     out: PathLike | None = None
     """Folder for the report; the root itself by default."""
+    fit: str | None = None
+    """Number whose best value is looked for; by default the learning rate, or the one of the optimizer that differs."""
+    over: tuple[str, ...] = ()
+    """Numbers that it is looked for at each value of; by default those that differ."""
+    scale: Literal["log2", "linear"] | None = None
+    """Of the number that is fitted; by default the one that its values are spaced on."""
 
     def __call__(self) -> None:
         """Writes and prints the report."""
         out = self.runs if self.out is None else self.out
         local_folder(out, "--out")
-        _report(read_cells(self.runs), out)
+        _report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)
 
 
 def _cell(run: Run) -> str:

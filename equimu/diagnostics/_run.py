@@ -59,7 +59,7 @@ def check_run(
     batches = data_of(config.task).training(config.seed)
 
     def optimizer(tree: PyTree) -> Any:
-        still = dataclasses.replace(config.optimizer, decay="constant")
+        still = dataclasses.replace(config.optimizer, schedule="constant")
         decay = config.optimizer.weight_decay
         return still.build(tree, learning_rate=learning_rate, weight_decay=decay, steps=steps, warmup=0)
 

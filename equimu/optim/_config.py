@@ -1,7 +1,9 @@
 """Optimizers as values: what a config holds, with their schedule; and their names."""
 
 import abc
+import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -25,10 +27,11 @@ from equimu._values import (
 from equimu.optim._epsilon import epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor, muon
 from equimu.optim._optimizers import adamw, lion, sgd
-from equimu.optim._schedule import Decay, warmup_schedule
+from equimu.optim._schedule import check_schedule, warmup_schedule
 from equimu.parameterization import DecayRule, Family
 
 _NAME = "name"
+_CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:\((.*)\))?", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
 
     Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags, and part of what a run
-    is.
+    is. Its learning rate, weight decay and warm-up are inputs of a run's compiled program; its other numbers are part of it, so
+    that a sweep over one of them compiles once for each value.
 
     - `family`: of update rules, which decides how a table's learning rates are written.
     """
@@ -50,13 +54,16 @@ class Optimizer(abc.ABC):
     """Global norm to which gradients are clipped; None for no clipping."""
     warmup: Share = 0.1
     """Share of the steps."""
-    decay: Decay = "linear"
+    schedule: str = "linear"
+    """Of the learning rate after the warm-up: linear, cosine, constant, wsd (constant, and linear in the last fifth),
+    inverse_sqrt, or a registered one."""
     floor: NotNegative = 1e-4
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         check_fields(self, "optimizer.")
+        check_schedule("optimizer.schedule", self.schedule)
 
     def build(
         self, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
@@ -74,7 +81,7 @@ class Optimizer(abc.ABC):
             learning_rate=learning_rate,
             # a decay of zero is left out of the program
             weight_decay=weight_decay if self.weight_decay else 0.0,
-            schedule=warmup_schedule(total=steps, warmup=warmup, decay=self.decay, floor=self.floor),
+            schedule=warmup_schedule(total=steps, warmup=warmup, decay=self.schedule, floor=self.floor),
             clip_norm=self.clip_norm,
             mu_dtype=jnp.dtype(self.first_moment_dtype),
         )
@@ -245,4 +252,41 @@ def optimizer_from_dict(values: Mapping[str, Any], where: str = "optimizer.") ->
     name = values.get(_NAME, "adamw")
     if not isinstance(name, str):
         raise EquimuError(f"{where}name must be the name of an optimizer, e.g. 'lion', got {shown(name)}")
+    if "decay" in values:
+        raise EquimuError(f"{where}decay is now {where}schedule; write schedule = {shown(values['decay'])}")
     return fields_from_dict(optimizer_class(name), {k: v for k, v in values.items() if k != _NAME}, where)
+
+
+def optimizer_from_text(text: str, like: Optimizer | None = None) -> Optimizer:
+    """The optimizer that a text names: `lion`, or with fields of its own `lion(b2=0.98)`.
+
+    Args:
+        text: a name, and numbers, words or None in brackets.
+        like: an optimizer whose fields are taken where the text says nothing: all of them if it is of the same class, else
+            those that all optimizers have. None for the defaults.
+
+    Raises:
+        EquimuError: the text is no such call; an unknown name or field, with the nearest valid one.
+    """
+    found = _CALL.fullmatch(text.strip())
+    if found is None:
+        raise EquimuError(f"{shown(text)} is not an optimizer; write a name, or a call: lion(b2=0.98)")
+    cls = optimizer_class(found.group(1))
+    own: dict[str, Any] = {}
+    for part in filter(None, map(str.strip, (found.group(2) or "").split(","))):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not equals:
+            raise EquimuError(f"{shown(text)}: write fields by name, e.g. {found.group(1)}(weight_decay=0.1)")
+        try:
+            own[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            own[name] = value
+    common = type(like) if isinstance(like, cls) else Optimizer
+    given = {} if like is None else {field.name: getattr(like, field.name) for field in dataclasses.fields(common)}
+    return fields_from_dict(cls, {**given, **own}, "optimizer.")
+
+
+def is_optimizer_text(text: str) -> bool:
+    """Whether a text begins with the name of an optimizer."""
+    found = _CALL.fullmatch(text.strip())
+    return found is not None and found.group(1) in _REGISTERED

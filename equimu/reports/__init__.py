@@ -1,9 +1,10 @@
-"""From the finished runs of a learning-rate sweep to a fitted optimum, a table, a figure and a verdict."""
+"""From the finished runs of a sweep to a fitted optimum, a table, a figure and a verdict."""
 
 from equimu.reports._cells import Cell as Cell
 from equimu.reports._cells import Curve as Curve
 from equimu.reports._fit import Fit as Fit
 from equimu.reports._fit import Optimum as Optimum
+from equimu.reports._fitted import Fitted as Fitted
 from equimu.reports._law import Law as Law
 from equimu.reports._read import cells_of as cells_of
 from equimu.reports._read import read_cells as read_cells

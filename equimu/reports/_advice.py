@@ -1,4 +1,4 @@
-"""What would decide an undecided verdict: which rates, sizes or seeds to run, and how many."""
+"""What would decide an undecided verdict: which values, sizes or seeds to run, and how many."""
 
 import math
 
@@ -13,38 +13,41 @@ from equimu.reports._law import Law
 _MOST_SEEDS = 24
 
 
-def rates(curve: Curve, optimum: Optimum) -> str:
-    """The rates to run at a size whose optimum is not known."""
-    grid, at = curve.log2_lr, f"at {curve.along} {curve.size}"
+def values(curve: Curve, optimum: Optimum) -> str:
+    """The values to run at a size whose optimum is not known."""
+    grid, at = curve.grid, f"at {curve.along} {curve.size:g}"
     step = float(np.median(np.diff(grid))) if len(grid) > 1 else 1.0
-    if optimum.best_log2_lr is None:
-        return f"run lower ones {at}: {_log2(grid[0] - 2 * step, grid[0] - step)}"
-    best = optimum.best_log2_lr
+    if optimum.best_point is None:
+        return f"run lower ones {at}: {_listed(curve, grid[0] - 2 * step, grid[0] - step)}"
+    best = optimum.best_point
     if len(grid) == 1:
-        return f"run those beside it {at}: {_log2(best - 2, best - 1, best + 1, best + 2)}"
+        return f"run those beside it {at}: {_listed(curve, best - 2, best - 1, best + 1, best + 2)}"
     if optimum.status == "edge":
         sign = -1 if best == grid[0] else 1
         further = sorted((best + sign * step, best + 2 * sign * step))
-        return f"run {'lower' if sign < 0 else 'higher'} rates {at}: {_log2(*further)}"
-    wider = f"run {at} rates further from there, {_log2(grid[0] - step, grid[-1] + step)}"
-    return f"{wider}, and {_seeds(curve, 2 * len(curve.seeds))}"
+        return f"run {'lower' if sign < 0 else 'higher'} {curve.fitted.several} {at}: {_listed(curve, *further)}"
+    ends = _listed(curve, grid[0] - step, grid[-1] + step)
+    return f"run {at} {curve.fitted.several} further from there, {ends}, and {_seeds(curve, 2 * len(curve.seeds))}"
 
 
 def sizes(curves: tuple[Curve, ...]) -> str:
     """More sizes, where there is one."""
-    return f"run {curves[-1].along}s {2 * curves[-1].size} and {4 * curves[-1].size} too"
+    largest = curves[-1]
+    if _is_count(largest.size):
+        return f"run {largest.along}s {2 * largest.size:g} and {4 * largest.size:g} too"
+    return f"run two more values of {largest.along} too"
 
 
-def size(curves: tuple[Curve, ...], of: int) -> str:
+def size(curves: tuple[Curve, ...], of: float) -> str:
     """More seeds at a size that does not fit the others."""
     curve = next(curve for curve in curves if curve.size == of)
-    return f"run {_seeds(curve, 2 * len(curve.seeds))} at {curve.along}s {curves[0].size} and {of}"
+    return f"run {_seeds(curve, 2 * len(curve.seeds))} at {curve.along} {curves[0].size:g} and {of:g}"
 
 
 def noise(curves: tuple[Curve, ...]) -> str:
     """More seeds, where nothing tells the noise."""
     most = max(len(curve.seeds) for curve in curves)
-    return f"run three seeds, {3 - most} more" if most < 3 else "run more learning rates"
+    return f"run three seeds, {3 - most} more" if most < 3 else f"run more {curves[0].fitted.values}"
 
 
 def certainty(
@@ -61,12 +64,18 @@ def certainty(
     stderr = law.stderr or 0.0
     seeds = max(len(curve.seeds) for curve in curves)
     needed = max(seeds + 1, math.ceil(seeds * (stderr / max(aim, 1e-9)) ** 2))
-    known = [(optimum.size, optimum.stderr or 0.0) for optimum in fit.optima if optimum.log2_lr is not None]
+    known = [(optimum.size, optimum.stderr or 0.0) for optimum in fit.optima if optimum.point is not None]
     worst = max(known, key=lambda pair: pair[1])[0]
-    along = curves[0].along
+    along, largest = curves[0].along, curves[-1].size
+    another = f"{along} {2 * largest:g}" if _is_count(largest) else f"another value of {along}"
     if needed <= _MOST_SEEDS:
-        return f"run {_more(seeds, needed)}, above all at {along} {worst}, or {along} {2 * curves[-1].size} too"
-    return f"run {along} {2 * curves[-1].size} too, and learning rates half as far apart, above all at {along} {worst}"
+        return f"run {_more(seeds, needed)}, above all at {along} {worst:g}, or {another} too"
+    return f"run {another} too, and {curves[0].fitted.values} half as far apart, above all at {along} {worst:g}"
+
+
+def _is_count(size: float) -> bool:
+    """Whether twice the size is one that can be run, as of a width; a share or a decay rate has bounds."""
+    return size >= 1 and float(size).is_integer()
 
 
 def _seeds(curve: Curve, needed: int) -> str:
@@ -78,6 +87,6 @@ def _more(now: int, needed: int) -> str:
     return f"{more} more seed{'s' if more > 1 else ''} ({needed} in all)"
 
 
-def _log2(*rates: float) -> str:
-    texts = [f"{rate:g}" for rate in rates]
-    return f"log2 LR {', '.join(texts[:-1])} and {texts[-1]}"
+def _listed(curve: Curve, *points: float) -> str:
+    texts = [curve.fitted.text(point) for point in points]
+    return f"{curve.fitted.label} {', '.join(texts[:-1])} and {texts[-1]}"

@@ -99,7 +99,7 @@ def bottom(curve: Curve) -> Bottom | None:
     if not usable.any():
         return None
     best = low = high = int(np.nanargmin(mean))
-    near = usable & (np.abs(curve.log2_lr - curve.log2_lr[best]) <= _REACH + 1e-6)
+    near = usable & (np.abs(curve.grid - curve.grid[best]) <= _REACH + 1e-6)
     while low > 0 and near[low - 1]:
         low -= 1
     while high < len(usable) - 1 and near[high + 1]:
@@ -121,7 +121,7 @@ def bottom(curve: Curve) -> Bottom | None:
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
         return None
     return Bottom(
-        x=curve.log2_lr[low : high + 1],
+        x=curve.grid[low : high + 1],
         y=y,
         runs=there.sum(axis=0).astype(np.float64),
         offsets=offsets,

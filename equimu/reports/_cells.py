@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from equimu._errors import EquimuError
+from equimu.reports._fitted import Fitted, Scale, fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,59 +16,78 @@ class Cell:
     """One finished run of a sweep.
 
     Attributes:
-        parameterization: the panel it belongs to, for example `"mup"`.
+        panel: the panel it belongs to, for example `"mup"`.
         size: how large it is, in what the sweep is over: by default the width of its model.
-        learning_rate: its base learning rate.
+        value: the value of the number that is fitted: by default its base learning rate.
         seed: its seed.
         loss: final validation loss in nats per token; infinite or NaN if the run diverged.
-        initial_loss: loss of the first batch, before the first update, if known.
-        along: what `size` is, as a word for texts: `"width"`, `"depth"`, ...
+        initial_loss: training loss of the first batch, before the first update, if known.
+        final_loss: training loss of the last batch, if known.
+        along: what `size` is, as a word for texts: `"width"`, `"depth"`, `"steps"`, ...
+        others: the values of what else the sweep is over, by name; runs that differ in them belong to panels of their own.
+        fitted: the name of the number that `value` is of.
+        scale: the axis of that number: `"log2"`, or `"linear"`, on which distances are in steps of the grid.
         leaves: what each leaf did in the middle of the run, by its path; see the rows of `metrics.jsonl`.
         steps: of the run, if known.
     """
 
-    parameterization: str
-    size: int
-    learning_rate: float
+    panel: str
+    size: float
+    value: float
     seed: int
     loss: float
     initial_loss: float | None = None
+    final_loss: float | None = None
     along: str = "width"
+    others: tuple[tuple[str, float], ...] = ()
+    fitted: str = "learning_rate"
+    scale: Scale = "log2"
     leaves: Mapping[str, Mapping[str, float]] | None = None
     steps: int | None = None
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is not finite, or training left the model worse than it found it."""
+        """Whether the loss is not finite, or training left the model worse at what it is trained on than it found it.
+
+        Both are training losses: a task may validate by another measure.
+        """
         if not math.isfinite(self.loss):
             return True
-        return self.initial_loss is not None and self.loss > self.initial_loss
+        return self.initial_loss is not None and self.final_loss is not None and self.final_loss > self.initial_loss
+
+    @property
+    def panel_name(self) -> str:
+        """The panel and the values of the others, for example `"mup, depth 4"`."""
+        return ", ".join([self.panel, *(f"{name} {value:g}" for name, value in self.others)])
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Curve:
-    """Loss against learning rate, for one parameterization at one size.
+    """Loss against the number that is fitted, for one panel at one size.
 
     Attributes:
-        parameterization: the panel it belongs to.
-        size: the size of its models.
+        panel: the panel it belongs to.
+        size: the size of its models, or the value of whatever the sweep is over.
         along: what that is, for texts.
-        log2_lr: log2 of the base learning rates that were run, ascending.
+        fitted: the number that is fitted, and its axis.
+        grid: the points of the values that were run, ascending; log2 of the base learning rate by default.
         seeds: the seeds that were run, ascending.
         losses: validation losses; NaN where a run diverged or does not exist.
-        diverged: how many seeds diverged at each rate.
+        diverged: how many seeds diverged at each point.
     """
 
-    parameterization: str
-    size: int
+    panel: str
+    size: float
     along: str
-    log2_lr: Float[np.ndarray, " rates"]
+    fitted: Fitted
+    grid: Float[np.ndarray, " points"]
     seeds: tuple[int, ...]
-    losses: Float[np.ndarray, "seeds rates"]
-    diverged: Int[np.ndarray, " rates"]
+    losses: Float[np.ndarray, "seeds points"]
+    diverged: Int[np.ndarray, " points"]
 
     def __repr__(self) -> str:
-        return f"Curve({self.parameterization}, {self.along} {self.size}, {len(self.seeds)} seeds, {len(self.log2_lr)} rates)"
+        size = f"{self.along} {self.size:g}"
+        return f"Curve({self.panel}, {size}, {len(self.seeds)} seeds, {len(self.grid)} values of {self.fitted.name})"
 
     @property
     def usable(self) -> np.ndarray:
@@ -92,56 +112,64 @@ def curves(cells: Iterable[Cell]) -> dict[str, tuple[Curve, ...]]:
         cells: the finished runs, in any order.
 
     Returns:
-        The curves of each parameterization, sizes ascending; parameterizations in order of appearance.
+        The curves of each panel, sizes ascending; panels in order of appearance.
 
     Raises:
-        EquimuError: no cells; a learning rate that is not positive; the same run given twice; sizes of two kinds.
+        EquimuError: no cells; a value without a point on the axis; the same run given twice; sizes, or fitted numbers, of
+            two kinds.
     """
     cells = list(cells)
-    kinds = sorted({cell.along for cell in cells})
-    if len(kinds) > 1:
-        raise EquimuError(f"runs over {' and over '.join(kinds)} do not belong in one report; give it one sweep")
-    groups: dict[str, dict[int, dict[tuple[int, float], Cell]]] = {}
-    for cell in cells:
-        if not (math.isfinite(cell.learning_rate) and cell.learning_rate > 0):
-            raise EquimuError(
-                f"a run has learning rate {cell.learning_rate}, which has no logarithm: "
-                "give the report runs with positive learning rates only"
-            )
-        runs = groups.setdefault(cell.parameterization, {}).setdefault(cell.size, {})
-        # Rounded, so that a rate written in decimals and the same rate as a power of two are one column.
-        key = (cell.seed, round(math.log2(cell.learning_rate), 6))
-        if key in runs:
-            raise EquimuError(
-                f"two runs are given for {cell.parameterization}, {cell.along} {cell.size}, log2 LR {key[1]:g}, "
-                f"seed {cell.seed}: they would count twice, so give one of them, or another panel label"
-            )
-        runs[key] = cell
-    if not groups:
+    if not cells:
         raise EquimuError(
             "no finished runs were given, so there is nothing to report: run `equimu sweep` first, "
             "or name the folder that holds its runs"
         )
+    for kinds in ({cell.along for cell in cells}, {cell.fitted for cell in cells}, {cell.scale for cell in cells}):
+        if len(kinds) > 1:
+            raise EquimuError(
+                f"runs over {' and over '.join(sorted(kinds))} do not belong in one report; give it one sweep"
+            )
+    name, scale = cells[0].fitted, cells[0].scale
+    for cell in cells:
+        if not math.isfinite(cell.value) or (scale == "log2" and cell.value <= 0):
+            raise EquimuError(
+                f"a run has {name} {cell.value:g}, which has no logarithm: give the report runs with positive {name} only"
+                + (", or take the linear scale" if cell.value == 0 else "")
+            )
+    axis = fitted(name, scale, [cell.value for cell in cells])
+    groups: dict[str, dict[float, dict[tuple[int, float], Cell]]] = {}
+    for cell in cells:
+        runs = groups.setdefault(cell.panel_name, {}).setdefault(cell.size, {})
+        key = (cell.seed, axis.point(cell.value))
+        if key in runs:
+            raise EquimuError(
+                f"two runs are given for {cell.panel_name}, {cell.along} {cell.size:g}, "
+                f"{axis.label} {axis.shown(key[1]):g}, "
+                f"seed {cell.seed}: they would count twice, so give one of them, or another panel label"
+            )
+        runs[key] = cell
     return {
-        name: tuple(_curve(name, size, by_size[size]) for size in sorted(by_size)) for name, by_size in groups.items()
+        name: tuple(_curve(name, size, axis, by_size[size]) for size in sorted(by_size))
+        for name, by_size in groups.items()
     }
 
 
-def _curve(name: str, size: int, runs: dict[tuple[int, float], Cell]) -> Curve:
+def _curve(name: str, size: float, axis: Fitted, runs: dict[tuple[int, float], Cell]) -> Curve:
     seeds = sorted({seed for seed, _ in runs})
-    rates = sorted({rate for _, rate in runs})
-    losses = np.full((len(seeds), len(rates)), np.nan)
-    diverged = np.zeros(len(rates), dtype=np.int64)
-    for (seed, rate), cell in runs.items():
+    points = sorted({point for _, point in runs})
+    losses = np.full((len(seeds), len(points)), np.nan)
+    diverged = np.zeros(len(points), dtype=np.int64)
+    for (seed, point), cell in runs.items():
         if cell.diverged:
-            diverged[rates.index(rate)] += 1
+            diverged[points.index(point)] += 1
         else:
-            losses[seeds.index(seed), rates.index(rate)] = cell.loss
+            losses[seeds.index(seed), points.index(point)] = cell.loss
     return Curve(
-        parameterization=name,
+        panel=name,
         size=size,
         along=next(iter(runs.values())).along,
-        log2_lr=np.array(rates),
+        fitted=axis,
+        grid=np.array(points),
         seeds=tuple(seeds),
         losses=losses,
         diverged=diverged,

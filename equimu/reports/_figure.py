@@ -1,4 +1,4 @@
-"""The figure of a report: loss against learning rate, a line per size, a panel per parameterization."""
+"""The figure of a report: loss against the number that is fitted, a line per size."""
 
 import io
 import math
@@ -54,7 +54,7 @@ def _drawn(report: Report) -> bytes:
         # As many lines over each panel, so that the labels above them stand in a row.
         ax.set_title("\n".join(lines + [" "] * (most - len(lines))), fontsize=8.5, loc="left", linespacing=1.3)
         place: dict[str, Any] = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 8 + 11.5 * most)}
-        ax.annotate(panel.parameterization, textcoords="offset points", fontsize=11, fontweight="bold", **place)
+        ax.annotate(panel.name, textcoords="offset points", fontsize=11, fontweight="bold", **place)
     for ax in axes[count:]:
         ax.remove()
     figure.supylabel("validation loss (nats per token)", fontsize=10)
@@ -66,33 +66,38 @@ def _drawn(report: Report) -> bytes:
     return content.getvalue()
 
 
-def _panel(panel: Panel, ax: Any, colours: dict[int, Any]) -> None:
+def _panel(panel: Panel, ax: Any, colours: dict[float, Any]) -> None:
+    axis = panel.curves[0].fitted
     diverged: dict[float, int] = {}
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
         colour = colours[curve.size]
-        ax.plot(curve.log2_lr[curve.usable], curve.mean[curve.usable], color=colour, lw=1.6, marker="o", ms=3.5)
+        x = np.array([axis.shown(float(point)) for point in curve.grid])
+        ax.plot(x[curve.usable], curve.mean[curve.usable], color=colour, lw=1.6, marker="o", ms=3.5)
         for losses in curve.losses if len(curve.losses) > 1 else ():
-            ax.plot(curve.log2_lr, losses, ls="none", marker="o", ms=3, mew=0, color=colour, alpha=0.35)
-        for rate in curve.log2_lr[curve.diverged > 0]:
-            # Widths that diverge at the same rate stand one below the other.
-            height = 0.97 - 0.035 * diverged.get(float(rate), 0)
-            diverged[float(rate)] = diverged.get(float(rate), 0) + 1
-            ax.plot(rate, height, marker="x", ms=5, mew=1.5, color=colour, transform=ax.get_xaxis_transform())
+            ax.plot(x, losses, ls="none", marker="o", ms=3, mew=0, color=colour, alpha=0.35)
+        for at in x[curve.diverged > 0]:
+            # Sizes that diverge at the same value stand one below the other.
+            height = 0.97 - 0.035 * diverged.get(float(at), 0)
+            diverged[float(at)] = diverged.get(float(at), 0) + 1
+            ax.plot(at, height, marker="x", ms=5, mew=1.5, color=colour, transform=ax.get_xaxis_transform())
         star = {"marker": "*", "ms": 13, "mec": "black", "mew": 0.7, "zorder": 4, "ls": "none"}
-        if optimum.log2_lr is not None:
+        if optimum.point is not None:
+            half = None if optimum.plus_minus is None else axis.shown(optimum.plus_minus)
             ax.errorbar(
-                optimum.log2_lr, optimum.loss, xerr=optimum.plus_minus, color=colour, capsize=3, elinewidth=1.4, **star
+                axis.shown(optimum.point), optimum.loss, xerr=half, color=colour, capsize=3, elinewidth=1.4, **star
             )
-        elif optimum.best_log2_lr is not None:
-            ax.plot(optimum.best_log2_lr, optimum.best_loss, **star | {"mfc": "white", "mec": colour, "mew": 1.2})
+        elif optimum.best_point is not None:
+            ax.plot(
+                axis.shown(optimum.best_point), optimum.best_loss, **star | {"mfc": "white", "mec": colour, "mew": 1.2}
+            )
     if panel.carried is not None:
-        ax.axvline(panel.carried, color="0.45", ls="--", lw=1, zorder=1)
-    rates = sorted({float(rate) for curve in panel.curves for rate in curve.log2_lr})
-    margin = 0.06 * (rates[-1] - rates[0]) or 0.5
-    ax.set_xlim(rates[0] - margin, rates[-1] + margin)
-    if len(rates) <= _MOST_TICKS:
-        ax.set_xticks(rates)
-    ax.set_xlabel("log2 of the base learning rate", fontsize=9)
+        ax.axvline(axis.shown(panel.carried), color="0.45", ls="--", lw=1, zorder=1)
+    values = sorted({axis.shown(float(point)) for curve in panel.curves for point in curve.grid})
+    margin = 0.06 * (values[-1] - values[0]) or axis.shown(0.5)
+    ax.set_xlim(values[0] - margin, values[-1] + margin)
+    if len(values) <= _MOST_TICKS:
+        ax.set_xticks(values)
+    ax.set_xlabel(axis.title, fontsize=9)
     ax.tick_params(labelsize=8)
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
@@ -118,18 +123,18 @@ def _range(report: Report) -> tuple[float, float]:
     return low - 0.08 * (high - low), high
 
 
-def _legend(report: Report, colours: dict[int, Any]) -> list[Any]:
+def _legend(report: Report, colours: dict[float, Any]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, lw=2, label=f"{report.along} {size}") for size, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, lw=2, label=f"{report.along} {size:g}") for size, colour in colours.items()]
     optima = [optimum for panel in report.panels for optimum in panel.fit.optima]
     star: dict[str, Any] = {"marker": "*", "ls": "none", "ms": 11, "mec": "black"}
-    if any(optimum.log2_lr is not None for optimum in optima):
+    if any(optimum.point is not None for optimum in optima):
         handles.append(Line2D([], [], mfc="0.7", label="optimum ± 90%", **star))
     if any(optimum.status == "edge" for optimum in optima):
         handles.append(Line2D([], [], mfc="white", label="best, at the edge", **star))
     if any(panel.carried is not None for panel in report.panels):
-        handles.append(Line2D([], [], color="0.45", ls="--", lw=1, label="rate carried over"))
+        handles.append(Line2D([], [], color="0.45", ls="--", lw=1, label=f"{report.fitted.carried} carried over"))
     if any(curve.diverged.any() for panel in report.panels for curve in panel.curves):
         handles.append(Line2D([], [], marker="x", ls="none", color="0.3", label="diverged"))
     return handles

@@ -1,4 +1,4 @@
-"""The best learning rate of each size, and how well it is known."""
+"""The best value of the fitted number at each size, and how well it is known."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from equimu.reports._valley import Valleys
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """The best learning rate of one size, in log2.
+    """The best value of one size, as a point of its axis: log2 of it by default.
 
     Attributes:
         size: the size of the models.
@@ -26,9 +26,9 @@ class Optimum:
             the best rate of the grid, uncertain by half the way to the wall. `"edge"`: the best rate is the first or last
             that was run, so that the optimum may lie beyond. `"unknown"`: no rate without a divergence, or no minimum that
             stands out of the noise.
-        best_log2_lr: the rate of the grid with the lowest mean loss.
+        best_point: the rate of the grid with the lowest mean loss.
         best_loss: the mean loss there.
-        log2_lr: the optimum; None at an edge or if unknown.
+        point: the optimum; None at an edge or if unknown.
         stderr: its standard error, by noise and by what is not known of the curve's form; None if not known.
         df: degrees of freedom behind `stderr`.
         plus_minus: half of its 90% interval.
@@ -38,11 +38,11 @@ class Optimum:
         per_seed: the optimum of each seed, to first order.
     """
 
-    size: int
+    size: float
     status: Literal["fitted", "walled", "edge", "unknown"]
-    best_log2_lr: float | None = None
+    best_point: float | None = None
     best_loss: float | None = None
-    log2_lr: float | None = None
+    point: float | None = None
     stderr: float | None = None
     df: float | None = None
     plus_minus: float | None = None
@@ -59,7 +59,7 @@ class Optimum:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Fit:
-    """The optima of one parameterization.
+    """The optima of one panel.
 
     Attributes:
         optima: one per size, ascending.
@@ -79,11 +79,11 @@ class Fit:
     noise: float | None
 
     def __repr__(self) -> str:
-        return f"Fit({len(self.optima)} sizes: {', '.join(str(o.size) for o in self.optima)[:50]})"
+        return f"Fit({len(self.optima)} sizes: {', '.join(f'{o.size:g}' for o in self.optima)[:50]})"
 
 
 def fit(curves: Sequence[Curve]) -> Fit:
-    """Fits the optimum of every size of one parameterization.
+    """Fits the optimum of every size of one panel.
 
     Args:
         curves: one per size.
@@ -116,7 +116,7 @@ def fit(curves: Sequence[Curve]) -> Fit:
 def _covariance(
     optima: Sequence[Optimum], valleys: Valleys | None, place: Sequence[int | None]
 ) -> tuple[np.ndarray | None, float]:
-    known = [(optimum, index) for optimum, index in zip(optima, place, strict=True) if optimum.log2_lr is not None]
+    known = [(optimum, index) for optimum, index in zip(optima, place, strict=True) if optimum.point is not None]
     if any(optimum.stderr is None for optimum, _ in known):
         return None, math.inf
     covariance = np.diag([(optimum.stderr or 0.0) ** 2 for optimum, _ in known])
@@ -129,22 +129,22 @@ def _covariance(
 
 
 def _is_inside(curve: Curve) -> bool:
-    return bool(curve.usable.any()) and 0 < int(np.nanargmin(curve.mean)) < len(curve.log2_lr) - 1
+    return bool(curve.usable.any()) and 0 < int(np.nanargmin(curve.mean)) < len(curve.grid) - 1
 
 
 def _fitted(curve: Curve, valleys: Valleys, index: int) -> Optimum:
     """The optimum where a curve could be fitted."""
     one = valleys.bottoms[index]
     best = int(np.nanargmin(curve.mean))
-    at, loss = float(curve.log2_lr[best]), float(curve.mean[best])
+    at, loss = float(curve.grid[best]), float(curve.mean[best])
     walled = not (curve.usable[best - 1] and curve.usable[best + 1])
     found, lowest, log_curvature = (float(valleys.theta[valleys.at(kind, index)]) for kind in (1, 0, 2))
-    low = curve.log2_lr[0 if curve.usable[best - 1] else best - 1]
-    high = curve.log2_lr[-1 if curve.usable[best + 1] else best + 1]
+    low = curve.grid[0 if curve.usable[best - 1] else best - 1]
+    high = curve.grid[-1 if curve.usable[best + 1] else best + 1]
     if not low <= found <= high:
         if walled:
             return _without_fit(curve)
-        return Optimum(size=curve.size, status="unknown", best_log2_lr=at, best_loss=loss)
+        return Optimum(size=curve.size, status="unknown", best_point=at, best_loss=loss)
     stderr = df = None
     if valleys.df is not None:
         variance, df = valleys.variance_along(np.eye(len(valleys.theta))[valleys.at(1, index)])
@@ -154,9 +154,9 @@ def _fitted(curve: Curve, valleys: Valleys, index: int) -> Optimum:
     return Optimum(
         size=curve.size,
         status="walled" if walled else "fitted",
-        best_log2_lr=at,
+        best_point=at,
         best_loss=loss,
-        log2_lr=found,
+        point=found,
         stderr=stderr,
         df=df,
         plus_minus=half_width(stderr, df),
@@ -173,19 +173,19 @@ def _without_fit(curve: Curve) -> Optimum:
     if not usable.any():
         return Optimum(size=curve.size, status="unknown")
     best = int(np.nanargmin(curve.mean))
-    at, loss = float(curve.log2_lr[best]), float(curve.mean[best])
-    walls = [abs(float(curve.log2_lr[i]) - at) for i in (best - 1, best + 1) if 0 <= i < len(usable) and not usable[i]]
+    at, loss = float(curve.grid[best]), float(curve.mean[best])
+    walls = [abs(float(curve.grid[i]) - at) for i in (best - 1, best + 1) if 0 <= i < len(usable) and not usable[i]]
     edge = best in (0, len(usable) - 1)
     if edge or not walls:
-        return Optimum(size=curve.size, status="edge" if edge else "unknown", best_log2_lr=at, best_loss=loss)
+        return Optimum(size=curve.size, status="edge" if edge else "unknown", best_point=at, best_loss=loss)
     stderr = max(walls) / 2
     losses = curve.losses[:, best]
     return Optimum(
         size=curve.size,
         status="walled",
-        best_log2_lr=at,
+        best_point=at,
         best_loss=loss,
-        log2_lr=at,
+        point=at,
         stderr=stderr,
         df=math.inf,
         plus_minus=half_width(stderr, math.inf),

@@ -1,4 +1,4 @@
-"""How the best learning rate depends on size: a straight line in octaves."""
+"""How the best value depends on size: a straight line, in octaves where the fitted number is on a log2 axis."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _CLEARLY = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """log2 of the best learning rate = intercept + slope · log2 size.
+    """Point of the best value (its log2, see `Fitted`) = intercept + slope · log2 size.
 
     Attributes:
         sizes: those whose optimum is known.
@@ -29,7 +29,7 @@ class Law:
             None with fewer than three sizes.
     """
 
-    sizes: tuple[int, ...]
+    sizes: tuple[float, ...]
     slope: float
     intercept: float
     stderr: float | None
@@ -41,8 +41,8 @@ class Law:
         """Half of the slope's interval of some confidence; None if not known."""
         return half_width(self.stderr, self.df, confidence)
 
-    def at(self, size: int) -> float:
-        """log2 of the best learning rate that the law gives a size."""
+    def at(self, size: float) -> float:
+        """The point of the best value that the law gives a size."""
         return self.intercept + self.slope * math.log2(size)
 
 
@@ -53,18 +53,18 @@ def law(fit: Fit) -> Law | None:
     explains it (Paule and Mandel 1982), with as many degrees of freedom as the line leaves.
 
     Args:
-        fit: the optima of one parameterization.
+        fit: the optima of one panel.
 
     Returns:
-        The law, or None with fewer than two sizes whose optimum is known.
+        The law, or None with fewer than two sizes whose optimum is known, or where a size has no logarithm.
     """
     from scipy.special import fdtri
 
-    known = [optimum for optimum in fit.optima if optimum.log2_lr is not None]
-    if len(known) < 2:
+    known = [optimum for optimum in fit.optima if optimum.point is not None]
+    if len(known) < 2 or any(optimum.size <= 0 for optimum in known):
         return None
     x = np.stack([np.ones(len(known)), np.log2([optimum.size for optimum in known])])
-    y = np.array([optimum.log2_lr for optimum in known], dtype=np.float64)
+    y = np.array([optimum.point for optimum in known], dtype=np.float64)
     left = len(known) - 2
     own = np.eye(len(known)) * _FINEST**2 + (0.0 if fit.covariance is None else fit.covariance)
     line, pull, rest = _line(x, y, own)

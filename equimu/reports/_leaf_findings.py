@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from equimu.reports._cells import Cell
+from equimu.reports._fitted import Fitted
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeafRow:
-    """One leaf of a parameterization, in the runs at one learning rate.
+    """One leaf of a panel, in the runs at one value of the fitted number.
 
     Attributes:
         path: of the leaf.
@@ -30,25 +31,26 @@ class LeafRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves:
-    """The leaves of one parameterization.
+    """The leaves of one panel.
 
     Attributes:
-        log2_lr: the rate of the grid that the runs are of: the nearest to the one that is carried over.
+        point: of the value of the grid that the runs are of: the nearest to the one that is carried over.
         sizes: ascending.
         rows: one for each leaf.
     """
 
-    log2_lr: float
-    sizes: tuple[int, ...]
+    point: float
+    sizes: tuple[float, ...]
     rows: tuple[LeafRow, ...]
 
 
-def leaves(cells: Iterable[Cell], log2_lr: float) -> Leaves | None:
-    """Gathers what the leaves did in the runs at the rate of the grid that is nearest to one.
+def leaves(cells: Iterable[Cell], fitted: Fitted, point: float) -> Leaves | None:
+    """Gathers what the leaves did in the runs at the value of the grid that is nearest to one.
 
     Args:
-        cells: of one parameterization.
-        log2_lr: the rate.
+        cells: of one panel.
+        fitted: the number that is fitted.
+        point: of the value.
 
     Returns:
         None where no run tells.
@@ -56,20 +58,20 @@ def leaves(cells: Iterable[Cell], log2_lr: float) -> Leaves | None:
     told = [cell for cell in cells if cell.leaves is not None]
     if not told:
         return None
-    rate = min({math.log2(cell.learning_rate) for cell in told}, key=lambda r: abs(r - log2_lr))
-    near = [cell for cell in told if math.isclose(math.log2(cell.learning_rate), rate, abs_tol=1e-6)]
+    nearest = min({fitted.point(cell.value) for cell in told}, key=lambda at: abs(at - point))
+    near = [cell for cell in told if fitted.point(cell.value) == nearest]
     by_size = {size: [c for c in near if c.size == size] for size in sorted({cell.size for cell in near})}
     paths = list(dict.fromkeys(path for cell in near for path in (cell.leaves or {})))
-    return Leaves(log2_lr=rate, sizes=tuple(by_size), rows=tuple(_row(path, by_size) for path in paths))
+    return Leaves(point=nearest, sizes=tuple(by_size), rows=tuple(_row(path, by_size) for path in paths))
 
 
-def _row(path: str, by_size: Mapping[int, list[Cell]]) -> LeafRow:
+def _row(path: str, by_size: Mapping[float, list[Cell]]) -> LeafRow:
     def over_sizes(number: str, over: str | None = None) -> tuple[float | None, ...]:
         return tuple(_mean([_read(cell, path, number, over) for cell in cells]) for cells in by_size.values())
 
     ratios = over_sizes("update_rms", "weight_rms")
     (first, *_, last), sizes = (ratios if len(ratios) > 1 else (None, None)), tuple(by_size)
-    growth = math.log2(last / first) / math.log2(sizes[-1] / sizes[0]) if first and last else None
+    growth = math.log2(last / first) / math.log2(sizes[-1] / sizes[0]) if first and last and sizes[0] > 0 else None
     return LeafRow(
         path=path,
         ratios=ratios,

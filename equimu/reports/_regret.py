@@ -1,4 +1,4 @@
-"""What it costs to carry the smallest size's learning rate to the larger ones, in nats per token."""
+"""What it costs to carry the smallest size's best value to the larger ones, in nats per token."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Regret:
 
     Attributes:
         size: the size.
-        doublings: log2 of the size over the smallest one.
+        doublings: log2 of the size over the smallest one; None where either is not positive.
         status: `"measured"`: between rates that were run. `"at least"`: no curve could be fitted, as at the edge of a grid, so
             that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside
             or beyond one that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no other to
@@ -35,8 +35,8 @@ class Regret:
         high: the upper end. Where the rate may well be the size's own best, the interval begins at 0 and is no wider up.
     """
 
-    size: int
-    doublings: float
+    size: float
+    doublings: float | None
     status: Literal["measured", "at least", "diverged", "unknown"]
     value: float | None = None
     low: float | None = None
@@ -49,9 +49,9 @@ class Regret:
 
 
 def carried_rate(fit: Fit) -> float | None:
-    """The log2 rate that one would carry over: the smallest size's optimum, or at an edge its best grid point."""
+    """The point that one would carry over: the smallest size's optimum, or at an edge its best grid point."""
     smallest = fit.optima[0]
-    return smallest.best_log2_lr if smallest.log2_lr is None else smallest.log2_lr
+    return smallest.best_point if smallest.point is None else smallest.point
 
 
 def regrets(curves: Sequence[Curve], fit: Fit) -> tuple[Regret, ...]:
@@ -74,24 +74,28 @@ def growth(regrets: Sequence[Regret]) -> float | None:
     """How the regret grows with the distance extrapolated.
 
     Args:
-        regrets: of one parameterization.
+        regrets: of one panel.
 
     Returns:
         Nats per token and doubling of size, by least squares through 0 at the smallest size; None if no regret is
         known.
     """
-    known = [(regret.doublings, regret.value) for regret in regrets if regret.value is not None]
+    known = [
+        (regret.doublings, regret.value)
+        for regret in regrets
+        if regret.value is not None and regret.doublings is not None
+    ]
     square = math.fsum(doublings**2 for doublings, _ in known)
     return math.fsum(doublings * value for doublings, value in known) / square if known else None
 
 
-def _regret(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: int) -> Regret:
-    doublings = math.log2(curve.size / smallest)
+def _regret(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: float) -> Regret:
+    doublings = math.log2(curve.size / smallest) if smallest > 0 else None
     optimum = fit.optima[i]
-    if rate is None or optimum.best_log2_lr is None:
+    if rate is None or optimum.best_point is None:
         lost = bool(curve.diverged.any()) and rate is not None
         return Regret(size=curve.size, doublings=doublings, status="diverged" if lost else "unknown")
-    grid, usable = curve.log2_lr, curve.usable
+    grid, usable = curve.grid, curve.usable
     # The rate's neighbours in the grid, which are one and the same if it lies on the grid or outside.
     left, right = grid[grid <= rate + 1e-9], grid[grid >= rate - 1e-9]
     if not usable[np.isin(grid, [left.max(initial=grid[0]), right.min(initial=grid[-1])])].all():
@@ -101,7 +105,7 @@ def _regret(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: int) -
     index = fit.place[i]
     if fit.valleys is None or index is None or optimum.curvature is None:
         status = "at least"
-        value, low, high = _of_the_grid(curve, fit.noise, float(optimum.best_log2_lr), rate)
+        value, low, high = _of_the_grid(curve, fit.noise, float(optimum.best_point), rate)
     else:
         status = "measured"
         value, low, high = _of_the_curve(curve, fit.valleys, index, rate)
@@ -112,7 +116,7 @@ def _of_the_grid(
     curve: Curve, noise: float | None, best: float, rate: float
 ) -> tuple[float, float | None, float | None]:
     """Measured losses only: that at the rate, less the lowest one."""
-    grid, mean = curve.log2_lr[curve.usable], curve.mean[curve.usable]
+    grid, mean = curve.grid[curve.usable], curve.mean[curve.usable]
     value = float(np.interp(rate, grid, mean) - np.min(mean))
     if noise is None:
         return value, None, None
@@ -135,7 +139,7 @@ def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: float) -> tu
     misfit = float(np.interp(rate, one.x, one.misfit))
     variance = root**2 * variance + misfit**2
     # What was measured less what is fitted, between the rates next to this one.
-    grid = curve.log2_lr[curve.usable]
+    grid = curve.grid[curve.usable]
     near = _interpolation(grid, rate)
     losses = valleys.theta[valleys.at(0, index)] + 0.5 * valleys.climb(index, grid)[0] ** 2
     beside = _levelled(curve, one) - losses
@@ -162,7 +166,7 @@ def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: float) -> tu
 
 def _levelled(curve: Curve, one: Bottom) -> np.ndarray:
     """The mean loss at each usable rate, those near the best one with the seeds' offsets taken out."""
-    x, mean = curve.log2_lr[curve.usable], curve.mean[curve.usable]
+    x, mean = curve.grid[curve.usable], curve.mean[curve.usable]
     at = np.searchsorted(x, one.x)
     mean[at] = one.y
     return mean

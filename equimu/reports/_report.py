@@ -3,15 +3,17 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
+from equimu.reports._fitted import Fitted
 from equimu.reports._law import Law, law
 from equimu.reports._leaf_findings import Leaves, leaves
 from equimu.reports._read import cells_of
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
 from equimu.reports._verdict import Verdict, verdict
-from equimu.runs import Run
+from equimu.runs import Run, Runs
 
 # A repr fits on a screen.
 _LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6
@@ -19,23 +21,23 @@ _LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Panel:
-    """One parameterization of a sweep.
+    """One panel of a sweep: a parameterization or an optimizer, at one value of whatever else varies.
 
     Attributes:
-        parameterization: its label.
-        curves: loss against learning rate, one per size, ascending.
+        name: its label.
+        curves: loss against the number that is fitted, one per size, ascending.
         fit: their optima.
         law: the optima's dependence on size; None with fewer than two known ones.
-        carried: log2 of the rate that is carried over from the smallest size.
+        carried: the point of the value that is carried over from the smallest size: log2 of the learning rate by default.
         regrets: what that costs, for every size but the smallest.
-        regret_growth: nats per token that the carried-over rate costs more with each doubling of size.
-        above_best: per size, the loss at the optimum less the lowest one of all parameterizations at that size;
+        regret_growth: nats per token that the carried-over value costs more with each doubling of size.
+        above_best: per size, the loss at the optimum less the lowest one of all panels at that size (and of the same others);
             None where either is not known.
-        verdict: whether the best learning rate transfers.
-        leaves: what each leaf did, at the rate that is carried over; None where the runs do not tell.
+        verdict: whether the best value transfers.
+        leaves: what each leaf did, at the value that is carried over; None where the runs do not tell.
     """
 
-    parameterization: str
+    name: str
     curves: tuple[Curve, ...]
     fit: Fit
     law: Law | None
@@ -47,20 +49,20 @@ class Panel:
     leaves: Leaves | None
 
     def __repr__(self) -> str:
-        text = f"{self.parameterization}: {self.verdict.sentence}"
+        text = f"{self.name}: {self.verdict.sentence}"
         return textwrap.fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    ", max_lines=_PANEL_LINES)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
-    """A learning-rate sweep, judged.
+    """A sweep, judged.
 
     The measures of transfer are those that arXiv 2605.21486 proposes: the scatter of the optimum about its law
-    (`Law.scatter`), the loss that the carried-over rate costs and its growth (`Panel.regrets`,
-    `Panel.regret_growth`), and the loss at the optimum against the best parameterization (`Panel.above_best`).
+    (`Law.scatter`), the loss that the carried-over value costs and its growth (`Panel.regrets`,
+    `Panel.regret_growth`), and the loss at the optimum against the best panel (`Panel.above_best`).
 
     Attributes:
-        panels: one per parameterization, in order of appearance.
+        panels: one per panel, in order of appearance.
     """
 
     panels: tuple[Panel, ...]
@@ -70,8 +72,13 @@ class Report:
         """What the sweep is over: `"width"`, `"depth"`, ..."""
         return self.panels[0].curves[0].along
 
+    @property
+    def fitted(self) -> Fitted:
+        """The number whose best value is fitted, and its axis."""
+        return self.panels[0].curves[0].fitted
+
     def __repr__(self) -> str:
-        lines = [f"Report over {self.along}: {len(self.panels)} parameterization{'s' if len(self.panels) > 1 else ''}"]
+        lines = [f"Report over {self.along}: {len(self.panels)} panel{'s' if len(self.panels) > 1 else ''}"]
         lines += [line for panel in self.panels for line in repr(panel).splitlines()]
         if len(lines) > _LINES:
             lines[_LINES - 1 :] = ["  and more: see equimu.reports.print_table(report)"]
@@ -79,41 +86,46 @@ class Report:
 
 
 def report(runs: Iterable[Run] | Iterable[Cell]) -> Report:
-    """Judges the finished runs of a learning-rate sweep.
+    """Judges the finished runs of a sweep.
 
     Args:
         runs: the runs, or their cells, in any order; a sweep that is not complete is judged as far as it goes.
 
     Returns:
-        Optima, laws, regrets and verdicts of each parameterization.
+        Optima, laws, regrets and verdicts of each panel.
 
     Raises:
         EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
     """
     given = list(runs)
     own = [each for each in given if isinstance(each, Run)]
-    cells = cells_of(own) if own else [each for each in given if isinstance(each, Cell)]
+    cells = (
+        cells_of(runs if isinstance(runs, Runs) else own) if own else [each for each in given if isinstance(each, Cell)]
+    )
     groups = curves(cells)
     fits = {name: fit(group) for name, group in groups.items()}
-    lowest: dict[int, float] = {}
-    for fitted in fits.values():
+    others = {cell.panel_name: cell.others for cell in cells}
+    lowest: dict[Any, float] = {}
+    for name, fitted in fits.items():
         for optimum in fitted.optima:
             if optimum.lowest is not None:
-                lowest[optimum.size] = min(optimum.lowest, lowest.get(optimum.size, optimum.lowest))
-    return Report(
-        panels=tuple(
-            _panel(name, group, fits[name], lowest, [cell for cell in cells if cell.parameterization == name])
-            for name, group in groups.items()
+                at = (others[name], optimum.size)
+                lowest[at] = min(optimum.lowest, lowest.get(at, optimum.lowest))
+    panels: list[Panel] = []
+    for name, group in groups.items():
+        own = [cell for cell in cells if cell.panel_name == name]
+        panels.append(
+            _panel(name, group, fits[name], {s: low for (o, s), low in lowest.items() if o == others[name]}, own)
         )
-    )
+    return Report(panels=tuple(panels))
 
 
-def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, float], cells: list[Cell]) -> Panel:
+def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[float, float], cells: list[Cell]) -> Panel:
     line = law(fitted)
     costs = regrets(group, fitted)
     carried = carried_rate(fitted)
     return Panel(
-        parameterization=name,
+        name=name,
         curves=group,
         fit=fitted,
         law=line,
@@ -124,5 +136,5 @@ def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[int, f
             None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),
         verdict=verdict(group, fitted, line, costs),
-        leaves=None if carried is None else leaves(cells, carried),
+        leaves=None if carried is None else leaves(cells, group[0].fitted, carried),
     )

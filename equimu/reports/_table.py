@@ -10,17 +10,17 @@ from equimu.reports._leaf_findings import Leaves
 from equimu.reports._regret import Regret
 from equimu.reports._report import Panel, Report
 
-NOTE = (
-    "Mean validation loss over seeds in nats per token, by log2 of the base learning rate; the best of each size is "
-    "marked. ± is half of a 90% interval. Slope: octaves that the fitted optimum moves per doubling of size; scatter: "
-    "octaves that the optima lie off that law. Regret: loss at the rate carried over from the smallest size, less the "
+_NOTE = (
+    "Mean validation loss over seeds in nats per token, by {title}; the best of each size is "
+    "marked. ± is half of a 90% interval. Slope: {unit} that the fitted optimum moves per doubling of size; scatter: "
+    "{unit} that the optima lie off that law. Regret: loss at the {carried} carried over from the smallest size, less the "
     "size's own best, with its 90% interval; per doubling: how it grows. Above best: loss at the optimum, less that of the "
-    "best parameterization at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
+    "best panel at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
     "grows (octaves per doubling), the share of its entries whose update epsilon decides, and the time in which weight "
     "decay alone would shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
 
-_TEXT = ("parameterization", "verdict", "leaf")  # columns that are not numbers
+_TEXT = ("panel", "verdict", "leaf")  # columns that are not numbers
 _RULE = {True: "---", False: "---:"}
 
 
@@ -64,9 +64,10 @@ def markdown(report: Report) -> str:
         report: what `report` returned.
 
     Returns:
-        A summary and two tables per parameterization.
+        A summary and two tables per panel.
     """
-    lines: list[str] = [NOTE, ""]
+    axis = report.fitted
+    lines: list[str] = [_NOTE.format(title=axis.title, unit=axis.unit, carried=axis.carried), ""]
     for block in blocks(report):
         lines += [f"## {block.title}", "", _line(block.header), _line([_RULE[name in _TEXT] for name in block.header])]
         lines += [_line([f"**{text}**" if mark else text for text, mark in row]) for row in block.rows]
@@ -79,7 +80,7 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def blocks(report: Report) -> tuple[Block, ...]:
-    """The report's tables: a summary, then two or three per parameterization.
+    """The report's tables: a summary, then two or three per panel.
 
     Args:
         report: what `report` returned.
@@ -100,7 +101,7 @@ def _summary(report: Report) -> Block:
     for panel in report.panels:
         law = panel.law
         texts = (
-            panel.parameterization,
+            panel.name,
             panel.verdict.kind,
             "" if law is None else plus_minus(law.slope, law.plus_minus, 2, sign=True),
             "" if law is None or law.scatter is None else f"{law.scatter:.2f}",
@@ -108,20 +109,22 @@ def _summary(report: Report) -> Block:
             "" if panel.regret_growth is None else plus_minus(panel.regret_growth, None, 3, sign=True),
         )
         rows.append(_plain(*texts))
-    header = ("parameterization", "verdict", "slope", "scatter", "regret at largest", "per doubling")
-    return Block(title=f"Does the best learning rate transfer over {report.along}?", header=header, rows=tuple(rows))
+    header = ("panel", "verdict", "slope", "scatter", "regret at largest", "per doubling")
+    return Block(
+        title=f"Does the best {report.fitted.words} transfer over {report.along}?", header=header, rows=tuple(rows)
+    )
 
 
 def _losses(panel: Panel) -> Block:
-    rates = sorted({float(rate) for curve in panel.curves for rate in curve.log2_lr})
+    points = sorted({float(point) for curve in panel.curves for point in curve.grid})
     rows: list[tuple[tuple[str, bool], ...]] = []
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
-        losses = tuple((_loss(curve, rate), rate == optimum.best_log2_lr) for rate in rates)
+        losses = tuple((_loss(curve, point), point == optimum.best_point) for point in points)
         loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
-        rows.append((*_plain(str(curve.size)), *losses, *_plain(optimum_text(optimum, curve), loss)))
+        rows.append((*_plain(f"{curve.size:g}"), *losses, *_plain(optimum_text(optimum, curve), loss)))
     return Block(
-        title=f"{panel.parameterization}: {panel.verdict.sentence}",
-        header=(panel.curves[0].along, *(f"{rate:g}" for rate in rates), "optimum", "loss"),
+        title=f"{panel.name}: {panel.verdict.sentence}",
+        header=(panel.curves[0].along, *(panel.curves[0].fitted.text(point) for point in points), "optimum", "loss"),
         rows=tuple(rows),
     )
 
@@ -132,10 +135,13 @@ def _optima(panel: Panel, several: bool) -> Block:
     for optimum, cost, above in zip(panel.fit.optima, costs, panel.above_best, strict=True):
         loss = "" if optimum.loss is None else plus_minus(optimum.loss, optimum.loss_plus_minus, 3)
         last = ("" if above is None else plus_minus(above, None, 3, sign=True),) if several else ()
-        rows.append(_plain(str(optimum.size), loss, cost, *last))
-    rate = "no rate" if panel.carried is None else f"log2 LR {panel.carried:.2f}"
+        rows.append(_plain(f"{optimum.size:g}", loss, cost, *last))
+    axis = panel.curves[0].fitted
+    value = f"no {axis.carried}"
+    if panel.carried is not None:
+        value = f"{axis.label} {axis.shown(panel.carried):.{axis.digits}f}"
     return Block(
-        title=f"{panel.parameterization}: carrying {rate} over from {panel.curves[0].along} {panel.curves[0].size}",
+        title=f"{panel.name}: carrying {value} over from {panel.curves[0].along} {panel.curves[0].size:g}",
         header=(panel.curves[0].along, "loss at the optimum", "regret", *(("above best",) if several else ())),
         rows=tuple(rows),
     )
@@ -152,12 +158,12 @@ def _leaves(panel: Panel, leaves: Leaves) -> Block:
         texts += ["–".join(_ends(row.epsilon_share, "{:.0%}"))] if shares else []
         texts += ["–".join(_ends(row.decay, "{:.2g}"))] if decays else []
         rows.append(_plain(*texts))
-    along = panel.curves[0].along
+    along, axis = panel.curves[0].along, panel.curves[0].fitted
     return Block(
-        title=f"{panel.parameterization}: update over weight in mid-run, at log2 LR {leaves.log2_lr:g}",
+        title=f"{panel.name}: update over weight in mid-run, at {axis.label} {axis.text(leaves.point)}",
         header=(
             "leaf",
-            *(f"{along} {size}" for size in leaves.sizes),
+            *(f"{along} {size:g}" for size in leaves.sizes),
             "per doubling",
             *(("epsilon decides",) if shares else ()),
             *(("decay time / run",) if decays else ()),
@@ -176,8 +182,8 @@ def _plain(*texts: str) -> tuple[tuple[str, bool], ...]:
     return tuple((text, False) for text in texts)
 
 
-def _loss(curve: Curve, rate: float) -> str:
-    at = np.flatnonzero(curve.log2_lr == rate)
+def _loss(curve: Curve, point: float) -> str:
+    at = np.flatnonzero(curve.grid == point)
     if not len(at):
         return ""
     column, diverged = curve.losses[:, at[0]], int(curve.diverged[at[0]])
@@ -189,13 +195,15 @@ def _loss(curve: Curve, rate: float) -> str:
 
 def optimum_text(optimum: Optimum, curve: Curve) -> str:
     """The optimum of a size, or what is known of it."""
-    if optimum.log2_lr is not None:
+    axis = curve.fitted
+    if optimum.point is not None:
         wall = " (beside a divergence)" if optimum.status == "walled" else ""
-        return plus_minus(optimum.log2_lr, optimum.plus_minus, 2) + wall
-    if optimum.status != "edge" or optimum.best_log2_lr is None or len(curve.log2_lr) == 1:
+        half = None if optimum.plus_minus is None else axis.shown(optimum.plus_minus)
+        return plus_minus(axis.shown(optimum.point), half, axis.digits) + wall
+    if optimum.status != "edge" or optimum.best_point is None or len(curve.grid) == 1:
         return "not known"
-    side = "≤" if optimum.best_log2_lr == curve.log2_lr[0] else "≥"
-    return f"{side} {optimum.best_log2_lr:g} (edge)"
+    side = "≤" if optimum.best_point == curve.grid[0] else "≥"
+    return f"{side} {axis.text(optimum.best_point)} (edge)"
 
 
 def _regret(regret: Regret) -> str:

@@ -1,4 +1,4 @@
-"""All loss curves of one parameterization fitted together: each with a place and a height of its own, and one form."""
+"""All loss curves of one panel fitted together: each with a place and a height of its own, and one form."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One sentence: does the best learning rate stay where it is as the model grows, and what does it cost to carry it over?"""
+"""One sentence: does the best value stay where it is as the model grows, and what does it cost to carry it over?"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,10 +6,11 @@ from typing import Literal
 from equimu.reports import _advice
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit, Optimum
+from equimu.reports._fitted import Fitted
 from equimu.reports._law import Law
 from equimu.reports._regret import Regret
 
-# The thresholds of all verdicts. Slopes are in octaves per doubling of size.
+# The thresholds of all verdicts. Slopes are in octaves per doubling of size; on a linear axis, in steps of the grid.
 # A slope this small counts as staying put: over the three doublings of a small sweep it moves the optimum by less than
 # half an octave, half the step of a usual grid.
 STAYS = 0.15
@@ -23,7 +24,7 @@ CERTAIN_DRIFT = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the best learning rate transfers over width, or whatever the sweep is over.
+    """Whether the best learning rate, or whatever is fitted, transfers over width, or whatever the sweep is over.
 
     Attributes:
         kind: `"transfers"`: the slope is at most 0.15 octaves per doubling of size and its 98% interval lies inside ±0.3,
@@ -41,7 +42,7 @@ class Verdict:
 
 
 def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple[Regret, ...]) -> Verdict:
-    """Judges one parameterization.
+    """Judges one panel.
 
     A size whose optimum lies at the edge of its grid forbids "transfers"; it leaves "drifts" standing if the law of
     the other sizes puts its optimum at or beyond that edge.
@@ -50,35 +51,39 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple
         curves: one per size, ascending.
         fit: their optima.
         law: their dependence on size.
-        regrets: what carrying the smallest size's rate over costs the others.
+        regrets: what carrying the smallest size's value over costs the others.
 
     Returns:
         The verdict.
     """
-    along = curves[0].along
-    missing = [(curve, optimum) for curve, optimum in zip(curves, fit.optima, strict=True) if optimum.log2_lr is None]
+    along, axis = curves[0].along, curves[0].fitted
+    missing = [(curve, optimum) for curve, optimum in zip(curves, fit.optima, strict=True) if optimum.point is None]
     if len(curves) == 1 and not missing:
         return _undecided(
-            f"only one {along} was run ({curves[0].size}), and a drift shows only between {along}s; {_advice.sizes(curves)}"
+            f"only one {along} was run ({curves[0].size:g}), and a drift shows only between {along}s; {_advice.sizes(curves)}"
+        )
+    if law is None and not missing:
+        return _undecided(
+            f"{along} {curves[0].size:g} has no logarithm, so there is no slope; run positive values of {along} alone"
         )
     if law is None or (missing and law.stderr is None):
         return _undecided(_why(*missing[0]))
     slope = f"{round(law.slope, 2) + 0.0:+.2f}"
     if law.plus_minus is None or law.stderr is None:
         return _undecided(
-            f"a slope of {slope} octaves per doubling of {along} whose uncertainty is not known; {_advice.noise(curves)}"
+            f"a slope of {slope} {axis.unit} per doubling of {along} whose uncertainty is not known; {_advice.noise(curves)}"
         )
-    slope = f"{slope} ± {law.plus_minus:.2f} octaves per doubling of {along}"
+    slope = f"{slope} ± {law.plus_minus:.2f} {axis.unit} per doubling of {along}"
     cheap = not missing and _is_cheap(regrets, fit.noise)
     if abs(law.slope) > STAYS and abs(law.slope) > (law.half(CERTAIN_DRIFT) or 0.0):
         against = [(c, o) for c, o in missing if not _agrees(c, o, law)]
         if against:
             return _undecided(_why(*against[0]))
-        sizes = ", ".join(str(curve.size) for curve, _ in missing)
+        sizes = ", ".join(f"{curve.size:g}" for curve, _ in missing)
         left_out = f" (without {along} {sizes}: {_why(*missing[0], short=True)})" if missing else ""
         if cheap:
             return Verdict(
-                kind="drifts", sentence=f"drifts harmlessly by {slope}: {_cost(regrets, fit)}", harmless=True
+                kind="drifts", sentence=f"drifts harmlessly by {slope}: {_cost(regrets, fit, axis)}", harmless=True
             )
         worst = "" if missing else _worst(curves, regrets)
         return Verdict(kind="drifts", sentence=f"drifts by {slope}{left_out}{worst}")
@@ -89,13 +94,15 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple
     if within and dear:
         regret = max(dear, key=lambda r: r.low or 0.0)
         return _undecided(
-            f"the optimum moves by {slope}, but at {along} {regret.size} the carried rate costs {_interval(regret)}; "
-            f"{_advice.size(curves, regret.size)}"
+            f"the optimum moves by {slope}, but at {along} {regret.size:g} the carried {axis.carried} costs "
+            f"{_interval(regret)}; {_advice.size(curves, regret.size)}"
         )
     if within:
         return Verdict(kind="transfers", sentence=f"transfers: the optimum moves by {slope}")
     if cheap and abs(law.slope) <= STAYS:
-        return Verdict(kind="transfers", sentence=f"transfers: {_cost(regrets, fit)}; the optimum moves by {slope}")
+        return Verdict(
+            kind="transfers", sentence=f"transfers: {_cost(regrets, fit, axis)}; the optimum moves by {slope}"
+        )
     return _undecided(
         f"the optimum moves by {slope}, too uncertain to tell; "
         f"{_advice.certainty(curves, fit, law, STAYS, DRIFT, CERTAIN_TRANSFER, CERTAIN_DRIFT)}"
@@ -115,20 +122,20 @@ def _is_cheap(regrets: tuple[Regret, ...], noise: float | None) -> bool:
     return noise is not None and all(r.status == "measured" and r.high is not None and r.high <= noise for r in regrets)
 
 
-def _cost(regrets: tuple[Regret, ...], fit: Fit) -> str:
+def _cost(regrets: tuple[Regret, ...], fit: Fit, axis: Fitted) -> str:
     most = max(regret.high or 0.0 for regret in regrets)
-    return f"the carried rate costs at most {most:.3f} nats, less than the noise of one run ({fit.noise:.3f})"
+    return f"the carried {axis.carried} costs at most {most:.3f} nats, less than the noise of one run ({fit.noise:.3f})"
 
 
 def _worst(curves: tuple[Curve, ...], regrets: tuple[Regret, ...]) -> str:
     diverged = [regret for regret in regrets if regret.status == "diverged"]
     if diverged:
-        return f"; at {curves[0].along} {diverged[0].size} the carried rate diverges"
+        return f"; at {curves[0].along} {diverged[0].size:g} the carried {curves[0].fitted.carried} diverges"
     known = [regret for regret in regrets if regret.value is not None]
     if not known:
         return ""
     regret = max(known, key=lambda r: r.value or 0.0)
-    return f"; at {curves[0].along} {regret.size} the carried rate costs {_interval(regret)}"
+    return f"; at {curves[0].along} {regret.size:g} the carried {curves[0].fitted.carried} costs {_interval(regret)}"
 
 
 def _interval(regret: Regret) -> str:
@@ -138,26 +145,28 @@ def _interval(regret: Regret) -> str:
 
 def _why(curve: Curve, optimum: Optimum, short: bool = False) -> str:
     """Why the optimum of a size is not known; unless short, with the size and what to run."""
-    place = "" if short else f"{curve.along} {curve.size}, "
-    if optimum.best_log2_lr is None:
-        reason = f"every learning rate diverged{'' if short else f' ({curve.along} {curve.size})'}"
-    elif len(curve.log2_lr) == 1:
-        reason = f"a single learning rate was run ({place}log2 LR {optimum.best_log2_lr:g})"
-    elif optimum.status == "edge":
-        reason = f"the optimum lies at the edge of the grid ({place}log2 LR {optimum.best_log2_lr:g})"
+    place = "" if short else f"{curve.along} {curve.size:g}, "
+    if optimum.best_point is None:
+        reason = f"every {curve.fitted.single} diverged{'' if short else f' ({curve.along} {curve.size:g})'}"
     else:
-        reason = f"the loss curve has no minimum ({place}best of the grid at log2 LR {optimum.best_log2_lr:g})"
-    return reason if short else f"{reason}; {_advice.rates(curve, optimum)}"
+        best = f"{curve.fitted.label} {curve.fitted.text(optimum.best_point)}"
+        if len(curve.grid) == 1:
+            reason = f"a single {curve.fitted.single} was run ({place}{best})"
+        elif optimum.status == "edge":
+            reason = f"the optimum lies at the edge of the grid ({place}{best})"
+        else:
+            reason = f"the loss curve has no minimum ({place}best of the grid at {best})"
+    return reason if short else f"{reason}; {_advice.values(curve, optimum)}"
 
 
 def _agrees(curve: Curve, optimum: Optimum, law: Law) -> bool:
     """Whether a size without a known optimum fits the law, as far as its runs can tell."""
     expected = law.at(curve.size)
-    grid = curve.log2_lr
-    if optimum.best_log2_lr is None:
+    grid = curve.grid
+    if optimum.best_point is None:
         return expected <= grid[0]
     if optimum.status != "edge" or len(grid) == 1:
         return False
-    if optimum.best_log2_lr == grid[0]:
+    if optimum.best_point == grid[0]:
         return bool(expected <= (grid[0] + grid[1]) / 2)
     return bool(expected >= (grid[-1] + grid[-2]) / 2)

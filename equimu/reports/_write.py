@@ -28,7 +28,9 @@ def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
     Raises:
         EquimuError: they cannot be written.
     """
-    page = f"# Learning rate over {report.along}\n\n![Loss against learning rate](report.png)\n\n{markdown(report)}"
+    axis = report.fitted
+    figure = f"![Loss against {axis.words}](report.png)"
+    page = f"# {axis.heading} over {report.along}\n\n{figure}\n\n{markdown(report)}"
     data = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
     contents = {"report.md": page.encode(), "report.png": png(report), "report.json": data.encode()}
     page_path, figure_path, data_path = write_files(local_folder(folder, "the folder of the report"), contents)
@@ -44,16 +46,21 @@ def to_json(report: Report) -> dict[str, Any]:
     Returns:
         What `json.dumps(..., allow_nan=False)` accepts.
     """
-    return {"along": report.along, "panels": [_panel(panel) for panel in report.panels]}
+    return {
+        "along": report.along,
+        "fitted": report.fitted.name,
+        "scale": report.fitted.scale,
+        "panels": [_panel(panel) for panel in report.panels],
+    }
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
     regrets = (None, *panel.regrets)
     return {
-        "parameterization": panel.parameterization,
+        "panel": panel.name,
         "verdict": _plain(panel.verdict),
         "law": _plain(panel.law),
-        "carried_log2_lr": _plain(panel.carried),
+        "carried": _plain(panel.carried),
         "regret_growth": _plain(panel.regret_growth),
         "leaves": _plain(panel.leaves),
         "sizes": [
@@ -74,13 +81,13 @@ def _panel(panel: Panel) -> dict[str, Any]:
 def _runs(curve: Curve) -> list[dict[str, Any]]:
     return [
         {
-            "log2_lr": float(rate),
+            "at": curve.fitted.shown(float(point)),
             "mean_loss": _plain(float(mean)),
             "losses": {str(seed): _plain(float(loss)) for seed, loss in zip(curve.seeds, losses, strict=True)},
             "diverged": int(diverged),
         }
-        for rate, mean, losses, diverged in zip(
-            curve.log2_lr, curve.mean, np.transpose(curve.losses), curve.diverged, strict=True
+        for point, mean, losses, diverged in zip(
+            curve.grid, curve.mean, np.transpose(curve.losses), curve.diverged, strict=True
         )
     ]
 

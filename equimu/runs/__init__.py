@@ -1,5 +1,10 @@
 """Runs as folders: what a run is, its files and rows, who owns it, and what it may begin from."""
 
+from equimu.runs._axes import Axes as Axes
+from equimu.runs._axes import Runs as Runs
+from equimu.runs._axes import flat as flat
+from equimu.runs._axes import panels_of as panels_of
+from equimu.runs._axes import value_at as value_at
 from equimu.runs._config import RunConfig as RunConfig
 from equimu.runs._config import Sizes as Sizes
 from equimu.runs._config import config_from_dict as config_from_dict
@@ -13,6 +18,14 @@ from equimu.runs._logger import Logger as Logger
 from equimu.runs._logger import LoggerFeed as LoggerFeed
 from equimu.runs._logger import logger_names as logger_names
 from equimu.runs._logger import register_logger as register_logger
+from equimu.runs._numbers import checked_number as checked_number
+from equimu.runs._numbers import find_number as find_number
+from equimu.runs._numbers import number_at as number_at
+from equimu.runs._numbers import numbers_of_kinds as numbers_of_kinds
+from equimu.runs._numbers import numbers_of_run as numbers_of_run
+from equimu.runs._numbers import short_names as short_names
+from equimu.runs._numbers import usual_number as usual_number
+from equimu.runs._numbers import with_numbers as with_numbers
 from equimu.runs._run import Run as Run
 from equimu.runs._run import read_run as read_run
 from equimu.runs._run import read_runs as read_runs

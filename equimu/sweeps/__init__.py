@@ -1,8 +1,11 @@
 """Sweeps: grids of runs."""
 
+from equimu.runs import Runs as Runs
 from equimu.sweeps._grid import SweepConfig as SweepConfig
 from equimu.sweeps._grid import cells as cells
+from equimu.sweeps._grid import octaves as octaves
+from equimu.sweeps._grid import refuse_former as refuse_former
 from equimu.sweeps._grid import sweep_config_from_dict as sweep_config_from_dict
-from equimu.sweeps._runner import Runs as Runs
+from equimu.sweeps._grid import sweep_config_of as sweep_config_of
 from equimu.sweeps._runner import cores as cores
 from equimu.sweeps._runner import sweep as sweep

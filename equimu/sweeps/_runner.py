@@ -13,32 +13,13 @@ import jax
 from equimu._errors import EquimuError
 from equimu._values import Size, check, check_function
 from equimu.processes import handle_signals, launcher
-from equimu.runs import Run, RunConfig
+from equimu.runs import Run, RunConfig, Runs
 from equimu.storage import local_folder
 from equimu.sweeps._grid import SweepConfig, cells, sweep_config
 from equimu.tasks import Task
-from equimu.training import RuntimeConfig, build_tree, data_of, train
-
-_SHOWN = 20  # runs that the repr of a sweep names
+from equimu.training import Programs, RuntimeConfig, build_tree, data_of, train
 
 OnCell = Callable[[Run, int, int], None]
-
-
-class Runs(list[Run]):
-    """The finished runs of a sweep, a list that prints as a summary and the first few of them."""
-
-    def __repr__(self) -> str:
-        lost = sum(run.status == "diverged" for run in self)
-        lines = [f"{len(self)} runs, {lost} diverged"]
-        for run in self[:_SHOWN]:
-            line = (
-                f"{run.parameterization}, {run.size}, log2 LR {math.log2(run.learning_rate):g}, seed {run.seed}: "
-                + (f"{run.validation_loss:.4f}" if run.status == "finished" else "diverged")
-            )
-            lines.append(f"  {line[:78]}")
-        if len(self) > _SHOWN:
-            lines.append(f"  and {len(self) - _SHOWN} more")
-        return "\n".join(lines)
 
 
 def cores() -> int:
@@ -69,8 +50,8 @@ def sweep(
             process.
         on_cell: called after each cell with its run, the number of cells done, and of all cells.
 
-        fields: the other fields of `SweepConfig` (`over`, `parameterizations`, `log2_learning_rates`, `seeds`, `base`) and of
-            the `RunConfig` that all cells share (`steps`, `optimizer`, `size`, ...).
+        fields: the other fields of `SweepConfig` (`over`, `fit`, `fit_scale`, `panels`, `seeds`, `base`) and of the
+            `RunConfig` that all cells share (`steps`, `optimizer`, `size`, ...).
 
     Returns:
         The finished runs in the order of the grid, diverged ones among them.
@@ -80,7 +61,7 @@ def sweep(
         Interrupted: a signal came.
 
     Example:
-        >>> runs = sweep(NextByte(), over={"width": (64, 128, 256)}, parameterizations=("mup", "sp"), steps=500, out="runs/gru")
+        >>> runs = sweep(NextByte(), over={"width": (64, 128, 256)}, panels=("mup", "sp"), seeds=3, steps=500, out="runs/gru")
         >>> equimu.report(runs)
     """
     config = sweep_config(task, fields)
@@ -108,10 +89,11 @@ def sweep(
     _check(grid)
     alone = dataclasses.replace(runtime, cluster="none")
     runs: dict[RunConfig, Run] = {}
+    programs = Programs()
     with handle_signals() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # The largest first: small cells at the end leave no worker without work.
-        ordered = sorted(grid, key=lambda cell: -math.prod(cell.size.values()))
-        futures = {pool.submit(train, cell, out=out, runtime=alone): cell for cell in ordered}
+        ordered = sorted(grid, key=lambda cell: -math.prod(cell.size.values()) * cell.steps)
+        futures = {pool.submit(train, cell, out=out, runtime=alone, programs=programs): cell for cell in ordered}
         try:
             for future in concurrent.futures.as_completed(futures):
                 run = runs[futures[future]] = future.result()
@@ -121,11 +103,17 @@ def sweep(
             stop.ask()
             pool.shutdown(cancel_futures=True)
             raise
-    return Runs(runs[cell] for cell in grid)
+    return Runs((runs[cell] for cell in grid), config.axes)
 
 
 def _check(grid: list[RunConfig]) -> None:
-    """Builds the tree of each size and parameterization, which is where sizes are found not to fit."""
-    rows = data_of(grid[0].task).rows
-    for cell in {(cell.size, cell.parameterization): cell for cell in grid}.values():
-        build_tree(cell, rows)
+    """Builds each tree, which is where sizes are found not to fit."""
+    trees = {
+        (
+            *(cell.task, cell.size, cell.base, cell.parameterization, type(cell.optimizer)),
+            *(cell.optimizer.weight_decay_rule, cell.base_rows, cell.base_steps, cell.base_steps and cell.steps),
+        ): cell
+        for cell in grid
+    }
+    for cell in trees.values():
+        build_tree(cell, data_of(cell.task).rows)

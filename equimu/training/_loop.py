@@ -36,7 +36,7 @@ from equimu.training._build import build_tree
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
 from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
-from equimu.training._program import hyperparameters_of, program_for
+from equimu.training._program import Programs, hyperparameters_of, program_for
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
 
@@ -53,6 +53,7 @@ def train(
     out: str | Path,
     runtime: RuntimeConfig | None = None,
     on_row: OnRow | None = None,
+    programs: Programs | None = None,
     **fields: Any,
 ) -> Run:
     """Trains one model, goes on with a run that was interrupted, or reads the run if it was done before.
@@ -66,6 +67,8 @@ def train(
         out: root of the run folders; the run's own folder is named by a hash of its config and data.
         runtime: how to carry it out: devices, processes, checkpoints, loggers.
         on_row: called with each row of metrics as it is written, on process 0.
+        programs: compiled programs that runs share which differ only in numbers; by default the run compiles its own, and
+            frees it.
         fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
 
     Returns:
@@ -97,7 +100,7 @@ def train(
         if on_process_zero(lambda: folder.is_done):
             on_process_zero(folder.check_source)
         else:
-            _train(config, runtime, data, folder, source, on_row or (lambda row: None))
+            _train(config, runtime, data, folder, source, on_row or (lambda row: None), programs)
         return _read(folder.path)
     except Interrupted:
         raise  # at the same step in all processes
@@ -134,6 +137,7 @@ def _train(
     folder: RunFolder,
     source: WarmStart | None,
     on_row: OnRow,
+    programs: Programs | None,
 ) -> None:
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
@@ -143,7 +147,7 @@ def _train(
     tree = build_tree(config, data.rows)
     loader = data.training(config.seed)
     validation = _validation(config.task, config.validation_batches)
-    program, numbers = program_for(config, tree, mesh)
+    program, numbers = program_for(config, tree, mesh, programs)
     hyper = hyperparameters_of(config)
 
     def place(batch: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -183,25 +183,63 @@ def _rows_of(batch: PyTree) -> tuple[int, ...]:
     return jax.tree.leaves(batch)[0].shape[:1]
 
 
-# Those used last. A program is some 20 MB in some 900 pieces of memory, of which a process may have 65 530.
-_PROGRAMS: collections.OrderedDict[Any, Program] = collections.OrderedDict()
-_MOST_PROGRAMS = 8
-_PROGRAMS_LOCK = threading.Lock()
+class Programs:
+    """Compiled programs, shared by runs that differ only in the inputs of their program.
+
+    The programs that were asked for last are kept, and all are freed with the object. Threads may share it.
+    """
+
+    def __init__(self, most: int = 8):
+        """Keeps no program yet.
+
+        Args:
+            most: that are kept. A program is some 20 MB in some 900 pieces of memory, of which a process may have 65 530.
+        """
+        self._most = most
+        self._kept: collections.OrderedDict[Any, Program] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self.made = 0
+        """How many were made in all."""
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, key: Hashable, make: Callable[[], Program]) -> Program:
+        """The program of a key, made where there is none yet."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+                self.made += 1
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)  # freed when the runs that use it end
+            return self._kept[key]
 
 
-def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tuple[Program, Numbers]:
-    """The program of a config, shared with all configs that differ only in its inputs, and the numbers of its rules.
-
-    The eight programs that were asked for last are kept.
+def program_for(
+    config: RunConfig, tree: PyTree, mesh: Mesh | None = None, programs: Programs | None = None
+) -> tuple[Program, Numbers]:
+    """The program of a config, and the numbers of its rules.
 
     Args:
         config: the run.
         tree: its tree of rules.
         mesh: with the axes of `make_mesh`; one device by default.
+        programs: where one is looked for, and kept; None for a program of its own.
     """
     mesh = make_mesh() if mesh is None else mesh
     numbers = numbers_of(tree)
-    inputs_cleared = dataclasses.replace(
+    # What of the tree is not among the numbers: the model, and which numbers there are.
+    shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
+    key = (config.task.program, _inputs_cleared(config), shapes, jax.tree.structure(tree), mesh)
+    programs = Programs() if programs is None else programs
+    program = programs.find(key, lambda: Program(config, tree, mesh))
+    return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
+
+
+def _inputs_cleared(config: RunConfig) -> RunConfig:
+    """The config less what is an input of its program, or not in it."""
+    return dataclasses.replace(
         config,
         # A decay of zero is another program, one without the decay.
         optimizer=dataclasses.replace(
@@ -222,15 +260,7 @@ def program_for(config: RunConfig, tree: PyTree, mesh: Mesh | None = None) -> tu
         restore_from=None,
         # Stopping and recording are the loop's.
         on_nonfinite="skip" if config.on_nonfinite == "skip" else "stop",
+        # When to log and what to validate on, too.
+        log_every=1,
+        validation_batches=None,
     )
-    # What of the tree is not among the numbers: the model, and which numbers there are.
-    shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
-    key = (config.task.program, inputs_cleared, shapes, jax.tree.structure(tree), mesh)
-    with _PROGRAMS_LOCK:
-        if key not in _PROGRAMS:
-            _PROGRAMS[key] = Program(config, tree, mesh)
-        program = _PROGRAMS[key]
-        _PROGRAMS.move_to_end(key)
-        while len(_PROGRAMS) > _MOST_PROGRAMS:
-            _PROGRAMS.popitem(last=False)  # freed when the runs that use it end
-    return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)

@@ -173,5 +173,5 @@ class Quadrants(mu.Task):
 
 def best_rate(out: str) -> float | None:
     """The learning rate that a sweep carries over, as log2."""
-    runs = mu.sweep(Quadrants(), over={"width": (8, 16)}, parameterizations=("mine", mine(0.5)), steps=20, out=out)
+    runs = mu.sweep(Quadrants(), over={"width": (8, 16)}, panels=("mine", mine(0.5)), steps=20, out=out)
     return mu.report(runs).panels[0].carried
