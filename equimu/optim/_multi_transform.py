@@ -14,7 +14,7 @@ from equimu._values import check_function, shown
 from equimu.parameterization import Rule, dotted, required_rules, rules_of
 
 # What tells two leaves apart without telling their rules apart.
-_OF_THE_LEAF = {"path", "shape", "dtype", "blueprint", "as_drawn", "own_mean", "own_std"}
+_OF_THE_LEAF = {"path", "leaf", "shape", "dtype", "blueprint", "as_drawn", "own_mean", "own_std"}
 
 
 class MultiTransformState(NamedTuple):
