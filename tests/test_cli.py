@@ -147,7 +147,7 @@ BAD = {
     "coordinator alone": (["train", "--runtime.coordinator", "a:1"], "give runtime.processes"),
     "coordinator without port": (["train", *PEERS, "--runtime.coordinator", "a"], "host:port"),
     "sweep of several processes": (["sweep", *PEERS, "--runtime.coordinator", "a:1"], "a sweep is one process"),
-    "sweep from a checkpoint": (["sweep", "--restore-from", "x"], "for a single run"),
+    "sweep from a checkpoint": (["sweep", "--run.restore-from", "x"], "for a single run"),
     "workers on one mesh": (["sweep", "--runtime.data", "2", "--workers", "2"], "cannot share a mesh"),
     "silence of no time": (["train", "--runtime.heartbeat-seconds", "0"], "above 0"),
     # checkpoints
@@ -177,8 +177,8 @@ BAD = {
     "no place for the store": (["data"], "store"),
     # run folders
     "runs below a file": (["train", *TINY, *TEXT, "--out", "{tmp}/list.json"], "choose another folder"),
-    "report of a damaged run": (["report", "{tmp}/damaged"], "no readable run"),
-    "report of a run without its config": (["report", "{tmp}/bare"], "no readable run"),
+    "report of a damaged run": (["report", "{tmp}/damaged"], "not a readable run"),
+    "report of a run without its config": (["report", "{tmp}/bare"], "not a readable run"),
 }
 assert len(BAD) >= 60
 

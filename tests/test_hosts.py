@@ -17,10 +17,9 @@ from jax.sharding import NamedSharding
 from equimu import EquimuError
 from equimu._errors import ExitCode
 from equimu.data import Batch
-from equimu.processes import launcher
+from equimu.processes import launcher, on_process_zero
 from equimu.processes._consensus import Consensus, StopVote
-from equimu.processes._processes import on_process_zero, place_batch, rows_of_process
-from equimu.sharding import make_mesh
+from equimu.sharding import make_mesh, place_batch, rows_of_process
 from equimu.sharding._mesh import BATCH
 from equimu.training import RuntimeConfig
 

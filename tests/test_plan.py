@@ -413,7 +413,7 @@ def test_why_a_mesh_does_not_divide_a_run():
 
 
 GIB = 2**30
-COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, waited=1e9)
+COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, exposed_bytes=1e9)
 FACTS = CompiledStep(
     rows=16,
     unit="tokens",

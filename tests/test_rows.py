@@ -13,7 +13,7 @@ from equimu import EquimuError, train
 from equimu.reports import read_cells
 from equimu.runs import read_run, read_runs
 from equimu.training import RuntimeConfig
-from equimu.training import _rows as rows_module
+from equimu.runs import _rows as rows_module
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
