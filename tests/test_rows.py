@@ -11,9 +11,9 @@ from runs import small_run
 
 from equimu import EquimuError, train
 from equimu.reports import read_cells
+from equimu.runs import _rows as rows_module
 from equimu.runs import read_run, read_runs
 from equimu.training import RuntimeConfig
-from equimu.runs import _rows as rows_module
 
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
