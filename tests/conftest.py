@@ -44,3 +44,11 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch):
     from equimu.storage import _damage
 
     monkeypatch.setattr(_damage, "WAITS", (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def light_compilation(programs: None):
+    """For files that compile much and compute little: the compiler leaves its costly passes out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
