@@ -302,9 +302,9 @@ def test_json_keeps_what_the_model_makes_itself():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", ["no tree of rules in JSON", "to_json"]),
-        ("[]", ["no tree of rules in JSON"]),
-        ('{"format": 2}', ["no tree of rules in JSON"]),
+        ("{", ["not a tree of rules in JSON", "to_json"]),
+        ("[]", ["not a tree of rules in JSON"]),
+        ('{"format": 2}', ["not a tree of rules in JSON"]),
         ('{"format": 2, "rules": {}}', ["format 2"]),
         ('{"format": 3, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
     ],

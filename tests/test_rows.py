@@ -174,7 +174,7 @@ def test_damaged_rows_are_not_reported(what, done):
         ("done", lambda text: text.replace("finished", "diverged"), "not what this run wrote"),
         ("done", lambda text: '{"status": "finished"}', "row 1"),
         ("done", lambda text: '{"status": "ended"}', "row 1"),
-        ("done", lambda text: "[1]", "no readable run"),
+        ("done", lambda text: "[1]", "not a readable run"),
         ("done", lambda text: "{}", "'status' is missing"),
         ("done", lambda text: text.replace('"sha256": "', '"sha256": "0'), "not what this run wrote"),
         ("config.json", lambda text: text.replace('"seed": 0', '"seed": 1'), "whose folder has that name"),

@@ -48,6 +48,7 @@ def tied_slot(
     return dataclasses.replace(
         source,
         path=slot.path,
+        leaf=slot,
         shape=slot.shape,
         dtype=slot.dtype,
         axes=(),
