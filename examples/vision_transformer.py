@@ -5,7 +5,7 @@ Two things about the model cannot be known from its layers and are said in two l
 factor.
 
     python examples/vision_transformer.py                             # a sweep over depths, its figure and its verdict
-    equimu sweep examples/vision_transformer.py:Shapes --over.depth 2 4 8 --parameterizations completep sp
+    equimu sweep examples/vision_transformer.py:Shapes --over.depth 1 2 4 --parameterizations completep sp
     equimu coord-check examples/vision_transformer.py:Shapes --parameterization completep --over depth --sizes 2 4 8
 """
 
@@ -102,11 +102,11 @@ class Shapes(mu.Task):
 if __name__ == "__main__":
     runs = mu.sweep(
         Shapes(),
-        over={"depth": (2, 4, 8)},
+        over={"depth": (1, 2, 4)},
         parameterizations=("completep", "sp"),
-        log2_learning_rates=range(-9, -4),
+        log2_learning_rates=range(-8, -2),
         seeds=(0,),
-        steps=120,
+        steps=80,
         out="runs/vision_transformer",
     )
     report = mu.report(runs)

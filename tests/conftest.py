@@ -36,3 +36,19 @@ def programs():
 def corpus() -> str:
     """A few files of real text: the sources of the standard library's json package."""
     return str(Path(json.__file__).parent / "*.py")
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch):
+    """Trouble with storage is tried again at once."""
+    from equimu.storage import _damage
+
+    monkeypatch.setattr(_damage, "WAITS", (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def light_compilation(programs: None):
+    """For files that compile much and compute little: the compiler leaves its costly passes out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

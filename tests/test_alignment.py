@@ -12,6 +12,8 @@ import pytest
 from equimu import EquimuError, adamw, initialize, mup, nn, parameterize, scaled
 from equimu.diagnostics import alignments
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 N = 256
 
 
@@ -61,10 +63,15 @@ def test_training_aligns_updates_with_their_inputs():
     before = initialize(tree, jax.random.key(0))
     params, static = eqx.partition(before, eqx.is_inexact_array)
     state = optimizer.init(params)
-    for _ in range(3):
+
+    @jax.jit
+    def step(params, state):
         gradient = jax.grad(lambda p: loss(scaled(tree, eqx.combine(p, static)), tokens))(params)
         updates, state = optimizer.update(gradient, state, params)
-        params = eqx.apply_updates(params, updates)
+        return eqx.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(params, state)
     found = alignments(tree, before, eqx.combine(params, static), loss, tokens)
     hidden = [f"blocks.attention.{name}.weight" for name in ("query", "key", "value", "output")]
     assert set(found) == {*hidden, "blocks.mlp.up.weight", "blocks.mlp.down.weight", "unembedding.weight"}

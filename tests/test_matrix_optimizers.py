@@ -13,6 +13,8 @@ from equimu import EquimuError, adafactor, muon, mup, nn, parameterize, sgd, sp,
 from equimu.optim import optimizer_from_dict
 from equimu.parameterization import rules_of
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 SIZES = {"base": {"d_model": 16}, "target": {"d_model": 32}}
 make = functools.partial(nn.Transformer, vocab_size=11, n_layer=3, head_dim=8, use_bias=True)
 

@@ -20,6 +20,8 @@ from equimu import (
 )
 from equimu.parameterization import rules_of
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 SIZES = {"base": {"width": 8, "layers": 2}, "target": {"width": 24, "layers": 6}}  # ratios 3 and 3
 
 
