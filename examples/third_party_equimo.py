@@ -1,6 +1,6 @@
 """A vision transformer of another package, equimo, untouched: two lines say what the axes of its tables are.
 
-equimo is no dependency, needs Python 3.12 and jax 0.11.1 or newer, and is installed by
+equimo is not a dependency, needs Python 3.12 and jax 0.11.1 or newer, and is installed by
 
     pip install equimo            # or, without what only its pretrained models need,
     pip install --no-deps equimo && pip install einops loguru lz4 banax safetensors

@@ -66,7 +66,7 @@ def by_path(tree, model):
 
 
 def trained(tree, optimizer, steps=STEPS):
-    """The parameters behind each step."""
+    """The parameters after each step."""
     params, found = arrays(tree, 0), []
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
@@ -111,7 +111,7 @@ def paper(
     shape="constant",
     form="relative",
 ):
-    """The parameters behind each step, as the reference code updates them."""
+    """The parameters after each step, as the reference code updates them."""
     p = by_path(tree, arrays(tree, 0))
     m, v = ({path: np.zeros_like(x) for path, x in p.items()} for _ in range(2))
     found = []
@@ -463,7 +463,7 @@ def test_schedule_is_the_papers_formula(shape, total, warmup, floor):
     assert found[warmup] == 1.0 and found[0] == pytest.approx(floor if warmup else 1.0)
 
 
-def test_schedule_stays_at_its_floor_behind_the_end():
+def test_schedule_stays_at_its_floor_after_the_end():
     schedule = warmup_schedule(total=10, warmup=2)
     assert float(schedule(10)) == float(schedule(15)) == pytest.approx(1e-4)
 

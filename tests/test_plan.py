@@ -577,10 +577,10 @@ def test_the_command_plans_for_cpu_devices():
         "json",
     ]
     code, out, err = command("cpu:4", *flags)
-    told = json.loads(out)
+    found = json.loads(out)
     assert code == 0, err
-    assert told["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and told["fits"] and told["advice"] is None
-    assert told["collectives"]["all-gather"]["count"] > 0
+    assert found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and found["fits"] and found["advice"] is None
+    assert found["collectives"]["all-gather"]["count"] > 0
 
 
 @pytest.mark.slow

@@ -473,7 +473,7 @@ def test_report_writes_page_figure_and_data(mixed, tmp_path):
     assert int.from_bytes(head[16:20], "big") > 1000
 
     def never(token):
-        raise AssertionError(f"{token} is no JSON")
+        raise AssertionError(f"{token} is not JSON")
 
     panels = json.loads(data.read_text(encoding="utf-8"), parse_constant=never)["panels"]
     assert [panel["verdict"]["kind"] for panel in panels] == ["transfers", "drifts", "undecided"]

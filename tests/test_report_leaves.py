@@ -95,8 +95,8 @@ def test_run_tells_of_its_leaves_at_doublings_of_the_step_and_at_the_end(tmp_pat
     run = train(config, out=tmp_path)
     rules = json.loads((run.folder / "rules.json").read_text())["rules"]
     sizes = {path: math.prod(rule["shape"]) for path, rule in rules.items()}
-    told = {row["step"]: row["leaves"] for row in run.rows if "leaves" in row}
-    assert list(told) == [1, 2, 4, 8, 12]
+    found = {row["step"]: row["leaves"] for row in run.rows if "leaves" in row}
+    assert list(found) == [1, 2, 4, 8, 12]
     for row in run.rows:
         if "leaves" in row:
             norm = math.sqrt(sum((leaf["gradient_rms"] ** 2) * sizes[path] for path, leaf in row["leaves"].items()))
@@ -104,5 +104,7 @@ def test_run_tells_of_its_leaves_at_doublings_of_the_step_and_at_the_end(tmp_pat
             entries = sum(sizes.values())
             update = math.sqrt(sum((leaf["update_rms"] ** 2) * sizes[p] for p, leaf in row["leaves"].items()) / entries)
             assert update == pytest.approx(row["update_rms"], rel=1e-4)
-    assert told[1]["embedding.weight"]["weight_rms"] == pytest.approx(1.0, rel=0.05)  # drawn with deviation 1
-    assert told[12]["embedding.weight"]["decay_steps"] == 4.0
+    assert message[1]["embedding.weight"]["weight_rms"] == pytest.approx(
+        1.0, rel=0.05
+    )  # drawn with standard deviation 1
+    assert found[12]["embedding.weight"]["decay_steps"] == 4.0

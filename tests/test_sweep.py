@@ -30,10 +30,10 @@ def made(monkeypatch):
 
 
 def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path, made):
-    told = []
+    found = []
     config = small_sweep(corpus)
-    runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: told.append((done, total)))
-    assert len(runs) == 12 and sorted(told) == [(n, 12) for n in range(1, 13)]
+    runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: found.append((done, total)))
+    assert len(runs) == 12 and sorted(found) == [(n, 12) for n in range(1, 13)]
     assert [programs.made for programs in made] == [2]
     assert len({run.folder for run in runs}) == 12
     # What is printed fits on a screen, of sweeps of any size; a run on a line.

@@ -107,7 +107,7 @@ def _attend_packed(
 def documents(ids: Int[Array, "batch seq"]) -> tuple[Int[Array, " ends"], Bool[Array, ""]]:
     """Where each document begins in the sequences laid end to end, then the end; and whether that says all.
 
-    The array has a fixed length: behind the last document it repeats the end, for documents without a token. It says all
+    The array has a fixed length: after the last document it repeats the end, for documents without a token. It says all
     where no more documents are there than fit, and each is in one piece: no id comes back in its sequence.
     """
     batch, seq = ids.shape

@@ -28,7 +28,7 @@ def jax_nn(
     implementation: Literal["xla", "cudnn"] = "xla",
     keys: int | None = None,
 ) -> Float[Array, "*batch seq_q heads head_dim"]:
-    """`jax.nn.dot_product_attention` with our arguments; the offset is known to be 0, and `keys` of k are no padding."""
+    """`jax.nn.dot_product_attention` with our arguments; the offset is known to be 0, and `keys` of k are not padding."""
     reach = None if visibility.window is None else visibility.window - 1
     batch = math.prod(q.shape[:-3])
     out = jax.nn.dot_product_attention(

@@ -35,7 +35,7 @@ def from_heads(x: Array, batch: int, heads: int) -> Array:
 
 
 def whole_blocks(tree: Tree, size: int) -> Tree:
-    """`(batch, seq, heads, ...)` with zeros at the end, where `seq` is no multiple of the size of a block."""
+    """`(batch, seq, heads, ...)` with zeros at the end, where `seq` is not a multiple of the size of a block."""
     return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2)), tree)
 
 

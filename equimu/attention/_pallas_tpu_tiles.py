@@ -136,7 +136,7 @@ class Tiles:
 
 
 def _between(left: Any, right: Any, size: int) -> tuple[Array, Array]:
-    """From `left` up to and with `right`, where None is no bound, as far as it is from 0 up to before `size`."""
+    """From `left` up to and with `right`, where None means no bound, as far as it is from 0 up to before `size`."""
     begin = jnp.int32(0) if left is None else _clip(left, 0, size)
     end = jnp.int32(size) if right is None else _clip(right + 1, 0, size)
     return begin, end

@@ -101,7 +101,7 @@ def check(
                 f"{name} has shape {array.shape}: attention needs at least the axes (seq, heads, head_dim)"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise EquimuError(f"{name} has dtype {array.dtype}, which is no floating-point type: cast it")
+            raise EquimuError(f"{name} has dtype {array.dtype}, which is not a floating-point type: cast it")
         if array.dtype != q.dtype:
             raise EquimuError(f"{name} has dtype {array.dtype} and q has {q.dtype}: cast them to one dtype")
 

@@ -53,7 +53,7 @@ class Strips:
         return self._cut(slice(0, self.seq_q), self.size)
 
     def halves(self, strip: Strip) -> Iterator[Strip]:
-        """A strip in two, the first narrower where queries see no more than what is behind them."""
+        """A strip in two, the first narrower where queries see no more than what is after them."""
         return self._cut(strip.queries, math.ceil(self.size / 2))
 
     def _cut(self, all_queries: slice, size: int) -> Iterator[Strip]:

@@ -44,7 +44,7 @@ def take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
     for index, flag in enumerate(flags):
         if flag == "--config":
             if index + 1 == len(flags):
-                raise EquimuError("--config needs a file behind it")
+                raise EquimuError("--config needs a file after it")
             return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
         if flag.startswith("--config="):
             return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:
         # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # what is no file of a run, a store or a report, all of which have words of their own
+    except OSError as error:  # what is not a file of a run, a store or a report, all of which have words of their own
         print(f"equimu: {printable(one_line_of_storage(error))}", file=sys.stderr)
         sys.exit(ExitCode.MISTAKE)
     sys.exit(ExitCode.DONE)

@@ -266,7 +266,7 @@ def optimizer_from_text(text: str, like: Optimizer | None = None) -> Optimizer:
             those that all optimizers have. None for the defaults.
 
     Raises:
-        EquimuError: the text is no such call; an unknown name or field, with the nearest valid one.
+        EquimuError: the text is not such a call; an unknown name or field, with the nearest valid one.
     """
     found = _CALL.fullmatch(text.strip())
     if found is None:

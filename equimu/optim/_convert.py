@@ -106,7 +106,7 @@ def _regroup(
 
 
 def _rebuild(node: Any, child: Any) -> Any:
-    """A tuple of the same kind, its entries made by `child(index, field name or None)`; what is no tuple, as it is."""
+    """A tuple of the same kind, its entries made by `child(index, field name or None)`; what is not a tuple, as it is."""
     if not isinstance(node, tuple):
         return node
     fields = getattr(node, "_fields", (None,) * len(node))

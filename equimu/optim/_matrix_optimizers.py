@@ -191,5 +191,5 @@ def _matrix_axes(rule: Rule) -> MuonDimensionNumbers:
     summed = tuple(i for i, word in enumerate(rule.axes) if word in ("in", "kernel"))
     outputs = tuple(i for i, word in enumerate(rule.axes) if word == "out")
     if not summed or not outputs:
-        raise EquimuError(f"{rule.path} is no matrix to Muon: its axes are {', '.join(rule.axes)}")
+        raise EquimuError(f"{rule.path} is not a matrix to Muon: its axes are {', '.join(rule.axes)}")
     return MuonDimensionNumbers(reduction_axis=summed, output_axis=outputs)

@@ -49,10 +49,10 @@ def compile_elsewhere(
         "arguments": {"data": data, "fsdp": fsdp, "tensor": tensor},
     }
     with tempfile.TemporaryDirectory() as folder:
-        asked, told = Path(folder) / "request.json", Path(folder) / "facts.json"
+        asked, answered = Path(folder) / "request.json", Path(folder) / "facts.json"
         asked.write_text(json.dumps(request), encoding="utf-8")
         # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
-        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(told)]
+        command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(answered)]
         try:
             done = subprocess.run(
                 command,
@@ -66,10 +66,10 @@ def compile_elsewhere(
             raise EquimuError(
                 f"compiling for {topology.name} took longer than {seconds:.0f} s; give it more by --seconds"
             ) from None
-        if not told.exists():
+        if not answered.exists():
             last = (done.stderr.strip() or "no word").splitlines()[-1]
             raise EquimuError(f"the process that compiles for {topology.name} died ({done.returncode}): {last[:300]}")
-        answer = json.loads(told.read_text(encoding="utf-8"))
+        answer = json.loads(answered.read_text(encoding="utf-8"))
     if "error" in answer:
         raise EquimuError(answer["error"])
     return _facts(answer)

@@ -31,7 +31,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation. `attributes` is the text behind the operands."""
+    """One line of a computation. `attributes` is the text after the operands."""
 
     name: str
     opcode: str
@@ -47,12 +47,12 @@ class Instruction:
         return sum(shape.bytes for shape in self.shapes)
 
     def attribute(self, name: str) -> str | None:
-        """The word behind `name=`, without its leading percent sign."""
+        """The word after `name=`, without its leading percent sign."""
         match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
         return match[1] if match else None
 
     def sizes(self, name: str) -> tuple[int, ...]:
-        """The numbers in braces behind `name=`; none if it is not there."""
+        """The numbers in braces after `name=`; none if it is not there."""
         match = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
         return tuple(int(size) for size in match[1].split(",") if size) if match else ()
 

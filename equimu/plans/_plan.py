@@ -83,7 +83,7 @@ class Plan:
         chip: name of their kind; None where its figures are unknown, as those of CPUs are.
         unit: what is counted: `"tokens"`, or `"examples"`.
         tokens: of a step, in these units.
-        rows, accumulate: of a step, and the parts that it is worked off in.
+        rows, accumulate: of a step, and the parts that it is computed in.
         parameters: entries of all trained arrays.
         model_flops: operations of a step that the mathematics needs.
         counted_flops: operations of a step in the compiled program, recomputation included; None if it does not fit.

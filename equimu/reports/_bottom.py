@@ -140,15 +140,16 @@ def noise(bottoms: Sequence[Bottom]) -> tuple[tuple[float, float] | None, list[B
     Returns:
         Variance and degrees of freedom, None if there is one seed only; and the sizes with their own share of it.
     """
-    told = [(b, *_scatter(b)) for b in bottoms]
-    df = math.fsum(df for _, _, df in told)
+    scatters = [(b, *_scatter(b)) for b in bottoms]
+    df = math.fsum(df for _, _, df in scatters)
     if df == 0:
         return None, list(bottoms)
-    variance = math.fsum(square for _, square, _ in told) / df
+    variance = math.fsum(square for _, square, _ in scatters) / df
     if variance == 0:
         return (0.0, df), list(bottoms)
     return (variance, df), [
-        dataclasses.replace(b, noisier=(square / variance + _SHARED_DF) / (own + _SHARED_DF)) for b, square, own in told
+        dataclasses.replace(b, noisier=(square / variance + _SHARED_DF) / (own + _SHARED_DF))
+        for b, square, own in scatters
     ]
 
 

@@ -30,7 +30,7 @@ class Optimum:
         best_loss: the mean loss there.
         point: the optimum; None at an edge or if unknown.
         stderr: its standard error, by noise and by what is not known of the curve's form; None if not known.
-        df: degrees of freedom behind `stderr`.
+        df: degrees of freedom of `stderr`.
         plus_minus: half of its 90% interval.
         loss: the loss at the optimum.
         loss_plus_minus: half of its 90% interval over seeds; None with fewer than two.
@@ -66,7 +66,7 @@ class Fit:
         valleys: the fitted curves they are read from; None if there is none.
         place: of each size, which of the fitted curves is its own; None if there is none.
         covariance: of the optima that are known, in the order of `optima`; None if it is not known.
-        df: degrees of freedom behind it.
+        df: its degrees of freedom.
         noise: standard deviation of one run's loss about that of other seeds, the seed's common offset taken out; of
             one seed, about the fitted curve. None if not known.
     """
@@ -101,7 +101,7 @@ def fit(curves: Sequence[Curve]) -> Fit:
         _without_fit(curve) if valleys is None or index is None else _fitted(curve, valleys, index)
         for curve, index in zip(curves, place, strict=True)
     ]
-    told = valleys is not None and valleys.df is not None
+    has_variance = valleys is not None and valleys.df is not None
     covariance, df = _covariance(optima, valleys, place)
     return Fit(
         optima=tuple(optima),
@@ -109,7 +109,7 @@ def fit(curves: Sequence[Curve]) -> Fit:
         place=tuple(place),
         covariance=covariance,
         df=df,
-        noise=math.sqrt(valleys.variance) if valleys is not None and told else None,
+        noise=math.sqrt(valleys.variance) if valleys is not None and has_variance else None,
     )
 
 

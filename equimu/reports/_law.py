@@ -23,7 +23,7 @@ class Law:
         slope: octaves per doubling of size.
         intercept: the law at size 1.
         stderr: standard error of the slope; None if not known.
-        df: degrees of freedom behind it.
+        df: its degrees of freedom.
         plus_minus: half of its 90% interval.
         scatter: root-mean-square distance of the optima from the law in octaves, over the degrees of freedom left;
             None with fewer than three sizes.

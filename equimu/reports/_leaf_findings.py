@@ -55,11 +55,11 @@ def leaves(cells: Iterable[Cell], fitted: Fitted, point: float) -> Leaves | None
     Returns:
         None where no run tells.
     """
-    told = [cell for cell in cells if cell.leaves is not None]
-    if not told:
+    recorded = [cell for cell in cells if cell.leaves is not None]
+    if not recorded:
         return None
-    nearest = min({fitted.point(cell.value) for cell in told}, key=lambda at: abs(at - point))
-    near = [cell for cell in told if fitted.point(cell.value) == nearest]
+    nearest = min({fitted.point(cell.value) for cell in recorded}, key=lambda at: abs(at - point))
+    near = [cell for cell in recorded if fitted.point(cell.value) == nearest]
     by_size = {size: [c for c in near if c.size == size] for size in sorted({cell.size for cell in near})}
     paths = list(dict.fromkeys(path for cell in near for path in (cell.leaves or {})))
     return Leaves(point=nearest, sizes=tuple(by_size), rows=tuple(_row(path, by_size) for path in paths))

@@ -150,5 +150,5 @@ def _first(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _leaves(run: Run) -> Mapping[str, Mapping[str, float]] | None:
     """What the leaves did, as told last before the end of the run, where the learning rate has all but vanished."""
-    told = [row["leaves"] for row in run.rows if "leaves" in row]
-    return told[max(len(told) - 2, 0)] if told else None
+    measured = [row["leaves"] for row in run.rows if "leaves" in row]
+    return measured[max(len(measured) - 2, 0)] if measured else None

@@ -40,7 +40,7 @@ class Valleys:
         by_noise: the part of it that is due to noise, whose variance is estimated.
         pull: derivative of each parameter by the loss at each point.
         variance: of one run's loss, its seed's common offset taken out.
-        df: degrees of freedom behind that; None if it is not known.
+        df: its degrees of freedom; None if it is not known.
     """
 
     bottoms: tuple[Bottom, ...]
