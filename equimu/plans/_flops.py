@@ -63,6 +63,6 @@ def kernel_flops(name: str, forward: float) -> float:
 
 
 def _is_matrix(rule: Rule) -> bool:
-    declared = rule.leaf.axes if rule.shape else None
+    declared = rule.leaf.axes
     uses = () if declared is None else (declared.words, declared.tied or ())
     return any("in" in words and not {"out", "inner"}.isdisjoint(words) for words in uses)
