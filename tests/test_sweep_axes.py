@@ -83,9 +83,8 @@ def test_weight_decay_fitted_over_steps_compiles_once(tmp_path, made):
     assert "weight_decay 0.003906, seed 0" in repr(runs)
     # each cell is the run that train would do
     one = next(run for run in runs if run.steps == 8 and run.identity["config"]["optimizer"]["weight_decay"] == 2**-6)
-    alone = mu.train(
-        Curve(), steps=one.steps, optimizer=mu.AdamW(weight_decay=2**-6), seed=one.seed, out=tmp_path / "alone"
-    )
+    same = {"steps": one.steps, "optimizer": mu.AdamW(weight_decay=2**-6), "seed": one.seed, "on_nonfinite": "record"}
+    alone = mu.train(Curve(), out=tmp_path / "alone", **same)
     assert alone.folder.name == one.folder.name and alone.validation_loss == one.validation_loss
     cells = cells_of(runs)
     assert {(cell.along, cell.fitted, cell.scale, cell.panel) for cell in cells} == {
