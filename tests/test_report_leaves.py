@@ -104,7 +104,5 @@ def test_run_tells_of_its_leaves_at_doublings_of_the_step_and_at_the_end(tmp_pat
             entries = sum(sizes.values())
             update = math.sqrt(sum((leaf["update_rms"] ** 2) * sizes[p] for p, leaf in row["leaves"].items()) / entries)
             assert update == pytest.approx(row["update_rms"], rel=1e-4)
-    assert found[1]["embedding.weight"]["weight_rms"] == pytest.approx(
-        1.0, rel=0.05
-    )  # drawn with standard deviation 1
+    assert found[1]["embedding.weight"]["weight_rms"] == pytest.approx(1.0, rel=0.05)  # drawn with standard deviation 1
     assert found[12]["embedding.weight"]["decay_steps"] == 4.0

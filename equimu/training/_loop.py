@@ -67,8 +67,8 @@ def train(
         out: root of the run folders; the run's own folder is named by a hash of its config and data.
         runtime: how to carry it out: devices, processes, checkpoints, loggers.
         on_row: called with each row of metrics as it is written, on process 0.
-        programs: compiled programs that runs share which differ only in numbers; by default the run compiles its own, and
-            frees it.
+        programs: compiled programs that runs share which differ only in numbers; by default those of the
+            last two runs of this process.
         fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
 
     Returns:

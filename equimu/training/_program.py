@@ -216,6 +216,10 @@ class Programs:
             return self._kept[key]
 
 
+# Of runs that are given none: a run that follows another of its kind compiles nothing.
+_LAST = Programs(most=2)
+
+
 def program_for(
     config: RunConfig, tree: PyTree, mesh: Mesh | None = None, programs: Programs | None = None
 ) -> tuple[Program, Numbers]:
@@ -225,14 +229,14 @@ def program_for(
         config: the run.
         tree: its tree of rules.
         mesh: with the axes of `make_mesh`; one device by default.
-        programs: where one is looked for, and kept; None for a program of its own.
+        programs: where one is looked for, and kept; by default among the last two.
     """
     mesh = make_mesh() if mesh is None else mesh
     numbers = numbers_of(tree)
     # What of the tree is not among the numbers: the model, and which numbers there are.
     shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
     key = (config.task.program, _inputs_cleared(config), shapes, jax.tree.structure(tree), mesh)
-    programs = Programs() if programs is None else programs
+    programs = _LAST if programs is None else programs
     program = programs.find(key, lambda: Program(config, tree, mesh))
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
 
