@@ -46,7 +46,7 @@ from equimu.plans._topology import parse_topology
 from equimu.plans.machines import _registry as registry
 from equimu.runs import RunConfig, config_from_dict
 from equimu.sharding import make_mesh
-from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+from equimu.tasks import LanguageModel, ModelConfig, TextConfig, find_task
 from equimu.training import build_tree
 
 EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
@@ -404,6 +404,14 @@ def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
     unseen = 3 * 4 * layers * width * rows * (seq * seq - seq * (seq + 1) / 2)
     assert facts.counts is not None
     assert facts.counts.flops == pytest.approx(facts.model_flops + unseen, rel=0.01)
+
+
+def test_a_model_with_state_is_planned():
+    task = find_task(f"{EXAMPLE_FILES / 'classifier.py'}:Gratings")  # BatchNorm
+    config = RunConfig(task=task(rows=8, examples=256), size={"width": 16})
+    facts = facts_of(config, "cpu:2", fsdp=2)
+    assert facts.counts is not None and 0 < 2 * facts.counts.flops <= facts.model_flops
+    assert facts.unit == "examples" and facts.weights > 0
 
 
 def test_recomputation_is_counted_and_not_needed():
