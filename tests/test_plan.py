@@ -41,7 +41,7 @@ from equimu.plans._flops import matrix_entries, model_flops, parameter_count
 from equimu.plans._hlo import Module
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
 from equimu.plans._plan import plan_from_compiled_step
-from equimu.plans._saved import saved_bytes
+from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import parse_topology
 from equimu.plans.machines import _registry as registry
 from equimu.runs import RunConfig, config_from_dict

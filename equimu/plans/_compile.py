@@ -17,7 +17,7 @@ from equimu.plans._flops import (
     model_flops,
     parameter_count,
 )
-from equimu.plans._saved import saved_bytes
+from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import Topology, devices_of
 from equimu.runs import RunConfig
 from equimu.sharding import BATCH, make_mesh, rows_of_process
