@@ -78,7 +78,7 @@ if __name__ == "__main__":
     runs = mu.sweep(
         Gratings(),
         over={"width": (24, 48, 96)},
-        log2_learning_rates=range(-7, 1),
+        fit={"learning_rate": mu.octaves(-7, 0)},
         seeds=(0, 1),
         steps=100,
         out="runs/classifier",

@@ -89,7 +89,7 @@ if __name__ == "__main__":
     runs = mu.sweep(
         Sorting(),
         over={"width": (32, 64, 128)},
-        log2_learning_rates=range(-9, -4),
+        fit={"learning_rate": mu.octaves(-9, -5)},
         seeds=(0, 1),
         steps=150,
         out="runs/encoder_decoder",

@@ -59,7 +59,7 @@ if __name__ == "__main__":
     runs = mu.sweep(
         NextByte(),
         over={"width": (64, 128, 256)},
-        log2_learning_rates=range(-8, -2),
+        fit={"learning_rate": mu.octaves(-8, -3)},
         seeds=(0, 1),
         steps=150,
         out="runs/gru",

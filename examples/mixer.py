@@ -98,7 +98,7 @@ if __name__ == "__main__":
     runs = mu.sweep(
         Shapes(),
         over={"width": (32, 64, 128)},
-        log2_learning_rates=range(-8, -2),
+        fit={"learning_rate": mu.octaves(-8, -3)},
         seeds=(0, 1),
         steps=120,
         out="runs/mixer",

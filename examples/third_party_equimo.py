@@ -63,7 +63,7 @@ if __name__ == "__main__":
     runs = mu.sweep(
         Gratings(),
         over={"width": (32, 64, 128)},
-        log2_learning_rates=range(-8, -2),
+        fit={"learning_rate": mu.octaves(-8, -3)},
         seeds=(0, 1),
         steps=80,
         out="runs/third_party_equimo",

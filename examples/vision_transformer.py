@@ -103,8 +103,8 @@ if __name__ == "__main__":
     runs = mu.sweep(
         Shapes(),
         over={"depth": (1, 2, 4)},
-        parameterizations=("completep", "sp"),
-        log2_learning_rates=range(-8, -2),
+        panels=("completep", "sp"),
+        fit={"learning_rate": mu.octaves(-8, -3)},
         seeds=(0,),
         steps=80,
         out="runs/vision_transformer",

@@ -132,8 +132,8 @@ def test_each_cell_of_a_sweep_has_its_logger(corpus, tmp_path):
     grid = SweepConfig(
         run=in_grid(small_run(corpus, steps=3)),
         over={"width": (8, 16)},
-        parameterizations=("mup",),
-        log2_learning_rates=(-6.0, -5.0),
+        panels=("mup",),
+        fit={"learning_rate": (2**-6, 2**-5)},
         seeds=(0,),
     )
     runs = sweep(grid, out=tmp_path, runtime=recorded())

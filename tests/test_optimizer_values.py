@@ -3,22 +3,24 @@
 import dataclasses
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from runs import small_run
 
 import equimu as mu
 from equimu.optim import optimizer_class, optimizer_from_dict, optimizer_name, optimizer_to_dict
+from equimu.runs import read_runs
+from equimu.training import Programs
 
 NAMES = {"adamw": mu.AdamW, "lion": mu.Lion, "sgd": mu.SGD, "adafactor": mu.Adafactor, "muon": mu.Muon}
 FUNCTIONS = {"adamw": mu.adamw, "lion": mu.lion, "sgd": mu.sgd, "adafactor": mu.adafactor, "muon": mu.muon}
 
 
 def make(width, *, key):
-    import equinox as eqx
-
     return eqx.nn.MLP(4, 2, width, 2, key=key)
 
 
@@ -97,3 +99,43 @@ def test_schedules_by_name():
 def test_mistakes_with_schedules_are_one_line(call, words):
     with pytest.raises(mu.EquimuError, match=words):
         call()
+
+
+def test_runs_that_differ_in_numbers_of_the_optimizer_share_a_program(corpus, tmp_path):
+    programs = Programs()
+    config = small_run(corpus, steps=3)
+    for numbers in ({}, {"b1": 0.5}, {"b2": 0.99, "eps": 1e-4}, {"floor": 0.5}):
+        optimizer = dataclasses.replace(config.optimizer, **numbers)
+        mu.train(dataclasses.replace(config, optimizer=optimizer), out=tmp_path, programs=programs)
+    assert programs.made == 1
+    for other in ({"b1": 0.0}, {"clip_norm": None}, {"first_moment_dtype": "bfloat16"}):
+        optimizer = dataclasses.replace(config.optimizer, **other)
+        mu.train(dataclasses.replace(config, optimizer=optimizer), out=tmp_path, programs=programs)
+    assert programs.made == 4
+    losses = {run.validation_loss for run in read_runs(tmp_path)}
+    assert len(losses) == 7
+
+
+@pytest.mark.parametrize(
+    "optimizer", [mu.AdamW(b1=0.7, b2=0.9), mu.Lion(b1=0.7), mu.SGD(momentum=0.7), mu.Muon(momentum=0.7)]
+)
+def test_numbers_as_inputs_update_with_the_bits_of_numbers_that_are_compiled_in(optimizer):
+    table = mu.parameterization_from_text(
+        "mup" if optimizer.family != "muon" else "spectral", optimizer=optimizer.family
+    )
+    tree = mu.parameterize(make, table, base={"width": 4}, target={"width": 8})
+    params = eqx.filter(mu.initialize(tree, jax.random.key(0)), eqx.is_inexact_array)
+
+    def two_steps(inputs):
+        built = optimizer.with_inputs(inputs).build(tree, learning_rate=0.1, weight_decay=0.0, steps=9, warmup=2)
+        state, each = built.init(params), []
+        for number in range(2):
+            grads = jax.tree.map(lambda x, number=number: jnp.sin(x + number), params)
+            updates, state = built.update(grads, state, params)
+            each += jax.tree.leaves(updates)
+        return each
+
+    inputs = optimizer.inputs()
+    assert inputs and "learning_rate" not in inputs
+    for found, wanted in zip(two_steps(inputs), two_steps({}), strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -306,7 +306,7 @@ def test_json_keeps_what_the_model_makes_itself():
         ("[]", ["not a tree of rules in JSON"]),
         ('{"format": 2}', ["not a tree of rules in JSON"]),
         ('{"format": 2, "rules": {}}', ["format 2"]),
-        ('{"format": 3, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
+        ('{"format": 4, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
     ],
 )
 def test_json_that_cannot_be_read_says_why(tree, text, words):

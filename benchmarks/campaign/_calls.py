@@ -38,7 +38,7 @@ _NO_TIME = (0, -1, math.nan, math.inf, "soon")
 _NO_SEED = (-1, 2**64, 1.5, "0", True)
 _NO_PATH = ("", "a\0b", 3, None, "x" * 300)
 _NO_TEXT = (3, None, b"x", ["x"])
-_NO_LIST = (64, "64", 3.5, {}, [2.5], ["8"], [0])
+_NO_LIST = (64, "64", 3.5, {}, [2.5], ["x"], [0])
 _NO_FUNCTION = (3, "f", [])
 _NO_OBJECT = (3, "config", None, {}, RunConfig)
 
@@ -298,7 +298,7 @@ def _axes() -> Iterator[_Case]:
             "words": ((3, "in"), (math.nan,), ("oot",)),
             "constant": (math.nan, math.inf, "0", [0.0]),
             "tied": (("in",), 3),
-            "beside": (3,),
+            "bias_of": (3,),
             "norm_of": (3,),
             "split": (3, (0,), (5, 2), (0, 0), ("in", 2)),
         },

@@ -1,5 +1,7 @@
 """Optimizers that read their factors from a tree of rules; any optax optimizer through `multi_transform`."""
 
+from equimu._values import DecayRate as DecayRate
+from equimu.optim._beta import Beta as Beta
 from equimu.optim._config import SGD as SGD
 from equimu.optim._config import Adafactor as Adafactor
 from equimu.optim._config import AdamW as AdamW
@@ -13,6 +15,7 @@ from equimu.optim._config import optimizer_from_text as optimizer_from_text
 from equimu.optim._config import optimizer_name as optimizer_name
 from equimu.optim._config import optimizer_to_dict as optimizer_to_dict
 from equimu.optim._config import register_optimizer as register_optimizer
+from equimu.optim._config import traced as traced
 from equimu.optim._convert import convert as convert
 from equimu.optim._epsilon import epsilon_shares as epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor as adafactor

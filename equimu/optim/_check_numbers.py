@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from equimu._errors import EquimuError
 from equimu._values import DecayRate, NotNegative, Positive, Range, checked, is_traced
+from equimu.optim._beta import Beta
 
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("learning_rate", "adam_learning_rate", "weight_decay", "eps", "min_scale"), NotNegative),
@@ -19,7 +20,7 @@ def check_numbers(**numbers: Any) -> None:
     None stands for what is left out. Traced scalars are not looked at.
     """
     for name, value in numbers.items():
-        if value is None or is_traced(value):
+        if value is None or is_traced(value) or isinstance(value, Beta):
             continue
         if callable(value):
             raise EquimuError(

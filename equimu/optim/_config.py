@@ -2,10 +2,11 @@
 
 import abc
 import ast
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import jax.numpy as jnp
 import optax
@@ -24,6 +25,7 @@ from equimu._values import (
     fields_from_dict,
     shown,
 )
+from equimu.optim._beta import Beta
 from equimu.optim._epsilon import epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor, muon
 from equimu.optim._optimizers import adamw, lion, sgd
@@ -34,13 +36,34 @@ _NAME = "name"
 _CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:\((.*)\))?", re.DOTALL)
 
 
+_TRACED = "traced"
+_Self = TypeVar("_Self", bound="Optimizer")
+
+
+def traced(default: Any) -> Any:
+    """A field of an optimizer whose number is an input of the compiled program: runs that differ in it share the program.
+
+    The optimizer's `transformation` then finds a traced scalar in the field (or, where the field is declared as
+    `equimu.optim.DecayRate`, a `Beta`, which behaves as one). Zero and None stay what they are, since programs differ by what
+    they leave out.
+
+    Args:
+        default: of the field.
+
+    Example:
+        >>> class Mine(mu.Optimizer):
+        ...     momentum: float = traced(0.9)
+    """
+    return dataclasses.field(default=default, metadata={_TRACED: True})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
 
     Subclass it as a frozen dataclass, and give it a name by `register_optimizer`: its fields are flags, and part of what a run
-    is. Its learning rate, weight decay and warm-up are inputs of a run's compiled program; its other numbers are part of it, so
-    that a sweep over one of them compiles once for each value.
+    is. Its learning rate, weight decay and warm-up, and the fields made by `traced`, are inputs of a run's compiled program;
+    what else it has is part of the program, so that a sweep over it compiles once for each value.
 
     - `family`: of update rules, which decides how a table's learning rates are written.
     """
@@ -51,13 +74,14 @@ class Optimizer(abc.ABC):
     weight_decay: NotNegative = 0.0
     weight_decay_rule: DecayRule = "independent"
     clip_norm: Positive | None = 1.0
-    """Global norm to which gradients are clipped; None for no clipping."""
+    """Global norm to which gradients are clipped; None for no clipping. Compiled in: as an input it changes how the compiler
+    rounds, and with that the bits of runs."""
     warmup: Share = 0.1
     """Share of the steps."""
     schedule: str = "linear"
     """Of the learning rate after the warm-up: linear, cosine, constant, wsd (constant, and linear in the last fifth),
     inverse_sqrt, or a registered one."""
-    floor: NotNegative = 1e-4
+    floor: NotNegative = traced(1e-4)
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -86,6 +110,23 @@ class Optimizer(abc.ABC):
             mu_dtype=jnp.dtype(self.first_moment_dtype),
         )
 
+    def inputs(self) -> dict[str, Any]:
+        """The numbers of the fields made by `traced`, by name, as arrays; without those that are zero or None."""
+        hints = get_type_hints(type(self), include_extras=True)
+        found: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get(_TRACED) and value:
+                found[field.name] = Beta.of(value) if hints[field.name] == DecayRate else jnp.asarray(value)
+        return found
+
+    def with_inputs(self: _Self, inputs: Mapping[str, Any]) -> _Self:
+        """The optimizer with these numbers in its fields, which may be traced."""
+        copied = copy.copy(self)
+        for name, value in inputs.items():
+            object.__setattr__(copied, name, value)
+        return copied
+
     @abc.abstractmethod
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation for a tree of rules.
@@ -107,9 +148,9 @@ class AdamW(Optimizer):
 
     family = "adam"
 
-    b1: DecayRate = 0.9
-    b2: DecayRate = 0.95
-    eps: NotNegative = 1e-8
+    b1: DecayRate = traced(0.9)
+    b2: DecayRate = traced(0.95)
+    eps: NotNegative = traced(1e-8)
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adamw`."""
@@ -126,8 +167,8 @@ class Lion(Optimizer):
 
     family = "sign"
 
-    b1: DecayRate = 0.9
-    b2: DecayRate = 0.95
+    b1: DecayRate = traced(0.9)
+    b2: DecayRate = traced(0.95)
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.lion`."""
@@ -140,7 +181,7 @@ class SGD(Optimizer):
 
     family = "sgd"
 
-    momentum: DecayRate = 0.9
+    momentum: DecayRate = traced(0.9)
     """0 for none."""
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
@@ -165,11 +206,11 @@ class Muon(Optimizer):
 
     family = "muon"
 
-    momentum: DecayRate = 0.9
+    momentum: DecayRate = traced(0.9)
     """Of the matrices."""
-    b1: DecayRate = 0.9
-    b2: DecayRate = 0.95
-    eps: NotNegative = 1e-8
+    b1: DecayRate = traced(0.9)
+    b2: DecayRate = traced(0.95)
+    eps: NotNegative = traced(1e-8)
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.muon`."""

@@ -10,6 +10,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from equimu._errors import EquimuError
 from equimu._types import PyTree, Scalar
 from equimu._values import Count, check
+from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._optimizers import adam_direction
 from equimu.optim._schedule import Schedule
@@ -25,7 +26,7 @@ def adafactor(
     eps: Scalar = 1e-15,
     min_scale: Scalar = 1e-3,
     clipping_threshold: Scalar | None = 1.0,
-    momentum: Scalar | None = None,
+    momentum: Rate | None = None,
     min_dim_size_to_factor: int = 128,
     weight_decay: Scalar = 0.0,
     decay: DecayRule | None = None,
@@ -90,11 +91,11 @@ def muon(
     *,
     learning_rate: Scalar,
     adam_learning_rate: Scalar | None = None,
-    beta: Scalar = 0.95,
+    beta: Rate = 0.95,
     nesterov: bool = True,
     ns_steps: int = 5,
-    b1: Scalar = 0.9,
-    b2: Scalar = 0.95,
+    b1: Rate = 0.9,
+    b2: Rate = 0.95,
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
     decay: DecayRule | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from equimu._types import PyTree, Scalar
+from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, scaled_beta, update_rule
@@ -15,8 +16,8 @@ def adamw(
     tree: PyTree,
     *,
     learning_rate: Scalar,
-    b1: Scalar = 0.9,
-    b2: Scalar = 0.95,
+    b1: Rate = 0.9,
+    b2: Rate = 0.95,
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
     decay: DecayRule | None = None,
@@ -65,8 +66,8 @@ def lion(
     tree: PyTree,
     *,
     learning_rate: Scalar,
-    b1: Scalar = 0.9,
-    b2: Scalar = 0.99,
+    b1: Rate = 0.9,
+    b2: Rate = 0.99,
     weight_decay: Scalar = 0.0,
     decay: DecayRule | None = None,
     schedule: Schedule | None = None,
@@ -103,7 +104,7 @@ def sgd(
     tree: PyTree,
     *,
     learning_rate: Scalar,
-    momentum: Scalar | None = None,
+    momentum: Rate | None = None,
     nesterov: bool = False,
     weight_decay: Scalar = 0.0,
     decay: DecayRule | None = None,
@@ -144,7 +145,7 @@ def sgd(
     )
 
 
-def adam_direction(rule: Rule, *, b1: Scalar, b2: Scalar, eps: Scalar, mu_dtype: Any) -> optax.GradientTransformation:
+def adam_direction(rule: Rule, *, b1: Rate, b2: Rate, eps: Scalar, mu_dtype: Any) -> optax.GradientTransformation:
     """Adam's direction for the leaves of a rule."""
     return optax.scale_by_adam(
         b1=scaled_beta(b1, rule), b2=scaled_beta(b2, rule), eps=eps * rule.eps, mu_dtype=mu_dtype

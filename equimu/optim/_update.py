@@ -10,6 +10,7 @@ import optax
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree, Scalar
+from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._float16 import with_float16_in_float32
 from equimu.optim._multi_transform import multi_transform
@@ -81,7 +82,7 @@ def decay_of(rule: Rule, learning_rate: Scalar, weight_decay: Scalar) -> Scalar:
     return factor * weight_decay * rule.weight_decay
 
 
-def scaled_beta(beta: Scalar, rule: Rule) -> Scalar:
+def scaled_beta(beta: Rate, rule: Rule) -> Rate:
     """The share β that a running average keeps in a step, for the leaves of a rule.
 
     Raises:

@@ -16,7 +16,7 @@ from equimu.plans._mesh import MeshShape, decoder_of
 from equimu.plans.machines import Machine
 from equimu.runs import RunConfig
 from equimu.sharding import AXES, partition_specs
-from equimu.training import hyperparameters_of
+from equimu.training import build_optimizer, hyperparameters_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,8 @@ def weight_bytes(tree: PyTree, mesh: MeshShape) -> int:
 def optimizer_bytes(config: RunConfig, tree: PyTree, weights: int) -> int:
     """Bytes a device of the optimizer's state, which is spread as the weights are: as many a byte of weights as of all."""
     shapes = shapes_of(tree)
-    hyper = hyperparameters_of(config)._asdict()
-    del hyper["seed"]
-    state = jax.eval_shape(config.optimizer.build(tree, **hyper).init, shapes)
+    optimizer = build_optimizer(config.optimizer, tree, hyperparameters_of(config))
+    state = jax.eval_shape(optimizer.init, shapes)
     return round(weights * _bytes(state) / _bytes(shapes))
 
 

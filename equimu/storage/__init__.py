@@ -15,6 +15,7 @@ from equimu.storage._folder import write_inside as write_inside
 from equimu.storage._places import local_path as local_path
 from equimu.storage._places import one_line as one_line
 from equimu.storage._sequence import ArrayWriter as ArrayWriter
+from equimu.storage._sequence import cached_chunks as cached_chunks
 from equimu.storage._sequence import check_files as check_files
 from equimu.storage._sequence import delete_below as delete_below
 from equimu.storage._sequence import open_array as open_array

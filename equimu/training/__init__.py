@@ -6,6 +6,7 @@ from equimu.training._loop import data_of as data_of
 from equimu.training._loop import train as train
 from equimu.training._loss_record import NotFiniteError as NotFiniteError
 from equimu.training._program import Programs as Programs
+from equimu.training._program import build_optimizer as build_optimizer
 from equimu.training._program import hyperparameters_of as hyperparameters_of
 from equimu.training._program import program_for as program_for
 from equimu.training._runtime import RuntimeConfig as RuntimeConfig

@@ -15,10 +15,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from equimu._types import Key, PyTree
+from equimu.optim import AdamW, Optimizer
 from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
 from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
@@ -38,6 +40,8 @@ class Hyperparameters(NamedTuple):
     steps: Any
     warmup: Any
     seed: Any
+    optimizer: Mapping[str, Any]
+    """Other numbers of the optimizer, by field."""
 
 
 def hyperparameters_of(config: RunConfig) -> Hyperparameters:
@@ -49,6 +53,18 @@ def hyperparameters_of(config: RunConfig) -> Hyperparameters:
         steps=jnp.int32(config.steps),
         warmup=jnp.int32(round(optimizer.warmup * config.steps)),
         seed=jnp.uint32(config.seed),
+        optimizer=optimizer.inputs(),
+    )
+
+
+def build_optimizer(optimizer: Optimizer, tree: PyTree, hyper: Hyperparameters) -> optax.GradientTransformation:
+    """An optimizer of a tree of rules, with these numbers in the place of its own."""
+    return optimizer.with_inputs(hyper.optimizer).build(
+        tree,
+        learning_rate=hyper.learning_rate,
+        weight_decay=hyper.weight_decay,
+        steps=hyper.steps,
+        warmup=hyper.warmup,
     )
 
 
@@ -129,9 +145,7 @@ class Program:
 
     def optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
         """The optimizer of a tree of rules."""
-        numbers = hyper._asdict()
-        del numbers["seed"]
-        return self._config.optimizer.build(tree, **numbers)
+        return build_optimizer(self._config.optimizer, tree, hyper)
 
     def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
         """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
@@ -162,7 +176,7 @@ class Program:
             self.optimizer(tree, hyper),
             measure,
             skip_nonfinite=self._config.on_nonfinite == "skip",
-            inspect=functools.partial(measure_leaves, tree, self._config.optimizer),
+            inspect=functools.partial(measure_leaves, tree, self._config.optimizer.with_inputs(hyper.optimizer)),
         )
         return jax.tree.leaves(state), metrics
 
@@ -235,23 +249,25 @@ def program_for(
     numbers = numbers_of(tree)
     # What of the tree is not among the numbers: the model, and which numbers there are.
     shapes = tuple((rule.path, rule.shape, rule.optimizer, *numbers[rule.path]) for rule in rules_of(tree))
-    key = (config.task.program, _inputs_cleared(config), shapes, jax.tree.structure(tree), mesh)
+    what = (config.task.program, _inputs_cleared(config), _optimizer_key(config.optimizer))
+    key = (*what, shapes, jax.tree.structure(tree), mesh)
     programs = _LAST if programs is None else programs
     program = programs.find(key, lambda: Program(config, tree, mesh))
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
+
+
+def _optimizer_key(optimizer: Optimizer) -> Hashable:
+    """The optimizer less what is an input of the program. A decay of zero is another program, one without the decay."""
+    inputs = {"learning_rate", "warmup", *optimizer.inputs()} | ({"weight_decay"} if optimizer.weight_decay else set())
+    fields = [field.name for field in dataclasses.fields(optimizer)]
+    return type(optimizer), tuple((name, None if name in inputs else getattr(optimizer, name)) for name in fields)
 
 
 def _inputs_cleared(config: RunConfig) -> RunConfig:
     """The config less what is an input of its program, or not in it."""
     return dataclasses.replace(
         config,
-        # A decay of zero is another program, one without the decay.
-        optimizer=dataclasses.replace(
-            config.optimizer,
-            learning_rate=0.0,
-            warmup=0.0,
-            weight_decay=float(config.optimizer.weight_decay > 0),
-        ),
+        optimizer=AdamW(),
         parameterization="mup",
         # Of the task only what is in its program, which the config may not know.
         task=LanguageModel(),
