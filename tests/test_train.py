@@ -283,7 +283,7 @@ OPTIONS = {
     "tied": {"model": {"tie_embeddings": True}, "parameterization": "tpv(8)"},
     "documents, accumulated": {
         "text": {"windows": "document"},
-        "optimizer": {"decay": "cosine", "weight_decay": 0.1, "weight_decay_rule": "standard"},
+        "optimizer": {"schedule": "cosine", "weight_decay": 0.1, "weight_decay_rule": "standard"},
         "accumulate": 2,
         "loss_denominator": "positions",
     },
