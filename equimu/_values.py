@@ -26,7 +26,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of common file systems
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """The numbers that a value may be; its bounds are told in the order of its fields."""
+    """The numbers that a value may be; its bounds are reported in the order of its fields."""
 
     above: float | None = None
     least: int | float | None = None
@@ -77,7 +77,7 @@ class OneOf:
     names: Callable[[], Iterable[str]]
 
     def refusal(self, value: str) -> str | None:
-        """What is wrong with the name, as the words behind it; None if nothing is."""
+        """What is wrong with the name, as the words after its name; None if nothing is."""
         valid = tuple(self.names())
         return None if value in valid else f"{value[:99]!r} is unknown: {nearest(value[:99], valid)}"
 

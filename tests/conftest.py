@@ -52,3 +52,20 @@ def light_compilation(programs: None):
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch):
+    """The sets of programs that sweeps make."""
+    from equimu.sweeps import _runner
+    from equimu.training import Programs
+
+    sets: list[Programs] = []
+
+    class Counted(Programs):
+        def __init__(self):
+            super().__init__()
+            sets.append(self)
+
+    monkeypatch.setattr(_runner, "Programs", Counted)
+    return sets

@@ -46,6 +46,18 @@ def calls_of_a_save(tmp_path, monkeypatch):
     return calls.count
 
 
+def goes_on(root):
+    """The step of the newest checkpoint, which is whole, and the checkpoints after a save of step 4 that follows it."""
+    again = Checkpoints(root)
+    restored = again.restore(like_of(small()), MANIFEST)
+    assert restored.quarantined == ()
+    assert_same(restored.arrays, small(restored.step))
+    again.save(4, small(4), MANIFEST)
+    again.wait()
+    assert again.steps() == [restored.step, 4]
+    return restored.step, again
+
+
 def test_a_kill_between_any_two_calls_of_a_commit(tmp_path, monkeypatch):
     """From a third save with two kept: the newest is 2 or 3, whole, and the next save leaves nothing behind."""
     count = calls_of_a_save(tmp_path, monkeypatch)
@@ -58,14 +70,9 @@ def test_a_kill_between_any_two_calls_of_a_commit(tmp_path, monkeypatch):
             Calls(patch, at)
             with pytest.raises(Killed):
                 saved(root, 3)
-        again = Checkpoints(root)
-        restored = again.restore(like_of(small()), MANIFEST)
-        assert restored.quarantined == ()
-        assert_same(restored.arrays, small(restored.step))
-        newest.append(restored.step)
-        again.save(4, small(4), MANIFEST)
-        again.wait()
-        assert names(root) == sorted(["step-4", f"step-{restored.step}"])
+        step, _ = goes_on(root)
+        newest.append(step)
+        assert names(root) == sorted(["step-4", f"step-{step}"])
     assert newest == sorted(newest) and set(newest) == {2, 3}
 
 
@@ -111,16 +118,10 @@ def test_a_kill_between_any_two_writes_below_a_url(monkeypatch):
         try:
             dying.wait()
         except Killed:
-            again = Checkpoints(root)
-            restored = again.restore(like_of(small()), MANIFEST)
-            assert restored.quarantined == ()
-            assert_same(restored.arrays, small(restored.step))
-            newest.append(restored.step)
-            again.save(4, small(4), MANIFEST)
-            again.wait()
-            assert again.steps() == [restored.step, 4]
+            step, again = goes_on(root)
+            newest.append(step)
             folders = {key.decode().split("/")[0] for key in again._place._root.list().result()}
-            assert folders == {f"step-{restored.step}", "step-4"}
+            assert folders == {f"step-{step}", "step-4"}
         else:
             break
     assert newest == sorted(newest) and set(newest) == {2, 3} and at > 8

@@ -29,15 +29,20 @@ from equimu import (
     tpv,
 )
 from equimu import table as rule_table
+from equimu.declarations import locate
 from equimu.parameterization import (
     Parameterization,
     Row,
+    _sizes,
+    _uses,
     depth_ratio,
+    disagreements,
     numbers_of,
     rules_of,
     width_ratio,
     with_numbers,
 )
+from equimu.sharding import _specs, make_mesh, partition_specs
 
 transformer = functools.partial(nn.Transformer, vocab_size=11, head_dim=8)
 make = functools.partial(transformer, n_layer=2, norm_gain="vector")
@@ -424,12 +429,17 @@ def test_tree_of_ten_billion_parameters_takes_no_memory_and_no_time():
         ({"n": 8, "depth": 2}, {"n": 16, "depth": 2}, 3),
     ],
 )
-def test_the_constructor_is_traced_once_at_each_size(base, target, times):
-    sizes = []
+def test_the_constructor_is_traced_once_at_each_size_and_its_arrays_are_located_once(base, target, times, monkeypatch):
+    sizes, located = [], []
+    for module in (_sizes, _uses, _specs):
+        monkeypatch.setattr(module, "locate", lambda model: located.append(id(model)) or locate(model))
 
     def make(n, depth=2, *, key):
         sizes.append((n, depth))
         return eqx.nn.MLP(4, 2, n, depth, key=key)
 
-    parameterize(make, mup(), base=base, target=target)
-    assert len(sizes) == len(set(sizes)) == times
+    tree = parameterize(make, mup(), base=base, target=target)
+    assert len(sizes) == len(set(sizes)) == len(located) == len(set(located)) == times
+    partition_specs(tree, make_mesh(devices=jax.devices()[:1]))
+    disagreements(tree, {})
+    assert len(located) == times  # the tree has what was declared

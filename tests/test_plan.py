@@ -6,344 +6,40 @@ import importlib.util
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 import tomllib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import PartitionSpec as P
+from planning import EXAMPLE_FILES, TINY, TINY_SIZE, array, decoder
 
 import equimu.cli
 from equimu._errors import EquimuError
 from equimu.optim import optimizer_class
 from equimu.plans import (
-    Machine,
     MeshShape,
     NotFittingError,
     Traffic,
     advice,
-    examples,
     machines,
     plan,
     plan_to_json,
-    register_machine,
     sweep_plans,
 )
 from equimu.plans._compile import CompiledStep, compile_step, needed_and_available
-from equimu.plans._count import Counts, count, group_size
+from equimu.plans._count import Counts
 from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
 from equimu.plans._flops import matrix_entries, model_flops, parameter_count
-from equimu.plans._hlo import Module
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
 from equimu.plans._plan import plan_from_compiled_step
 from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import parse_topology
-from equimu.plans.machines import _registry as registry
 from equimu.runs import RunConfig, config_from_dict
-from equimu.sharding import make_mesh
-from equimu.tasks import LanguageModel, ModelConfig, TextConfig, find_task
+from equimu.tasks import find_task
 from equimu.training import build_tree
-
-EXAMPLE_FILES = Path(__file__).parent.parent / "examples"
-
-
-def decoder(size, *, base=None, parameterization="mup", seq=32, rows=16, vocab_size=256, **model):
-    task = LanguageModel(model=ModelConfig(vocab_size=vocab_size, **model), text=TextConfig(seq=seq, rows=rows))
-    return RunConfig(task=task, size=size, base=base or {}, parameterization=parameterization)
-
-
-TINY_SIZE = {"width": 64, "depth": 3}
-TINY = decoder(TINY_SIZE, base={"width": 32}, head_dim=16, remat=True)
-
-
-def text_of(f, *args, **kwargs):
-    return jax.jit(f, **kwargs).lower(*args).compile().as_text()
-
-
-def array(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-# The table of chips
-
-
-@pytest.mark.parametrize("chip", [chip for chip in machines().values() if chip.has_times], ids=lambda chip: chip.name)
-def test_a_chip_has_the_peak_of_its_matrix_units(chip):
-    assert chip.flops == pytest.approx(2 * chip.matrix_units * chip.matrix_size**2 * chip.clock, rel=0.01)
-    # Published operations per byte of main memory lie between 130 and 570, and links are slower than memory.
-    assert 130 < chip.flops / chip.bandwidth < 570
-    assert chip.interconnect < chip.bandwidth
-    assert chip.source
-
-
-@pytest.mark.parametrize("name", examples())
-def test_topologies_are_read_from_their_names(name):
-    devices = {
-        "v3:8x8": 128,
-        "v3:16x8": 256,
-        "v4:4x4x8": 128,
-        "v5e:16x16": 256,
-        "v5p:4x4x8": 128,
-        "v6e:16x16": 256,
-        "cpu:8": 8,
-    }
-    assert parse_topology(name).devices == devices[name]
-
-
-@pytest.mark.parametrize("name", ["", "v9:4x4", "v3", "v3:4x4x4", "v5p:4x4", "cpu:2x2", "cpu:0", "v3:16 x 8"])
-def test_an_unknown_topology_lists_those_there_are(name):
-    with pytest.raises(EquimuError, match=re.escape(f"topology {name!r} is unknown")) as error:
-        parse_topology(name)
-    assert all(example in str(error.value) for example in examples())
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """A machine of a user's own, of which no other process knows."""
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
-    figures = dict(memory=10**9, flops=1e14, bandwidth=1e12, interconnect=1e11)
-    register_machine(Machine(name="cluster", dimensions=2, examples=("2x4",), **figures))
-
-
-def test_a_registered_machine_is_known_everywhere(cluster):
-    assert parse_topology("cluster:2x4").devices == 8
-    assert "cluster:2x4" in examples()
-    for wrong in ("cluster:8", "clutser:2x4"):
-        with pytest.raises(EquimuError, match="cpu:8, cluster:2x4$"):
-            parse_topology(wrong)
-
-
-@pytest.mark.slow  # a process that imports jax anew
-def test_its_figures_reach_the_process_that_compiles(cluster):
-    made = plan(TINY, "cluster:1x2", fsdp=2)
-    assert (made.chip, made.devices, made.memory.available) == ("cluster", 2, 10**9)
-    # counted_flops are those of both devices
-    assert made.times.compute == pytest.approx(made.counted_flops / 2 / 1e14)
-    assert not made.times.by_cycles and made.times.schedule >= max(made.times.compute, made.times.memory)
-    assert json.loads(plan_to_json(made))["chip"]["bandwidth"] == 1e12
-
-
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"name": "v4"}, "'v4' is a machine of equimu's own"),
-        ({"name": "my:pod"}, "is not a word"),
-        ({"flops": 1e12}, "give all three, or none"),
-        ({"memory": -1}, "machine.memory must be at least 1"),
-    ],
-)
-def test_mistakes_of_machines(fields, words, cluster):
-    with pytest.raises(EquimuError, match=words):
-        register_machine(Machine(**{"name": "mine", **fields}))
-
-
-# Counts of compiled programs
-
-
-def test_products_in_loops_count_as_often_as_the_loops_run():
-    def f(w, x):
-        def outer(x, w):
-            return jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x), None
-
-        return jax.lax.scan(outer, x, w)[0]
-
-    counts = count(text_of(f, array(7, 64, 64), array(128, 64)))
-    assert counts.flops == 7 * 3 * 2 * 128 * 64 * 64
-    assert counts.unknown_loops == 0
-
-
-def test_batched_and_transposed_products():
-    f = lambda a, b: jnp.einsum("bik,bjk->bij", a, b)  # noqa: E731
-    assert count(text_of(f, array(5, 32, 96), array(5, 48, 96))).flops == 2 * 5 * 32 * 48 * 96
-
-
-def test_loops_over_what_is_seen_run_half_as_often():
-    def f(x, w):
-        def rows(x, i):
-            seen = jax.lax.fori_loop(0, i + 1, lambda _, y: jnp.tanh(y @ w), x)
-            return seen, None
-
-        return jax.lax.scan(rows, x, jnp.arange(8))[0]
-
-    counts = count(text_of(f, array(64, 64), array(64, 64)))
-    assert counts.unknown_loops == 1
-    assert counts.flops == sum(range(1, 9)) * 2 * 64**3
-
-
-def test_the_dearer_branch_counts():
-    def f(p, x):
-        return jax.lax.cond(p, lambda x: jnp.tanh(x @ x) @ x, lambda x: x @ x, x)
-
-    assert count(text_of(f, jax.ShapeDtypeStruct((), jnp.bool_), array(64, 64))).flops == 2 * 2 * 64**3
-
-
-@pytest.mark.parametrize("strides, padding", [((1, 1), "VALID"), ((2, 1), "SAME")])
-def test_convolutions_count_the_entries_that_are_there(strides, padding):
-    x, w = array(2, 9, 11, 3), array(3, 2, 3, 5)
-
-    def f(x, w):
-        return jax.lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    # Of ones, each output is the number of products that it sums.
-    ones = f(*(jnp.ones(s.shape) for s in (x, w)))
-    assert count(text_of(f, x, w)).flops == 2 * float(jnp.sum(ones))
-
-
-def test_collectives_by_kind_with_count_and_bytes():
-    mesh = make_mesh(1, 4, 2)
-
-    def local(x):
-        def layer(x, _):
-            whole = jax.lax.all_gather(x, "fsdp", tiled=True)
-            part = jax.lax.psum_scatter(jnp.sin(whole), "fsdp", tiled=True)
-            part = jax.lax.ppermute(part, "tensor", [(0, 1), (1, 0)])
-            return jnp.cos(part), None
-
-        x, _ = jax.lax.scan(layer, x, None, length=6)
-        return jax.lax.psum(jnp.sum(x, keepdims=True), ("fsdp", "tensor"))
-
-    f = jax.shard_map(local, mesh=mesh, in_specs=P(("fsdp", "tensor")), out_specs=P())
-    found = count(text_of(f, array(8 * 256))).collectives
-    own = 256 * 4  # bytes
-    assert found == {
-        "all-gather": Traffic(6, 6 * 3 * own),
-        "reduce-scatter": Traffic(6, 6 * 3 * own),
-        "collective-permute": Traffic(6, 6 * own),
-        "all-reduce": Traffic(1, 2 * 4 * 7 / 8),
-    }
-
-
-def test_of_a_stack_only_the_layer_is_read():
-    def f(w, x):
-        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
-
-    one, many = (count(text_of(f, array(n, 256, 256), array(256, 256))).bytes for n in (8, 16))
-    assert many / one == pytest.approx(2, rel=0.05)
-    assert one < 8 * 10 * 256 * 256 * 4
-
-
-# What the compiler of a TPU writes, in its forms.
-TPU = """HloModule jit_step, is_scheduled=true, num_partitions=8
-
-%sum (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %add = f32[] add(%a, %b)
-}
-
-%start (p0: bf16[8,256]) -> (bf16[8,256], bf16[64,256]) {
-  %p0 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
-  %g0 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p0), replica_groups=[1,8]<=[8], dimensions={0}
-  ROOT %c0 = (bf16[8,256]{1,0:S(1)}, bf16[64,256]{1,0:S(1)}) custom-call(%g0), custom_call_target="AsyncCollectiveStart"
-}
-
-%async_collective_fusion.1 (p1: bf16[8,256]) -> bf16[64,256] {
-  %p1 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %g1 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p1), replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-%done (p2: bf16[8,256]) -> bf16[64,256] {
-  %p2 = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
-  %g2 = bf16[64,256]{1,0:T(8,128)(2,1)} all-gather(%p2), replica_groups=[1,8]<=[8], dimensions={0}
-  ROOT %c2 = bf16[64,256]{1,0:T(8,128)(2,1)} custom-call(%p2, %g2), custom_call_target="AsyncCollectiveDone"
-}
-
-%all-reduce-scatter (p3: f32[64,256]) -> f32[8,256] {
-  %p3 = f32[64,256]{1,0:T(8,128)} parameter(0)
-  %zero = s32[] constant(0)
-  %r3 = f32[64,256]{1,0:T(8,128)} all-reduce(%p3), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
-  ROOT %d3 = f32[8,256]{1,0:T(8,128)} dynamic-slice(%r3, %zero, %zero), dynamic_slice_sizes={8,256}
-}
-
-%products (p4: bf16[32,4,64,128], p5: bf16[32,4,64,128]) -> f32[32,4,64,64] {
-  %p4 = bf16[32,4,64,128]{3,2,1,0} parameter(0)
-  %p5 = bf16[32,4,64,128]{3,2,1,0} parameter(1)
-  ROOT %conv = f32[32,4,64,64]{3,2,1,0} convolution(%p4, %p5), WINDOW, dim_labels=01bf_01oi->01bf
-}
-
-%cond (state: (s32[], bf16[8,256])) -> pred[] {
-  %state = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) parameter(0)
-  %n = s32[]{:T(256)} constant(12)
-  %i = s32[]{:T(256)} get-tuple-element(%state), index=0
-  ROOT %lt = pred[]{:T(1024)} compare(%i, %n), direction=LT
-}
-
-%body (state.1: (s32[], bf16[8,256])) -> (s32[], bf16[8,256]) {
-  %state.1 = (s32[]{:T(256)}, /*index=1*/bf16[8,256]{1,0:T(8,128)(2,1)}) parameter(0)
-  %i.1 = s32[]{:T(256)} get-tuple-element(%state.1), index=0
-  %x = bf16[8,256]{1,0:T(8,128)(2,1)} get-tuple-element(%state.1), index=1
-  %one = s32[]{:T(256)} constant(1)
-  %next = s32[]{:T(256)} add(%i.1, %one)
-  %begun = (bf16[8,256]{1,0:S(1)}, bf16[64,256]{1,0:S(1)}) fusion(%x), kind=kCustom, calls=%start
-  %on = bf16[64,256]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.1, backend_config={"estimated_cycles":"100"}
-  %ended = bf16[64,256]{1,0} fusion(%x), kind=kCustom, calls=%done
-  %kernel.7 = bf16[8,256]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call"
-  ROOT %out = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) tuple(%next, %kernel.7)
-}
-
-ENTRY %main (arg: bf16[8,256], g: f32[64,256], q: bf16[32,4,64,128]) -> f32[8,256] {
-  %arg = bf16[8,256]{1,0:T(8,128)(2,1)} parameter(0)
-  %g = f32[64,256]{1,0:T(8,128)} parameter(1)
-  %q = bf16[32,4,64,128]{3,2,1,0} parameter(2)
-  %begin = s32[]{:T(256)} constant(2)
-  %copied = s32[]{:T(256)} copy(%begin)
-  %init = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) tuple(%copied, %arg)
-  %loop = (s32[]{:T(256)}, bf16[8,256]{1,0:T(8,128)(2,1)}) while(%init), condition=%cond, body=%body
-  %scores = f32[32,4,64,64]{3,2,1,0} fusion(%q, %q), kind=kOutput, calls=%products, backend_config={"estimated_cycles":"7"}
-  ROOT %scattered = f32[8,256]{1,0:T(8,128)} fusion(%g), kind=kCustom, calls=%all-reduce-scatter
-}
-""".replace("WINDOW", "window={size=32x4 stride=31x3 lhs_dilate=32x4}")
-
-
-def test_a_collective_that_is_hidden_counts_where_it_starts():
-    found = count(TPU)
-    assert found.collectives == {
-        "all-gather": Traffic(10, 10 * 7 * 8 * 256 * 2),
-        "reduce-scatter": Traffic(1, 64 * 256 * 4 * 7 / 8),
-    }
-    assert found.exposed_bytes == 64 * 256 * 4 * 7 / 8  # nothing runs beside the one that is not hidden
-
-
-def test_loops_cycles_kernels_and_products_of_a_tpu_program():
-    found = count(TPU)
-    assert found.cycles == 10 * 100 + 7  # from 2 up to 12
-    assert found.kernels == {"kernel": 10}
-    assert found.flops == 2 * 32 * 4 * 64 * 64 * 128  # a batch of products, as a dilated convolution
-
-
-def test_what_stays_on_the_chip_is_no_traffic_of_the_main_memory():
-    slow = TPU.replace("S(1)", "S(0)")
-    assert count(slow).bytes - count(TPU).bytes == 10 * (8 + 64) * 256 * 2
-
-
-@pytest.mark.parametrize(
-    "attributes, size",
-    [
-        (", replica_groups={{0,1},{2,3}}, dimensions={0}", 2),
-        (", replica_groups=[32,8]<=[256], dimensions={0}", 8),
-        (", replica_groups=[2,4]<=[4,2]T(1,0)", 4),
-        (", replica_groups=mesh['axis_0'=1,'axis_1'=8,'axis_2'=2] {'axis_1','axis_2'}", 16),
-        (", replica_groups=mesh['a'=2,'b'=8], device_ids=(0,2,1,3) {'b'}", 8),
-        (", source_target_pairs={{0,1},{1,0}}", 2),
-    ],
-)
-def test_the_groups_of_a_collective_in_all_forms(attributes, size):
-    assert group_size(attributes) == size
-
-
-def test_a_program_is_taken_apart_whole():
-    text = text_of(lambda x: jnp.tanh(x @ x), array(64, 64))
-    module = Module(text)
-    lines = [line for line in text.splitlines() if re.match(r"\s+(ROOT )?%\S+ = ", line)]
-    assert sum(1 for computation in module.computations.values() for _ in computation) == len(lines)
-
-
-# What is kept for the backward pass
 
 
 @pytest.mark.parametrize("parts", [1, 4])
@@ -360,9 +56,6 @@ def test_what_a_scan_keeps_for_the_backward_pass(parts):
 
     jaxpr = jax.make_jaxpr(step)(array(layers, width, width), array(parts, rows // parts, width))
     assert saved_bytes(jaxpr) == layers * rows // parts * width * 4
-
-
-# What is needed
 
 
 @pytest.mark.parametrize(
@@ -446,9 +139,6 @@ def test_the_compiled_step_holds_what_is_estimated(name, mesh):
     assert made.fits and made.times is None
 
 
-# Meshes
-
-
 def test_all_meshes_of_a_machine():
     found = meshes(parse_topology("cpu:8"))
     assert len(set(found)) == len(found) == 10
@@ -468,11 +158,12 @@ def test_why_a_mesh_does_not_divide_a_run():
     assert "4 heads do not divide" in unsupported_reason(TINY, MeshShape(1, 1, 8))
 
 
-# Whether it fits
-
-
 GIB = 2**30
+
+
 COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, exposed_bytes=1e9)
+
+
 FACTS = CompiledStep(
     rows=16,
     unit="tokens",
@@ -537,9 +228,6 @@ def test_the_compilers_refusal_is_read():
     assert not refused.fits and refused.times is None and refused.counted_flops is None
     with pytest.raises(EquimuError, match="refuses this step: INTERNAL: a bug"):
         needed_and_available("INTERNAL: a\nbug")
-
-
-# The command and its process
 
 
 def command(*argv):
@@ -627,9 +315,6 @@ def test_a_sweep_compiles_the_best_and_drops_the_hopeless(monkeypatch):
     assert all(c.mesh.fsdp * c.mesh.tensor >= 128 for c in found)
     estimates = [c.estimate.seconds for c in found[3:]]
     assert estimates == sorted(estimates)
-
-
-# The compiler for TPUs
 
 
 def needs_libtpu():

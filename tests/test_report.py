@@ -1,80 +1,15 @@
 """Reports of synthetic sweeps whose optima are known by construction."""
 
 import dataclasses
-import json
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from synthetic_sweeps import OCTAVES, WIDTHS, cliff, lopsided, panel_of, parabola, sweep
 
-from equimu._errors import EquimuError
 from equimu._interval import half_width, welch_satterthwaite
-from equimu.reports import Cell, markdown, print_table, report, write_report
-
-WIDTHS = (32, 64, 128, 256)
-OCTAVES = tuple(range(-9, 0))
-
-
-def parabola(u):
-    return 0.08 * u**2
-
-
-def lopsided(u):
-    """Two exponentials, the right one four times as steep; minimum 0 at 0."""
-    left, right = 0.35, 1.4
-    return 0.25 * (np.exp(-left * u) + left / right * np.exp(right * u) - 1 - left / right)
-
-
-def cliff(u):
-    """Gentle up to one octave above the optimum, then a wall."""
-    return 0.05 * u**2 + 8.0 * np.maximum(u - 1, 0) ** 2
-
-
-def sweep(
-    shape=parabola,
-    *,
-    slope=0.0,
-    widths=WIDTHS,
-    rates=OCTAVES,
-    seeds=1,
-    noise=0.0,
-    offset=0.0,
-    at=-5.0,
-    bottom=2.6,
-    wall=math.inf,
-    name="mup",
-    rng=None,
-):
-    """Runs whose best rate is 2**(at + slope * doublings); those further than `wall` octaves above it diverge."""
-    rng = rng or np.random.default_rng(0)
-    cells: list[Cell] = []
-    for width in widths:
-        doublings = math.log2(width / widths[0])
-        best = at + slope * doublings
-        for seed in range(seeds):
-            shift = offset * rng.normal()
-            for rate in rates:
-                loss = bottom - 0.1 * doublings + float(shape(rate - best)) + shift + noise * rng.normal()
-                cell = Cell(
-                    panel=name,
-                    size=width,
-                    value=2.0**rate,
-                    seed=seed,
-                    loss=loss if rate - best <= wall else math.nan,
-                )
-                cells.append(cell)
-    return cells
-
-
-def panel_of(cells):
-    (panel,) = report(cells).panels
-    return panel
-
-
-# The interval
+from equimu.reports import Cell, markdown, report
 
 
 def test_half_width_is_students_t():
@@ -89,9 +24,6 @@ def test_degrees_of_freedom_of_a_sum_of_variances():
     assert welch_satterthwaite([(3.0, 2.0)] * 4) == pytest.approx((12.0, 8.0))
     assert welch_satterthwaite([(1.0, 2.0), (1e-9, 50.0)])[1] == pytest.approx(2.0, rel=1e-6)
     assert welch_satterthwaite([(1.0, math.inf)]) == (1.0, math.inf)
-
-
-# The optimum
 
 
 @pytest.mark.parametrize("step", [0.5, 1.0, 2.0])
@@ -211,9 +143,6 @@ def test_noisier_width_has_the_wider_interval():
     assert noisy > 1.5 * max(quiet)
 
 
-# Where there is no parabola
-
-
 def test_best_rate_at_the_end_of_the_grid_is_an_edge():
     for rates, best in ((range(-5, 0), -5), (range(-9, -4), -5)):
         optimum = panel_of(sweep(rates=rates)).fit.optima[0]
@@ -264,9 +193,6 @@ def test_unfinished_sweep_is_fitted_from_what_is_there():
     for optimum in panel_of(cells).fit.optima:
         assert optimum.status == "fitted"
         assert optimum.point == pytest.approx(-5.0, abs=0.25)
-
-
-# The law and the verdict
 
 
 @pytest.mark.parametrize("slope", [0.0, -0.83, 0.4])
@@ -359,9 +285,6 @@ def test_undecided_says_what_is_missing():
     assert "uncertainty is not known" in two.verdict.sentence
 
 
-# The price of the carried-over rate
-
-
 def test_regret_is_the_height_of_the_curve_at_the_carried_rate():
     panel = panel_of(sweep(slope=-0.8, at=-4.9, rates=range(-12, 0)))
     assert panel.carried == pytest.approx(-4.9)
@@ -424,137 +347,6 @@ def test_loss_is_compared_with_the_best_parameterization_at_each_width():
     mup, sp = report(cells).panels
     assert mup.above_best == pytest.approx([0.1] * 4)
     assert sp.above_best == pytest.approx([0.0] * 4)
-
-
-# Table, figure, files
-
-
-@pytest.fixture(scope="module")
-def mixed():
-    """Two parameterizations, one of which diverges, and a third of which nothing finished."""
-    return report(
-        sweep(lopsided, seeds=2, noise=0.01)
-        + sweep(lopsided, name="sp", slope=-0.8, seeds=2, noise=0.01, wall=1.5)
-        + sweep(name="lost", wall=-99, widths=(32,))
-    )
-
-
-def test_markdown_marks_the_best_and_tells_divergence(mixed):
-    text = markdown(mixed)
-    table = next(part for part in text.split("## ") if part.startswith("sp: drifts"))
-    row = next(line for line in table.splitlines() if line.startswith("| 256 "))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells.count("div.") == 5
-    assert sum(cell.startswith("**") for cell in cells) == 1
-    header = next(line for line in table.splitlines() if line.startswith("| width")).strip("|").split("|")
-    assert float(header[[cell.startswith("**") for cell in cells].index(True)]) in (-8, -7)
-
-
-def test_every_markdown_row_has_as_many_cells_as_its_header(mixed):
-    for part in markdown(mixed).split("## ")[1:]:
-        assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
-
-
-def test_table_prints_to_the_terminal(mixed, capsys):
-    print_table(mixed)
-    out = capsys.readouterr().out
-    assert "mup: transfers" in out
-    assert "sp: drifts by" in out
-    assert "lost: undecided: every learning rate diverged (width 32)" in out
-    assert "…" not in out
-
-
-def test_report_writes_page_figure_and_data(mixed, tmp_path):
-    page, figure, data = write_report(mixed, tmp_path / "a" / "b")
-    assert [path.name for path in (page, figure, data)] == ["report.md", "report.png", "report.json"]
-    assert "![Loss against learning rate](report.png)" in page.read_text(encoding="utf-8")
-    head = figure.read_bytes()[:24]
-    assert head[:8] == b"\x89PNG\r\n\x1a\n"
-    assert int.from_bytes(head[16:20], "big") > 1000
-
-    def never(token):
-        raise AssertionError(f"{token} is not JSON")
-
-    panels = json.loads(data.read_text(encoding="utf-8"), parse_constant=never)["panels"]
-    assert [panel["verdict"]["kind"] for panel in panels] == ["transfers", "drifts", "undecided"]
-    assert panels[1]["sizes"][3]["runs"][-1] == {
-        "at": -1.0,
-        "mean_loss": None,
-        "losses": {"0": None, "1": None},
-        "diverged": 2,
-    }
-    assert panels[0]["law"]["slope"] == pytest.approx(mixed.panels[0].law.slope)
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        sweep(rates=(-5,)),
-        sweep(widths=(64,)),
-        sweep(wall=-99),
-        sweep(wall=0.5),
-        sum((sweep(name=f"p{i}", widths=(128, 2048)) for i in range(7)), []),
-    ],
-    ids=["one rate", "one width", "all diverged", "walled", "seven panels"],
-)
-def test_odd_reports_are_drawn_too(cells, tmp_path):
-    for path in write_report(report(cells), tmp_path):
-        assert path.stat().st_size > 0
-
-
-def test_plotting_and_tables_are_imported_only_when_used():
-    code = (
-        "import sys, equimu.reports; "
-        "assert not {'matplotlib', 'rich'} & set(sys.modules); "
-        "from equimu.reports import *; import tempfile; "
-        "cells = [Cell(panel='a', size=8, value=0.1, seed=0, loss=1.0)]; "
-        "write_report(report(cells), tempfile.mkdtemp()); "
-        "assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# Mistakes
-
-
-def test_no_runs_is_an_error():
-    with pytest.raises(EquimuError, match="no finished runs"):
-        report([])
-
-
-def test_run_given_twice_is_an_error():
-    cells = sweep()
-    again = dataclasses.replace(cells[3], value=cells[3].value * (1 + 1e-9))
-    with pytest.raises(EquimuError, match="two runs are given for mup, width 32, log2 LR -6, seed 0"):
-        report([*cells, again])
-
-
-@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
-def test_learning_rate_without_logarithm_is_an_error(rate):
-    with pytest.raises(EquimuError, match="positive"):
-        report([dataclasses.replace(sweep()[0], value=rate)])
-
-
-# On a screen
-
-
-def fits_on_a_screen(thing):
-    lines = repr(thing).splitlines()
-    assert str(thing) == repr(thing)
-    return len(lines) <= 40 and max(len(line) for line in lines) <= 80
-
-
-def test_reports_fit_on_a_screen():
-    small = report(sweep(seeds=2, noise=0.01))
-    assert fits_on_a_screen(small)
-    assert "mup: transfers" in repr(small)
-    large = report([c for i in range(50) for c in sweep(name=f"panel {i}", seeds=1, rates=(-6, -5, -4), noise=0.1)])
-    assert fits_on_a_screen(large)
-    for part in (small.panels[0], small.panels[0].curves[0], small.panels[0].fit, small.panels[0].fit.valleys):
-        assert len(repr(part)) < 500
-
-
-# What a drift costs
 
 
 def test_drift_that_costs_less_than_the_noise_is_called_harmless_with_the_figure():

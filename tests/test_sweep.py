@@ -5,28 +5,13 @@ from runs import in_grid, small_run
 
 from equimu import EquimuError, SweepConfig, octaves, sweep
 from equimu.reports import cells_of, read_cells, report, write_report
-from equimu.sweeps import _runner as runner
-from equimu.training import Programs, train
+from equimu.training import train
 
 
 def small_sweep(corpus, **grid):
     run = in_grid(small_run(corpus))
     grid = {"over": {"width": (8, 16)}, "fit": {"learning_rate": octaves(-7, -3, 2)}, "seeds": 1, **grid}
     return SweepConfig(run=run, **grid)
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The sets of programs that sweeps make."""
-    sets = []
-
-    class Counted(Programs):
-        def __init__(self):
-            super().__init__()
-            sets.append(self)
-
-    monkeypatch.setattr(runner, "Programs", Counted)
-    return sets
 
 
 def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path, made):

@@ -12,8 +12,6 @@ import pytest
 import equimu as mu
 from equimu import EquimuError
 from equimu.reports import Cell, cells_of, markdown, read_cells, report, write_report
-from equimu.sweeps import _runner as runner
-from equimu.training import Programs
 
 
 class Net(eqx.Module):
@@ -46,20 +44,6 @@ class Curve(mu.Task):
     def loss(self, model, batch):
         x, y = batch
         return jnp.square(jax.vmap(model)(x) - y)
-
-
-@pytest.fixture
-def made(monkeypatch):
-    """The sets of programs that sweeps make."""
-    sets = []
-
-    class Counted(Programs):
-        def __init__(self):
-            super().__init__()
-            sets.append(self)
-
-    monkeypatch.setattr(runner, "Programs", Counted)
-    return sets
 
 
 def test_octaves():

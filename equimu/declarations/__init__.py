@@ -8,7 +8,6 @@ from equimu.declarations._axes import register_residual as register_residual
 from equimu.declarations._equinox import register_equinox as register_equinox
 from equimu.declarations._leaves import Containers as Containers
 from equimu.declarations._leaves import Leaf as Leaf
-from equimu.declarations._leaves import branch_ends as branch_ends
 from equimu.declarations._leaves import containers_of as containers_of
 from equimu.declarations._leaves import dotted as dotted
 from equimu.declarations._leaves import is_within as is_within

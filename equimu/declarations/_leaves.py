@@ -82,11 +82,6 @@ def locate(model: Any) -> list[Leaf]:
     return [_leaf(node, place) for node, place in _nodes(model, _Place()) if is_array_or_shape(node)]
 
 
-def branch_ends(model: Any) -> frozenset[str]:
-    """The paths of all parts of a model that are declared to end a residual branch, those without arrays too."""
-    return frozenset[str]().union(*(place.branch_ends for _, place in _nodes(model, _Place())))
-
-
 @dataclasses.dataclass(frozen=True)
 class Children:
     """What a list, tuple or dictionary holds: the class of each child, and its key with numbers left out, "" in a list.
@@ -112,11 +107,13 @@ class Containers:
     - `residual`: the paths of the modules that are declared to have residual branches.
     - `plain`: the paths of those that are declared to have none. Equinox's own sequences are plain if what they hold is
       Equinox's as well.
+    - `branch_ends`: the paths of all parts that are declared to end a residual branch, those without arrays too.
     """
 
     children: Mapping[str, Children]
     residual: tuple[str, ...]
     plain: tuple[str, ...]
+    branch_ends: frozenset[str]
 
 
 def containers_of(model: Any) -> Containers:
@@ -124,7 +121,9 @@ def containers_of(model: Any) -> Containers:
     children: dict[str, Children] = {}
     residual: list[str] = []
     plain: list[str] = []
+    branch_ends = frozenset[str]()
     for node, place in _nodes(model, _Place()):
+        branch_ends |= place.branch_ends
         path = dotted(place.path)
         if _is_container(node):
             children[path] = _children(node)
@@ -133,7 +132,7 @@ def containers_of(model: Any) -> Containers:
             residual.append(path)
         elif declared is not None and (not _is_equinox(node) or all(_is_equinox(part) for part in _modules(node))):
             plain.append(path)
-    return Containers(children, tuple(residual), tuple(plain))
+    return Containers(children, tuple(residual), tuple(plain), branch_ends)
 
 
 def _is_container(node: Any) -> bool:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax.numpy as jnp
 import optax
@@ -23,6 +23,7 @@ from equimu._values import (
     check_fields,
     checked,
     fields_from_dict,
+    hints_of,
     shown,
 )
 from equimu.optim._beta import Beta
@@ -112,7 +113,7 @@ class Optimizer(abc.ABC):
 
     def inputs(self) -> dict[str, Any]:
         """The numbers of the fields made by `traced`, by name, as arrays; without those that are zero or None."""
-        hints = get_type_hints(type(self), include_extras=True)
+        hints = hints_of(type(self))
         found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

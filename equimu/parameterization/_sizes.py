@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 
 from equimu._errors import EquimuError
 from equimu._values import Size, checked
-from equimu.declarations import Axes, Leaf, branch_ends, containers_of, locate
+from equimu.declarations import Axes, Leaf, containers_of, locate
 from equimu.parameterization._law import Dimensions
 from equimu.parameterization._repeats import Counted, Model, compare, counted, pattern
 from equimu.parameterization._rule import Role
@@ -58,19 +58,24 @@ def measure(
     Raises:
         EquimuError: a size changes no array, or both widths and the number of residual blocks.
     """
-    model = shapes_at(target)
-    mine = Model(locate(model), containers_of(model))
+    known: dict[tuple[int, ...], Model] = {}
+
+    def model_at(sizes: Mapping[str, int]) -> Model:
+        key = tuple(sizes[name] for name in target)
+        if key not in known:
+            shapes = shapes_at(sizes)
+            known[key] = Model(locate(shapes), containers_of(shapes))
+        return known[key]
+
+    mine = model_at(target)
     wide: dict[str, dict[int, Fraction]] = {leaf.path: {} for leaf in mine.leaves}
     found: dict[str, Counted] = {leaf.path: Counted() for leaf in mine.leaves}
     parts: dict[str, str] = {}
     widths: list[str] = []
-    changed = mine
     for name, size in target.items():
         # At equal sizes the change has to be made up: what a leaf's axes are does not depend on the ratio.
         other = base[name] if base[name] != size else 2 * size
-        shapes = shapes_at({**target, name: other})
-        changed = Model(locate(shapes), containers_of(shapes))
-        difference = compare(name, (size, other), mine, changed)
+        difference = compare(name, (size, other), mine, model_at({**target, name: other}))
         mine = dataclasses.replace(mine, leaves=[_stack(leaf, difference.stacked) for leaf in mine.leaves])
         if difference.grown:
             widths.append(name)
@@ -83,12 +88,7 @@ def measure(
         for path, repeat in difference.repeated.items():
             ratio = Fraction(1) if base[name] == size else repeat.ratio
             found[path] = found[path].times(repeat, ratio)
-    if all(base[name] == target[name] for name in widths):
-        reference = mine.leaves
-    elif len(widths) == 1 and list(target) == widths:
-        reference = changed.leaves
-    else:
-        reference = locate(shapes_at({**target, **{name: base[name] for name in widths}}))
+    reference = model_at({**target, **{name: base[name] for name in widths}}).leaves
     depths = counted(mine, {path: count for path, count in found.items() if count.root is not None})
     # A part of which there are fewer at the base has the shape of those that are there.
     at_base = {pattern(leaf.path): leaf.shape for leaf in reference} | {leaf.path: leaf.shape for leaf in reference}
@@ -99,7 +99,7 @@ def measure(
         depth={path: depths.get(path, 1) for path in found},
         depth_ratio={path: found[path].ratio if path in depths else Fraction(1) for path in found},
         parts=parts,
-        branch_ends=branch_ends(model),
+        branch_ends=mine.containers.branch_ends,
     )
 
 

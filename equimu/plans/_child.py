@@ -91,7 +91,7 @@ def _facts(answer: dict[str, Any]) -> CompiledStep:
     return CompiledStep(**fields)
 
 
-def main(asked: str, told: str) -> None:
+def main(asked: str, answered: str) -> None:
     """Answers a request: a file to read and one to write."""
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
@@ -103,4 +103,4 @@ def main(asked: str, told: str) -> None:
         answer = dataclasses.asdict(facts)
     except EquimuError as error:
         answer = {"error": str(error)}
-    Path(told).write_text(json.dumps(answer), encoding="utf-8")
+    Path(answered).write_text(json.dumps(answer), encoding="utf-8")

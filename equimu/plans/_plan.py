@@ -60,8 +60,8 @@ class Times:
         network: of what the collectives send at the bandwidth of the links.
         roofline: the largest of these; no program of these counts can be faster.
         schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
-            Where the compiler tells no cycles, the longer of compute and memory in place of these and of kernels.
-        by_cycles: whether the compiler told cycles.
+            Where the compiler reports no cycles, the longer of compute and memory in place of these and of kernels.
+        by_cycles: whether the compiler reports cycles.
     """
 
     compute: float

@@ -1,4 +1,4 @@
-"""What all processes of a run decide alike: to stop, because one of them was told to, and to save, because it is time.
+"""What all processes of a run decide alike: to stop, because one of them was asked to, and to save, because it is time.
 
 They must do either after the same step. Each process has flags; their maximum is computed on the devices, and is looked at one
 agreement later, when it has long been there, so nobody waits for it.

@@ -114,7 +114,7 @@ def barrier(name: str) -> None:
 
 
 def on_process_zero(work: Callable[[], Any]) -> Any:
-    """What some work returns (plain JSON types), done by the first process and told to the others.
+    """What some work returns (plain JSON types), done by process 0 and sent to the others.
 
     Raises:
         EquimuError: the work raised it; then in all processes.

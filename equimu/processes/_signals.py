@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was told to stop, and has saved what it had. A `KeyboardInterrupt`, whichever signal it was."""
+    """A signal asked training to stop, which has saved what it had. A `KeyboardInterrupt`, whichever signal it was."""
 
-    def __init__(self, signum: int, told: str):
-        super().__init__(told)
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
         self.exit_code = ExitCode.TERMINATED if signum == signal.SIGTERM else ExitCode.INTERRUPTED
 
 

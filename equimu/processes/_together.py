@@ -49,27 +49,27 @@ class Hosts:
             return [work()]
         raised: BaseException | None = None
         try:
-            message = {"kind": "done", "value": work()}
+            answer = {"kind": "done", "value": work()}
         except tuple(self._errors.values()) as error:
-            message = {"kind": type(error).__name__, "value": str(error)}
+            answer = {"kind": type(error).__name__, "value": str(error)}
         except BaseException as error:  # the others must not wait for this process
-            raised, message = error, {"kind": "EquimuError", "value": f"{type(error).__name__}: {error}"}
-        all_told = self._exchange(what, message)
+            raised, answer = error, {"kind": "EquimuError", "value": f"{type(error).__name__}: {error}"}
+        answers = self._exchange(what, answer)
         if raised is not None:
             raise raised
         for kind, cls in self._errors.items():
-            for index, one in enumerate(all_told):
+            for index, one in enumerate(answers):
                 if one["kind"] == kind:
                     raise cls(one["value"] if index == self.index else f"process {index}: {one['value']}")
-        return [one["value"] for one in all_told]
+        return [one["value"] for one in answers]
 
-    def _exchange(self, what: str, told: dict[str, Any]) -> list[dict[str, Any]]:
+    def _exchange(self, what: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
         client = service()
         with _rounds_lock:
             name = f"equimu/{self._name}/{what}"
             _rounds[name] += 1
             name = f"{name}/{_rounds[name]}"
-        client.key_value_set(f"{name}/{self.index}", json.dumps(told))
+        client.key_value_set(f"{name}/{self.index}", json.dumps(answer))
         try:
             client.wait_at_barrier(name.replace("/", ":"), _TIMEOUT_MS)
             return [json.loads(client.blocking_key_value_get(f"{name}/{i}", _TIMEOUT_MS)) for i in range(self.count)]

@@ -149,6 +149,6 @@ def _first(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _leaves(run: Run) -> Mapping[str, Mapping[str, float]] | None:
-    """What the leaves did, as told last before the end of the run, where the learning rate has all but vanished."""
+    """What the leaves did, as recorded last before the end of the run, where the learning rate has all but vanished."""
     measured = [row["leaves"] for row in run.rows if "leaves" in row]
     return measured[max(len(measured) - 2, 0)] if measured else None

@@ -97,7 +97,7 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
     """
     from scipy.optimize import least_squares
 
-    told, bottoms = noise(bottoms)
+    measured, bottoms = noise(bottoms)
     count = len(bottoms)
     of = np.repeat(np.arange(count), [len(b.x) for b in bottoms])
     x, y, runs, misfit = (np.concatenate([getattr(b, k) for b in bottoms]) for k in ("x", "y", "runs", "misfit"))
@@ -110,7 +110,7 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
     typical = float(np.median([b.depth for b in bottoms]))
     least = (1e-5 * typical) ** 2
     guess = (_GUESS * typical) ** 2
-    variance, df = told or (guess, 0.0)
+    variance, df = measured or (guess, 0.0)
     variance = max(variance, least)
     left, robust = df, np.ones(len(x))
     total = weighted = covariance = np.empty(0)
@@ -129,7 +129,7 @@ def fit(bottoms: Sequence[Bottom]) -> Valleys:
         covariance = np.linalg.pinv(weighted.T @ weighted + prior.T @ prior, hermitian=True)
         squares = (y - value) ** 2 / (total * robust)
         before = variance
-        if told is None:
+        if measured is None:
             leverage = np.einsum("ij,jk,ik->i", weighted, covariance, weighted)
             left = float(np.sum(1 - leverage))
             believed = scale * variance + _BELIEVED * misfit**2

@@ -93,9 +93,9 @@ def panels_of(configs: Sequence[Mapping[str, Any]], axes: Iterable[str]) -> list
         found = of_optimizers
     else:
         found = [f"{name}, {optimizer}" for name, optimizer in zip(names, of_optimizers, strict=True)]
-    told: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name, table in zip(found, tables, strict=True):
-        if told.setdefault(name, text := json.dumps(table, sort_keys=True)) != text:
+        if known.setdefault(name, text := json.dumps(table, sort_keys=True)) != text:
             raise EquimuError(
                 f"two tables of laws print the name {name!r}; give one of them another: dataclasses.replace(table, name=...)"
             )

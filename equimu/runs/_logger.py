@@ -53,7 +53,7 @@ _OWN = frozenset(_REGISTERED)
 
 
 def register_logger(name: str, factory: Callable[[], Logger]) -> None:
-    """Gives a logger a name, by which runs are told to feed it: `--runtime.loggers mine`, `RuntimeConfig(loggers=("mine",))`.
+    """Gives a logger a name, by which configs name it: `--runtime.loggers mine`, `RuntimeConfig(loggers=("mine",))`.
 
     Registering a name again replaces its factory.
 

@@ -98,7 +98,7 @@ class CheckpointSchedule:
         final = self._runtime.save_final
         return self._last is not None if final is None else final
 
-    def told(self) -> str:
+    def resume_point(self) -> str:
         """Words on what there is to go on from, once it is written.
 
         Raises:

@@ -53,9 +53,9 @@ def leaf_rows(
         numbers: from `measure_leaves`.
         learning_rate, weight_decay: the run's.
     """
-    told: dict[str, Mapping[str, Any]] = {}
+    rows: dict[str, Mapping[str, Any]] = {}
     for rule, row in zip(rules_of(tree), numbers.tolist(), strict=True):
         shrink = float(decay_of(rule, learning_rate, weight_decay))
         known = {name: value for name, value in zip(LEAF_NUMBERS, row, strict=True) if math.isfinite(value)}
-        told[rule.path] = known | ({"decay_steps": 1 / shrink} if shrink else {})
-    return told
+        rows[rule.path] = known | ({"decay_steps": 1 / shrink} if shrink else {})
+    return rows

@@ -174,7 +174,7 @@ def _train(
         if begun is None:
             begun = ResumePoint(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
         state, first = begun.leaves, begun.step
-        metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.told)
+        metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.resume_point)
         agreed = Consensus(mesh, lambda: StopVote(stop.signum, saving.is_time()))
         batches = loader.iterate(first, rows)
         feed.begin(folder.identity, folder.path, first)
@@ -221,7 +221,7 @@ def _train(
 
 
 def _stop(signum: int, where: str, saving: CheckpointSchedule) -> NoReturn:
-    raise Interrupted(signum, f"stopped {where}; {saving.told()}, and the same command goes on")
+    raise Interrupted(signum, f"stopped {where}; {saving.resume_point()}, and the same command goes on")
 
 
 def _is_sound(metrics: StepMetrics) -> bool:

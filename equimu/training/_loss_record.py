@@ -26,7 +26,7 @@ class LossRecord:
     - `mean`, `change`: of the loss, and of how much it changes from a step to the next, over about the last 64 steps.
     - `last`: loss.
     - `steps`: seen so far.
-    - `spikes`: seen since they were last told.
+    - `spikes`: seen since the last row.
     """
 
     mean: float = 0.0

@@ -31,7 +31,7 @@ class MetricsLog:
         record: of the losses so far.
         step: updates so far.
         log: where rows go.
-        told: words on what a run that is stopped goes on from.
+        resume_point: words on what a run that is stopped goes on from.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class MetricsLog:
         record: LossRecord,
         step: int,
         log: Callable[[Mapping[str, Any]], None],
-        told: Callable[[], str],
+        resume_point: Callable[[], str],
     ):
         self.record = record
-        self._config, self._data, self._tree, self._log, self._told = config, data, tree, log, told
+        self._config, self._data, self._tree, self._log, self._resume_point = config, data, tree, log, resume_point
         self._waiting: collections.deque[tuple[int, StepMetrics, bool]] = collections.deque()
         self._looked_at = self._logged_at = time.perf_counter()
         self._logged = step
@@ -85,7 +85,7 @@ class MetricsLog:
         if fails and policy == "stop":
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise NotFiniteError(
-                f"the {what} of step {step} is not finite; {self._told()}; lower the learning rate, "
+                f"the {what} of step {step} is not finite; {self._resume_point()}; lower the learning rate, "
                 "or let on_nonfinite skip such updates or record the run as diverged"
             )
         return not fails

@@ -50,7 +50,7 @@ class StepMetrics(NamedTuple):
 
     - `metrics`: means of the task's own, by name.
     - `updates`: done so far, where updates may be skipped.
-    - `inspected`: what the `inspect` of `update` told.
+    - `inspected`: what the `inspect` of `update` returned.
     """
 
     loss: Float[Array, ""]

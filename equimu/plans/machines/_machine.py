@@ -29,10 +29,10 @@ class Machine:
         flops: operations a second at best, in bfloat16 where the device has it.
         bandwidth: bytes a second between the main memory and the device.
         interconnect: bytes a second that the device can send over all its links together.
-        clock: cycles a second, where the compiler tells cycles; None where it does not.
+        clock: cycles a second, where the compiler reports cycles; None where it does not.
         matrix_units: their number in a device.
         matrix_size: rows and columns of one of them.
-        megacore: whether the device is two cores that work as one, which the compiler must be told.
+        megacore: whether the device is two cores that work as one, which the compiler needs to know.
         examples: sizes that there are, for messages: `4x4x8`.
         source: of the figures.
     """
