@@ -34,20 +34,20 @@ class EquimuError(ValueError):
     exit_code: ExitCode = ExitCode.MISTAKE
 
 
-def nearest(name: object, valid: Iterable[str]) -> str:
+def nearest(name: object, names: Iterable[str]) -> str:
     """Words to end an error message with: the nearest valid name if there is one, and all valid names.
 
     Args:
         name: what was given.
-        valid: what could have been given.
+        names: what could have been given.
 
     Returns:
-        For example `did you mean 'relative'? (valid: absolute, relative)`.
+        For example `did you mean 'relative'? (valid: absolute, relative)`, or `give one of absolute, relative`.
     """
-    names = sorted(valid)
+    names = sorted(names)
     matches = difflib.get_close_matches(str(name), names, n=1)
-    guess = f"did you mean {matches[0]!r}? " if matches else ""
-    return f"{guess}(valid: {', '.join(names)})"
+    valid = ", ".join(names)
+    return f"did you mean {matches[0]!r}? (valid: {valid})" if matches else f"give one of {valid}"
 
 
 def printable(text: object) -> str:

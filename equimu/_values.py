@@ -126,6 +126,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         return value
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if isinstance(value, Path) and any(isinstance(limit, PathText) for limit in options[1:]):
+            value = str(value)
         found = checked(name, value, options[0])
         for limit in options[1:]:
             reason = limit.refusal(found) if isinstance(limit, Range | PathText | OneOf) else None
@@ -137,7 +139,7 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             item = shown(value)
-            raise EquimuError(f"{name} must be a list, got {item}; of a single value, write [{item}]")
+            raise EquimuError(f"{name} must be a list or a tuple, got {item}; of a single value, write [{item}]")
         return tuple(checked(name, item, options[0]) for item in typing.cast(tuple[Any, ...], value))
     if origin is Literal:
         if isinstance(value, str | bool | None) and value in options:
@@ -249,7 +251,7 @@ def is_traced(value: Any) -> bool:
 
 def path_text(name: str, value: Any) -> str:
     """The text of a path or URL that may be given as a `pathlib.Path`; see `checked`."""
-    return checked(name, str(value) if isinstance(value, Path) else value, PathLike)
+    return checked(name, value, PathLike)
 
 
 def shown(value: Any) -> str:

@@ -53,11 +53,12 @@ def test_a_part_that_fails_does_not_end_the_others(tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 def test_it_runs_to_its_end(tmp_path, capsys):
-    gpu.main(["--quick", "--out", str(tmp_path)])
+    gpu.main(["--quick", "--out", str(tmp_path), "--minutes", "60"])  # a busy machine takes long
     (page,) = tmp_path.iterdir()
     assert page.name.endswith(f"-{jax.devices()[0].device_kind}.md")
     lines = capsys.readouterr().out.splitlines()
     for part in gpu.PARTS:
         (end,) = [line for line in lines if line.startswith(f"| {part} |")]
         # torch is not a dependency: without it its row says so
-        assert end.split(" | ")[2] == "0" or (part == "step" and "No module named 'torch'" in page.read_text())
+        without_torch = part == "step" and "No module named 'torch'" in page.read_text()
+        assert end.split(" | ")[2] == "0" or without_torch, page.read_text()

@@ -32,6 +32,12 @@ def test_show_prints_the_rules(capsys):
     assert code == 0 and "| path" in out
 
 
+def test_a_number_may_be_written_as_a_power(capsys):
+    outs = [call(capsys, "show", *flags) for flags in (("--steps", "2**3"), ("--steps=2**3",), ("--steps", "8"))]
+    assert outs[0] == outs[1] == outs[2] and outs[0][0] == 0
+    assert call(capsys, "show", "--optimizer.learning-rate", "2**-6")[0] == 0
+
+
 def test_train_prints_loss_and_folder(capsys, corpus, tmp_path):
     arguments = ("train", *TINY, "--text.corpus", corpus, "--out", tmp_path)
     code, out, err = call(capsys, *arguments)
@@ -99,6 +105,14 @@ BAD = {
     "empty grid": (["sweep", "--fit.learning-rate"], "empty"),
     "width in a sweep": (["sweep", "--over.width", "64", "--run.size.width", "64"], "takes it from over.width"),
     "two fitted numbers": (["sweep", "--fit.b2", "0.9", "--fit.learning-rate", "0.1"], "a sweep fits one number"),
+    "another library's name": (["train", "--lr", "0.1"], "write --optimizer.learning-rate"),
+    "another library's name in a sweep": (["sweep", "--lr", "0.1"], "write --fit.learning-rate"),
+    "a field of the run in a sweep": (["sweep", "--steps", "3"], "write --run.steps"),
+    "flag of a former version in a section": (["train", "--runtime.restore-from", "x"], "write --restore-from"),
+    "a file in place of a task": (["show", "my.py"], "name a task in it, e.g. my.py:NextByte"),
+    "a power out of range": (["show", "--optimizer.learning-rate", "2**9999"], "could not convert"),
+    "no such format": (["show", "--format", "xml"], "is unknown: give one of json, markdown, text"),
+    "one panel twice": (["sweep", "--panels", "lion", "lion()"], "lion and lion() are the same"),
     "unknown number": (["sweep", "--over.weight-decy", "0.1"], "did you mean 'weight_decay'"),
     "a number's word": (
         ["sweep", "--over.steps", "many"],

@@ -1,9 +1,12 @@
 import json
+import os
+import signal
 
 import pytest
 from runs import in_grid, small_run
 
 from equimu import EquimuError, SweepConfig, octaves, sweep
+from equimu.processes import Interrupted
 from equimu.reports import cells_of, read_cells, report, write_report
 from equimu.training import train
 
@@ -65,11 +68,24 @@ def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_interrupted_sweep_says_how_far_it_came(corpus, tmp_path):
+    def stop(run, done, total):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"stopped with [1-9] of \d+ cells done; the same command goes on"):
+        sweep(small_sweep(corpus), out=tmp_path, workers=1, on_cell=stop)
+
+
 def test_report_of_run_folders(corpus, tmp_path):
     runs = sweep(small_sweep(corpus), out=tmp_path / "runs")
     cells = read_cells(tmp_path / "runs")
-    key = lambda c: (c.panel, c.size, c.value)  # noqa: E731
-    assert sorted(cells, key=key) == sorted(cells_of(runs), key=key)
+    assert cells == sorted(cells_of(runs), key=lambda c: (c.panel, c.size, c.value))
+    assert repr(report(str(tmp_path / "runs"))) == repr(report(cells))
+    assert small_sweep(corpus).cell_text(runs[0]) == "mup, width 8, learning_rate 0.007812, seed 0"
+    with pytest.raises(EquimuError, match="holds no runs, but folders of them: name one of runs"):
+        read_cells(tmp_path)
+    with pytest.raises(EquimuError, match="fit optimizer.b2 is 0.95 in all runs; fit what differs: .*learning_rate"):
+        read_cells(tmp_path / "runs", fit="b2")
     page, figure, data = write_report(report(cells), tmp_path / "report")
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "mup" in page.read_text() and json.loads(data.read_text())

@@ -182,10 +182,12 @@ def test_advice_about_other_numbers_names_them():
 
 
 def test_initial_and_final_loss_are_of_training(tmp_path):
-    run = mu.train(Curve(), steps=12, out=tmp_path, log_every=1)
+    run = mu.train(Curve(), steps=30, out=tmp_path, log_every=1)
     (cell,) = cells_of([run])
     losses = [row["loss"] for row in run.rows if "loss" in row]
-    assert (cell.initial_loss, cell.final_loss, cell.loss) == (losses[0], losses[-1], run.validation_loss)
+    assert (cell.initial_loss, cell.loss) == (losses[0], run.validation_loss)
+    # single batches are noisy: a tenth of what was recorded
+    assert len(losses) == 30 and cell.final_loss == pytest.approx(sum(losses[-3:]) / 3)
     # A validation in another measure says nothing about the training loss at the start.
     assert not dataclasses.replace(cell, loss=1e9).diverged
-    assert dataclasses.replace(cell, final_loss=math.nextafter(losses[0], 1e9)).diverged
+    assert dataclasses.replace(cell, final_loss=1.06 * losses[0]).diverged

@@ -40,6 +40,7 @@ _COMMANDS: dict[str, type[Command]] = {
 }
 # A task on the command line. What follows the colon of a machine, as in cpu:8, is a number.
 _TASK = re.compile(r"[^-].*:[A-Za-z_]\w*|LanguageModel")
+_POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -77,7 +78,7 @@ def _parse(arguments: list[str]) -> Any:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         sys.exit(ExitCode.DONE)
-    name, *flags = arguments
+    name, *flags = arguments[0], *map(_without_power, arguments[1:])
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
     command: Any = _COMMANDS[name]
@@ -106,6 +107,19 @@ def _parse(arguments: list[str]) -> Any:
             refuse_former(flag.partition("=")[0].removeprefix("--").replace("-", "_"))
         axes, flags = take_axes(flags, task, optimizer)
     return _flags(name, _with_flags(command, task, optimizer, config, axes), flags)
+
+
+def _without_power(flag: str) -> str:
+    """A flag, or a value, whose power of two or another number is written out, as in `--optimizer.learning-rate 2**-6`."""
+    match = _POWER.fullmatch(flag)
+    if match is None:
+        return flag
+    start, base, exponent = match.groups()
+    try:
+        value = float(base) ** float(exponent)
+        return f"{start}{int(value) if value.is_integer() else value!r}"
+    except (ValueError, ArithmeticError):  # no numbers, or too large
+        return flag
 
 
 def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
@@ -151,7 +165,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(own_words(stop) or one_line(errors.getvalue())) from None
+        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), sweeps=name == "sweep")) from None
 
 
 def _overview() -> str:

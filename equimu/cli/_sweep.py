@@ -9,7 +9,6 @@ from equimu._values import PathLike, Size
 from equimu.cli._command import Command, Place, loss_text
 from equimu.cli._flags import Flat
 from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
-from equimu.runs import Run
 from equimu.storage import local_folder
 from equimu.sweeps import SweepConfig, cores, sweep
 from equimu.training import RuntimeConfig
@@ -39,7 +38,9 @@ class Sweep(Command):
                 out=self.out,
                 workers=self.workers,
                 runtime=self.runtime,
-                on_cell=lambda run, done, total: bar.update(done, _cell(run), total),
+                on_cell=lambda run, done, total: bar.update(
+                    done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
+                ),
             )
         _report(cells_of(runs), self.out)
 
@@ -64,11 +65,6 @@ class Report(Command):
         out = self.runs if self.out is None else self.out
         local_folder(out, "--out")
         _report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)
-
-
-def _cell(run: Run) -> str:
-    rate = f"learning rate {run.learning_rate:.3g} seed {run.seed}"
-    return f"{run.parameterization} {run.size} {rate}: {loss_text(run)}"
 
 
 def _report(cells: list[Cell], folder: str) -> None:

@@ -1,8 +1,33 @@
-"""What tyro says of wrong flags, as one line."""
+"""Wrong flags: what is said of them, in one line."""
 
+import dataclasses
 import re
+from collections.abc import Sequence
 
 from equimu._errors import EquimuError
+from equimu.runs import RunConfig
+
+# What people write, and what it is called here. In a sweep what all runs share stands under run.
+_MEANT = {
+    "lr": "optimizer.learning-rate",
+    "learning-rate": "optimizer.learning-rate",
+    "weight-decay": "optimizer.weight-decay",
+    "warmup-steps": "optimizer.warmup",
+    "optimizer.decay": "optimizer.schedule",
+    "runtime.restore-from": "restore-from",
+    "resume": "restore-from",
+    "epochs": "steps",
+    "iterations": "steps",
+    "batch-size": "text.rows",
+    "width": "size.width",
+    "depth": "size.depth",
+}
+_OF_SWEEPS = {
+    "lr": "fit.learning-rate",
+    "learning-rate": "fit.learning-rate",
+    "width": "over.width",
+    "depth": "over.depth",
+}
 
 
 def own_words(stop: BaseException) -> str | None:
@@ -15,8 +40,13 @@ def own_words(stop: BaseException) -> str | None:
     return None
 
 
-def one_line(message: str) -> str:
-    """tyro's boxed message as one line: what is wrong and, where it knows, the nearest flag."""
+def one_line(message: str, *, sweeps: bool) -> str:
+    """tyro's boxed message as one line: what is wrong and, where it is known, the flag that was meant.
+
+    Args:
+        message: tyro's.
+        sweeps: whether the command is one of sweeps.
+    """
     paragraphs: list[list[str]] = [[]]
     for line in message.splitlines():
         text = line.strip("│╭╮╰╯ ").strip()
@@ -25,6 +55,26 @@ def one_line(message: str) -> str:
         else:
             paragraphs[-1].append(text)
     messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    first = messages[0].rstrip(".") if messages else "these flags make no sense"
+    unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
-    first = messages[0] if messages else "these flags make no sense"
-    return first.rstrip(".") + (f"; did you mean {near.group(1)}?" if near else "; --help tells the flags")
+    hint = _meant(unknown, sweeps) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")
+    return f"{first}; {hint}"
+
+
+def _meant(unknown: Sequence[str], sweeps: bool) -> str | None:
+    """What to write instead of flags that are not there; None where that is not known."""
+    for flag in unknown:
+        if flag.endswith(".py"):
+            return f"name a task in it, e.g. {flag}:NextByte, as the first word after the command"
+        name = flag.removeprefix("--").partition("=")[0]
+        if flag == name:
+            continue
+        bare = name.removeprefix("run.") if sweeps else name
+        if sweeps and bare in _OF_SWEEPS:
+            return f"write --{_OF_SWEEPS[bare]}"
+        shared = {field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)}
+        target = _MEANT.get(bare, bare if sweeps and bare.partition(".")[0] in shared and bare == name else None)
+        if target is not None:
+            return f"write --{'run.' if sweeps else ''}{target}"
+    return None

@@ -18,16 +18,16 @@ def values(curve: Curve, optimum: Optimum) -> str:
     grid, at = curve.grid, f"at {curve.along} {curve.size:g}"
     step = float(np.median(np.diff(grid))) if len(grid) > 1 else 1.0
     if optimum.best_point is None:
-        return f"run lower ones {at}: {_listed(curve, grid[0] - 2 * step, grid[0] - step)}"
+        return f"run lower ones {at}{_listed(curve, ': ', grid[0] - 2 * step, grid[0] - step)}"
     best = optimum.best_point
     if len(grid) == 1:
-        return f"run those beside it {at}: {_listed(curve, best - 2, best - 1, best + 1, best + 2)}"
+        return f"run those beside it {at}{_listed(curve, ': ', best - 2, best - 1, best + 1, best + 2)}"
     if optimum.status == "edge":
         sign = -1 if best == grid[0] else 1
         further = sorted((best + sign * step, best + 2 * sign * step))
-        return f"run {'lower' if sign < 0 else 'higher'} {curve.fitted.several} {at}: {_listed(curve, *further)}"
-    ends = _listed(curve, grid[0] - step, grid[-1] + step)
-    return f"run {at} {curve.fitted.several} further from there, {ends}, and {_seeds(curve, 2 * len(curve.seeds))}"
+        return f"run {'lower' if sign < 0 else 'higher'} {curve.fitted.several} {at}{_listed(curve, ': ', *further)}"
+    ends = _listed(curve, ", ", grid[0] - step, grid[-1] + step)
+    return f"run {at} {curve.fitted.several} further from there{ends}, and {_seeds(curve, 2 * len(curve.seeds))}"
 
 
 def sizes(curves: tuple[Curve, ...]) -> str:
@@ -87,6 +87,9 @@ def _more(now: int, needed: int) -> str:
     return f"{more} more seed{'s' if more > 1 else ''} ({needed} in all)"
 
 
-def _listed(curve: Curve, *points: float) -> str:
+def _listed(curve: Curve, before: str, *points: float) -> str:
+    """The values at points, after a mark; nothing on a linear axis, where a step may lead out of what a number can be."""
+    if curve.fitted.scale == "linear":
+        return ""
     texts = [curve.fitted.text(point) for point in points]
-    return f"{curve.fitted.label} {', '.join(texts[:-1])} and {texts[-1]}"
+    return f"{before}{curve.fitted.label} {', '.join(texts[:-1])} and {texts[-1]}"

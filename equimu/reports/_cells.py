@@ -10,6 +10,9 @@ from jaxtyping import Float, Int
 from equimu._errors import EquimuError
 from equimu.reports._fitted import Fitted, Scale, fitted
 
+# A run diverged if its training loss ends this share of its initial loss above it; less than that is noise of the batches.
+_WORSE = 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -20,9 +23,9 @@ class Cell:
         size: how large it is, in what the sweep is over: by default the width of its model.
         value: the value of the number that is fitted: by default its base learning rate.
         seed: its seed.
-        loss: final validation loss in nats per token; infinite or NaN if the run diverged.
+        loss: final validation loss, in whatever the task's loss is in; infinite or NaN if the run diverged.
         initial_loss: training loss of the first batch, before the first update, if known.
-        final_loss: training loss of the last batch, if known.
+        final_loss: mean training loss of the last batches that were recorded, if known.
         along: what `size` is, as a word for texts: `"width"`, `"depth"`, `"steps"`, ...
         others: the values of what else the sweep is over, by name; runs that differ in them belong to panels of their own.
         fitted: the name of the number that `value` is of.
@@ -47,13 +50,15 @@ class Cell:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is not finite, or training left the model worse at what it is trained on than it found it.
+        """Whether the loss is not finite, or the training loss ends more than 5 % of its initial value above it.
 
         Both are training losses: a task may validate by another measure.
         """
         if not math.isfinite(self.loss):
             return True
-        return self.initial_loss is not None and self.final_loss is not None and self.final_loss > self.initial_loss
+        if self.initial_loss is None or self.final_loss is None:
+            return False
+        return self.final_loss > self.initial_loss + _WORSE * abs(self.initial_loss)
 
     @property
     def panel_name(self) -> str:

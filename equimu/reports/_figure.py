@@ -57,7 +57,7 @@ def _drawn(report: Report) -> bytes:
         ax.annotate(panel.name, textcoords="offset points", fontsize=11, fontweight="bold", **place)
     for ax in axes[count:]:
         ax.remove()
-    figure.supylabel("validation loss (nats per token)", fontsize=10)
+    figure.supylabel("validation loss", fontsize=10)
     handles = _legend(report, colours)
     per_row = max(1, int(figure.get_figwidth() / 1.45))
     figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)

@@ -34,7 +34,7 @@ class Optimum:
         plus_minus: half of its 90% interval.
         loss: the loss at the optimum.
         loss_plus_minus: half of its 90% interval over seeds; None with fewer than two.
-        curvature: second derivative of the loss there, in nats per squared octave; None without a fitted curve.
+        curvature: second derivative of the loss there, in loss per squared octave; None without a fitted curve.
         per_seed: the optimum of each seed, to first order.
     """
 

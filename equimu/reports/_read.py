@@ -23,13 +23,18 @@ def read_cells(
         root: of the run folders.
         fit, over, scale: as in `cells_of`.
 
+    Returns:
+        The cells by the values of the others, panel, size, value and seed.
+
     Raises:
         EquimuError: no such folder, no finished run in it, or as `cells_of`.
     """
     root = local_folder(root, "the folder of runs")
     if not root.is_dir():
         raise EquimuError(f"there is no folder {root}; name the one that `equimu sweep --out` wrote")
-    return cells_of(read_runs(root), fit=fit, over=over, scale=scale)
+    cells = cells_of(read_runs(root), fit=fit, over=over, scale=scale)
+    # The folders are named by hashes, whose order says nothing.
+    return sorted(cells, key=lambda cell: (cell.others, cell.panel, cell.size, cell.value, cell.seed))
 
 
 def cells_of(
@@ -74,8 +79,8 @@ def cells_of(
             scale=scale,
             seed=run.seed,
             loss=run.validation_loss,
-            initial_loss=_first(run.rows),
-            final_loss=_first(run.rows[::-1]),
+            initial_loss=_initial(run.rows),
+            final_loss=_final(run.rows),
             leaves=_leaves(run),
             steps=run.steps,
         )
@@ -88,6 +93,8 @@ def _axes(runs: list[Run], flats: list[dict[str, Any]], paths: list[str], fit: s
     fit = None if fit is None else find_number(fit, paths, "fit")
     given = [find_number(name, paths, "over") for name in over]
     varied = [path for path in paths if not path.startswith("base.") and _differs(path, flats)]
+    if fit is not None and varied and fit not in varied:
+        raise EquimuError(f"fit {fit} is {flats[0][fit]:g} in all runs; fit what differs: {' or '.join(varied)}")
     if fit is None:
         own = [path for path in varied if path.startswith("optimizer.") and path not in given]
         if len(own) > 1 and _RATE not in own:
@@ -143,12 +150,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _first(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The first training loss of rows."""
-    return next((row["loss"] for row in rows if row.get("loss") is not None), None)
+def _losses(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The training losses of rows."""
+    return [row["loss"] for row in rows if row.get("loss") is not None]
+
+
+def _initial(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    return next(iter(_losses(rows)), None)
+
+
+def _final(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean of the last tenth, as single batches are noisy."""
+    losses = _losses(rows)
+    last = losses[-math.ceil(len(losses) / 10) :]
+    return sum(last) / len(last) if last else None
 
 
 def _leaves(run: Run) -> Mapping[str, Mapping[str, float]] | None:
-    """What the leaves did, as recorded last before the end of the run, where the learning rate has all but vanished."""
+    """What the leaves did, as recorded last before the end of the run, where the learning rate has all but vanished.
+
+    None where nothing was recorded between the first step and the last.
+    """
     measured = [row["leaves"] for row in run.rows if "leaves" in row]
-    return measured[max(len(measured) - 2, 0)] if measured else None
+    return measured[-2] if len(measured) > 2 else None

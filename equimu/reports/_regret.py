@@ -1,4 +1,4 @@
-"""What it costs to carry the smallest size's best value to the larger ones, in nats per token."""
+"""What it costs in loss to carry the smallest size's best value to the larger ones."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Regret:
             that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside
             or beyond one that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no other to
             compare with.
-        value: nats per token; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is the
+        value: in what the loss is in; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is the
             difference of two measured losses.
         low: the lower end of its 90% interval, for the rate as it is; None if not known.
         high: the upper end. Where the rate may well be the size's own best, the interval begins at 0 and is no wider up.
@@ -77,7 +77,7 @@ def growth(regrets: Sequence[Regret]) -> float | None:
         regrets: of one panel.
 
     Returns:
-        Nats per token and doubling of size, by least squares through 0 at the smallest size; None if no regret is
+        Loss per doubling of size, by least squares through 0 at the smallest size; None if no regret is
         known.
     """
     known = [

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from equimu.reports._cells import Cell, Curve, curves
@@ -10,7 +11,7 @@ from equimu.reports._fit import Fit, fit
 from equimu.reports._fitted import Fitted
 from equimu.reports._law import Law, law
 from equimu.reports._leaf_findings import Leaves, leaves
-from equimu.reports._read import cells_of
+from equimu.reports._read import cells_of, read_cells
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
 from equimu.reports._verdict import Verdict, verdict
 from equimu.runs import Run, Runs
@@ -30,7 +31,7 @@ class Panel:
         law: the optima's dependence on size; None with fewer than two known ones.
         carried: the point of the value that is carried over from the smallest size: log2 of the learning rate by default.
         regrets: what that costs, for every size but the smallest.
-        regret_growth: nats per token that the carried-over value costs more with each doubling of size.
+        regret_growth: the loss that the carried-over value costs more with each doubling of size.
         above_best: per size, the loss at the optimum less the lowest one of all panels at that size (and of the same others);
             None where either is not known.
         verdict: whether the best value transfers.
@@ -85,11 +86,12 @@ class Report:
         return "\n".join(lines)
 
 
-def report(runs: Iterable[Run] | Iterable[Cell]) -> Report:
+def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
     """Judges the finished runs of a sweep.
 
     Args:
-        runs: the runs, or their cells, in any order; a sweep that is not complete is judged as far as it goes.
+        runs: the folder that holds them, the runs, or their cells, in any order; a sweep that is not complete is judged as far
+            as it goes.
 
     Returns:
         Optima, laws, regrets and verdicts of each panel.
@@ -97,6 +99,8 @@ def report(runs: Iterable[Run] | Iterable[Cell]) -> Report:
     Raises:
         EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
     """
+    if isinstance(runs, str | Path):
+        return report(read_cells(runs))
     given = list(runs)
     own = [each for each in given if isinstance(each, Run)]
     cells = (

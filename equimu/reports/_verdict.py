@@ -94,7 +94,7 @@ def verdict(curves: tuple[Curve, ...], fit: Fit, law: Law | None, regrets: tuple
     if within and dear:
         regret = max(dear, key=lambda r: r.low or 0.0)
         return _undecided(
-            f"the optimum moves by {slope}, but at {along} {regret.size:g} the carried {axis.carried} costs "
+            f"the optimum moves by {slope}, but at {along} {regret.size:g} the carried {axis.carried} raises the loss by "
             f"{_interval(regret)}; {_advice.size(curves, regret.size)}"
         )
     if within:
@@ -124,7 +124,7 @@ def _is_cheap(regrets: tuple[Regret, ...], noise: float | None) -> bool:
 
 def _cost(regrets: tuple[Regret, ...], fit: Fit, axis: Fitted) -> str:
     most = max(regret.high or 0.0 for regret in regrets)
-    return f"the carried {axis.carried} costs at most {most:.3f} nats, less than the noise of one run ({fit.noise:.3f})"
+    return f"the carried {axis.carried} raises the loss by at most {most:.3f}, less than the noise of one run ({fit.noise:.3f})"
 
 
 def _worst(curves: tuple[Curve, ...], regrets: tuple[Regret, ...]) -> str:
@@ -135,12 +135,12 @@ def _worst(curves: tuple[Curve, ...], regrets: tuple[Regret, ...]) -> str:
     if not known:
         return ""
     regret = max(known, key=lambda r: r.value or 0.0)
-    return f"; at {curves[0].along} {regret.size:g} the carried {curves[0].fitted.carried} costs {_interval(regret)}"
+    return f"; at {curves[0].along} {regret.size:g} the carried {curves[0].fitted.carried} raises the loss by {_interval(regret)}"
 
 
 def _interval(regret: Regret) -> str:
     ends = "" if regret.low is None or regret.high is None else f" ({regret.low:.3f} to {regret.high:.3f})"
-    return f"{regret.value:.3f}{ends} nats"
+    return f"{regret.value:.3f}{ends}"
 
 
 def _why(curve: Curve, optimum: Optimum, short: bool = False) -> str:

@@ -114,14 +114,14 @@ def read_runs(root: Path) -> Iterator[Run]:
     """The finished runs in the folders below a root, by name. How many others there are is reported on stderr.
 
     Raises:
-        EquimuError: as `read_run`; a folder is a link, or the root cannot be read.
+        EquimuError: as `read_run`; a folder is a link, the root cannot be read, or it holds no runs but folders that do.
     """
     try:
         with os.scandir(root) as entries:
             folders = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir())
     except OSError as error:
         raise EquimuError(f"cannot read {root}: {error.strerror}") from None
-    unfinished = 0
+    finished = unfinished = 0
     for name, is_link in folders:
         if is_link and os.path.lexists(root / name / DONE):
             raise EquimuError(
@@ -129,8 +129,12 @@ def read_runs(root: Path) -> Iterator[Run]:
             )
         run = None if is_link else read_run(root / name)
         if run is not None:
+            finished += 1
             yield run
         unfinished += run is None and os.path.lexists(root / name / CONFIG)
+    deeper = sorted({path.parent.parent.name for path in root.glob(f"*/*/{CONFIG}")})
+    if deeper and not finished + unfinished:
+        raise EquimuError(f"{root} holds no runs, but folders of them: name one of {', '.join(deeper[:9])}")
     if unfinished:
         message = f"{unfinished} of the runs in {root} have not ended, and are left out"
         print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from equimu.optim import Optimizer, is_optimizer_text, optimizer_from_text
 from equimu.parameterization import Parameterization, canonical_text, parameterization_from_dict
 from equimu.runs import (
     Axes,
+    Run,
     RunConfig,
     Sizes,
     checked_number,
@@ -23,6 +24,7 @@ from equimu.runs import (
     run_config,
     short_names,
     usual_number,
+    value_at,
     with_numbers,
 )
 from equimu.tasks import Task
@@ -113,6 +115,15 @@ class SweepConfig:
         (fit,) = (find_number(name, known, "fit") for name in self.fit)
         return Axes(fit=fit, over=over, scale=None if self.fit_scale == "auto" else self.fit_scale)
 
+    def cell_text(self, run: Run) -> str:
+        """Which cell of the grid a run is: its panel, its values and its seed."""
+        axes = self.axes
+        config = run.identity["config"]
+        panels = [config_to_dict(_of_panel(self.run, panel)) for panel in self.panels]
+        values = zip((*self.over, *self.fit), (*axes.over, axes.fit), strict=True)
+        numbers = [f"{name} {value_at(config, path):.4g}" for name, path in values]
+        return ", ".join([panels_of([config, *panels], (axes.fit, *axes.over))[0], *numbers, f"seed {run.seed}"])
+
     def _check_values(self) -> None:
         axes = {f"{what}.{name}": values for what in ("over", "fit") for name, values in getattr(self, what).items()}
         for name, values in {"panels": self.panels, "seeds": self.seeds, **axes}.items():
@@ -143,7 +154,8 @@ class SweepConfig:
         configs = [config_to_dict(run) for run in runs]
         names = panels_of(configs, (axes.fit, *axes.over))
         if len(set(names)) != len(names):
-            raise EquimuError(f"panels names a value twice: {', '.join(names)}")
+            same = [_text(panel) for panel, name in zip(self.panels, names, strict=True) if names.count(name) > 1]
+            raise EquimuError(f"panels names a value twice: {' and '.join(same)} are the same")
 
     def _check_run(self) -> None:
         default, given, axes = RunConfig(), self.run, self.axes

@@ -12,7 +12,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._values import Size, check, check_function
-from equimu.processes import handle_signals, launcher
+from equimu.processes import Interrupted, handle_signals, launcher
 from equimu.runs import Run, RunConfig, Runs
 from equimu.storage import local_folder
 from equimu.sweeps._grid import SweepConfig, cells, sweep_config
@@ -99,10 +99,16 @@ def sweep(
                 run = runs[futures[future]] = future.result()
                 if on_cell is not None:
                     on_cell(run, len(runs), len(grid))
-        except BaseException:
+        except BaseException as reason:
             stop.ask()
             pool.shutdown(cancel_futures=True)
-            raise
+            if not isinstance(reason, Interrupted):
+                raise
+            done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
+            message = (
+                f"stopped with {done} of {len(grid)} cells done; the same command goes on, from the last steps saved"
+            )
+            raise Interrupted(stop.signum, message) from None
     return Runs((runs[cell] for cell in grid), config.axes)
 
 
