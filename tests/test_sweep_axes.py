@@ -1,7 +1,6 @@
 """Sweeps over other numbers than a size, of other numbers than the learning rate, and of optimizers."""
 
 import dataclasses
-import math
 
 import equinox as eqx
 import jax

@@ -29,8 +29,8 @@ class Regret:
             that the size's own best may be lower still than the lowest loss measured. `"diverged"`: the rate lies at, beside
             or beyond one that diverged. `"unknown"`: the rate lies outside the grid of this size, or there is no other to
             compare with.
-        value: in what the loss is in; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is the
-            difference of two measured losses.
+        value: in what the loss is in; None where status is `"diverged"` or `"unknown"`. Noise can make it negative where it is
+            the difference of two measured losses.
         low: the lower end of its 90% interval, for the rate as it is; None if not known.
         high: the upper end. Where the rate may well be the size's own best, the interval begins at 0 and is no wider up.
     """

@@ -11,7 +11,8 @@ from equimu.reports._regret import Regret
 from equimu.reports._report import Panel, Report
 
 _NOTE = (
-    "Mean validation loss over seeds by {title}; the best of each size is marked. ± is half of a 90% interval. Slope: {unit} that the fitted optimum moves per doubling of size; scatter: "
+    "Mean validation loss over seeds by {title}; the best of each size is marked. "
+    "± is half of a 90% interval. Slope: {unit} that the fitted optimum moves per doubling of size; scatter: "
     "{unit} that the optima lie off that law. Regret: loss at the {carried} carried over from the smallest size, less the "
     "size's own best, with its 90% interval; per doubling: how it grows. Above best: loss at the optimum, less that of the "
     "best panel at the same size. Of each leaf: root mean square of its update over that of its weight, how that "

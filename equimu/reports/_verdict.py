@@ -135,7 +135,8 @@ def _worst(curves: tuple[Curve, ...], regrets: tuple[Regret, ...]) -> str:
     if not known:
         return ""
     regret = max(known, key=lambda r: r.value or 0.0)
-    return f"; at {curves[0].along} {regret.size:g} the carried {curves[0].fitted.carried} raises the loss by {_interval(regret)}"
+    carried = f"the carried {curves[0].fitted.carried}"
+    return f"; at {curves[0].along} {regret.size:g} {carried} raises the loss by {_interval(regret)}"
 
 
 def _interval(regret: Regret) -> str:
