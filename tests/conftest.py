@@ -21,8 +21,10 @@ assert jax.device_count() == 8, f"the tests need 8 CPU devices, found {jax.devic
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory):
-    """Token stores of the tests go to a folder of the tests, not to the user's."""
+    """Token stores of the tests go to a folder of the tests, not to the user's; programs that several tests compile, too."""
     os.environ["EQUIMU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -135,7 +135,7 @@ def test_checkpoint_of_another_run_is_refused_unless_named(whole, cut, tmp_path_
 
 def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp_path_factory):
     for place in (cut, cut / "checkpoints" / "step-8"):
-        config = dataclasses.replace(config_of(whole), restore_from=place)
+        config = dataclasses.replace(config_of(whole), restore_from=str(place))
         run = train(config, out=tmp_path_factory.mktemp("begun"))
         assert without_times(run.rows) == without_times(whole.rows)[3 - 1 :]
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def sweep(
                 if on_cell is not None:
                     on_cell(run, len(runs), len(grid))
         except BaseException as reason:
-            stop.ask()
+            stop.ask(stop.signum or signal.SIGINT)
             pool.shutdown(cancel_futures=True)
             if not isinstance(reason, Interrupted):
                 raise
