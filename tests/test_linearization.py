@@ -28,6 +28,7 @@ def test_error_of_a_quadratic_is_its_second_order_over_all():
     linear = eqx.nn.Linear(3, 2, key=jax.random.key(0))
     moved = jax.tree.map(lambda x: x + 0.3, linear)
     assert float(linearization_error(linear, moved, jnp.ones(3))) < 1e-6
+    assert float(linearization_error(linear, linear, jnp.ones(3))) == 0
 
 
 def block_errors(alpha, depth, seed):

@@ -309,7 +309,7 @@ def test_json_keeps_what_the_model_makes_itself():
     [
         ("{", ["not a tree of rules in JSON", "to_json"]),
         ("[]", ["not a tree of rules in JSON"]),
-        ('{"format": 2}', ["not a tree of rules in JSON"]),
+        ('{"format": 2}', ["not a tree of rules in JSON", "it has no 'rules'"]),
         ('{"format": 2, "rules": {}}', ["format 2"]),
         ('{"format": 4, "rules": {}}', ["another model", "only the model has blocks.attention.key.weight"]),
     ],

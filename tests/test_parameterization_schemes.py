@@ -372,6 +372,10 @@ def test_hidden_matrices_under_muon_train_as_the_spectral_condition_says_and_the
         (lambda: umup(optimizer="sgd"), "umup is defined for adam and sign, not for sgd"),
         (lambda: completed_p(optimizer="muon"), "completed_p is defined for adam, not for muon"),
         (lambda: completep(0.3), "alpha 0.3 is outside"),
+        (
+            lambda: completep().with_depth(1.0),
+            "completep-1 has rules of depth already: it multiplies branches by depth_ratio",
+        ),
         (lambda: completed_p(2), "alpha 2 is outside"),
     ],
 )

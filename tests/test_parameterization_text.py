@@ -158,7 +158,8 @@ def test_canonical_text_is_one_for_equal_calls_only():
 def test_json_of_tables_is_exact():
     for _, _, _, table in tables():
         tuned = table.tune("blocks.mlp", lr=1 / 3).tune("output", multiplier=-4, eps=0)
-        shifted = table.shift("hidden", 0.1 * fan_out ** (1 / 3)).with_depth(0.7).with_start("constructor")
+        deep = table if table.branch.exponents else table.with_depth(0.7)
+        shifted = deep.shift("hidden", 0.1 * fan_out ** (1 / 3)).with_start("constructor")
         for one in (table, tuned, shifted):
             assert parameterization_from_dict(json.loads(json.dumps(parameterization_to_dict(one)))) == one
     assert parameterization_from_dict({"name": "mine"}) == Parameterization(name="mine")

@@ -23,7 +23,7 @@ def linearization_error(before: PyTree, after: PyTree, *args: Any) -> Float[Arra
         *args: what it is called with.
 
     Returns:
-        Root mean square of what the linearization misses, over that of the change.
+        Root mean square of what the linearization misses, over that of the change; 0 where nothing changed.
     """
     start, static = eqx.partition(before, eqx.is_inexact_array)
     end, _ = eqx.partition(after, eqx.is_inexact_array)
@@ -33,4 +33,5 @@ def linearization_error(before: PyTree, after: PyTree, *args: Any) -> Float[Arra
 
     output, linear = jax.jvp(call, (start,), (jax.tree.map(jnp.subtract, end, start),))
     change = call(end) - output
-    return jnp.sqrt(jnp.mean((change - linear) ** 2) / jnp.mean(change**2))
+    missed, whole = jnp.mean((change - linear) ** 2), jnp.mean(change**2)
+    return jnp.where(missed == 0, 0.0, jnp.sqrt(missed / whole))

@@ -152,8 +152,13 @@ class Parameterization:
         Args:
             alpha: the power.
             depth: a law that is 1 outside repeated blocks: `depth_ratio`, or `depth` for rules that are not relative to a base.
+
+        Raises:
+            EquimuError: the table has rules of depth.
         """
         check(float, alpha=alpha)
+        if self.branch.exponents:
+            raise EquimuError(f"{self.name} has rules of depth already: it multiplies branches by {self.branch}")
         power = 2 * alpha - 1 if self.optimizer == "sgd" else alpha - 1
         eps = depth**-alpha if self.optimizer in _HAVE_EPS else ONE
         # Decay in the gradient keeps its share of a step: λ times the rate over the gradient, or under SGD λ times the rate.

@@ -101,7 +101,8 @@ def from_json(text: str, *, like: PyTree) -> PyTree:
         found = json.loads(text)
         version, rules = found["format"], found["rules"]
     except (ValueError, KeyError, TypeError) as error:
-        raise EquimuError(f"this is not a tree of rules in JSON ({error}); write one with to_json(tree)") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise EquimuError(f"this is not a tree of rules in JSON ({reason}); write one with to_json(tree)") from None
     if version != _FORMAT:
         raise EquimuError(
             f"these rules are in format {version!r}, which this version of equimu cannot read ({_FORMAT})"
