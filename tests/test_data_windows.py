@@ -116,7 +116,7 @@ def test_rows_do_not_share_memory(store):
 def test_mistakes(store):
     cases = [
         (("train", "documents", 4), "did you mean 'document'"),
-        (("test", "document", 4), "valid: train, validation"),
+        (("test", "document", 4), "give one of train, validation"),
         (("train", "document", 0), "seq=0"),
         (("train", "concatenate", 10_000), "too few for a window of seq=10000"),
     ]
