@@ -162,7 +162,9 @@ def test_json_of_tables_is_exact():
         shifted = deep.shift("hidden", 0.1 * fan_out ** (1 / 3)).with_start("constructor")
         for one in (table, tuned, shifted):
             assert parameterization_from_dict(json.loads(json.dumps(parameterization_to_dict(one)))) == one
-    assert parameterization_from_dict({"name": "mine"}) == Parameterization(name="mine")
+    assert parameterization_from_dict({"name": "mine", "rows": {}}) == Parameterization(name="mine")
+    with pytest.raises(EquimuError, match="'mup' has no rows of laws; .* the call that makes it, e.g. .*'mup'"):
+        parameterization_from_dict({"name": "mup"})
 
 
 def test_json_shows_laws_as_fractions():

@@ -361,9 +361,9 @@ def _runs(folder: Path) -> Iterator[_Case]:
     yield (
         "train",
         train,
-        dict(config=config, out=new),
+        dict(task=config, out=new),
         {
-            "config": (*_NO_OBJECT, dataclasses.replace(config, accumulate=3), *wrong_tables),
+            "task": (*_NO_OBJECT, dataclasses.replace(config, accumulate=3), *wrong_tables),
             "out": no_folder,
             "runtime": (3, {}, config),
             "on_row": (3, "f"),
@@ -372,9 +372,9 @@ def _runs(folder: Path) -> Iterator[_Case]:
     yield (
         "sweep",
         sweep,
-        dict(config=SweepConfig(run=config), out=new),
+        dict(task=SweepConfig(run=config), out=new),
         {
-            "config": (*_NO_OBJECT, config),
+            "task": _NO_OBJECT,
             "out": no_folder,
             "workers": _NO_SIZE,
             "runtime": (3, {}),

@@ -22,6 +22,8 @@ import tensorstore  # noqa: F401
 import equimu.storage  # noqa: F401
 from equimu.cli import main
 
+KEPT_PROGRAMS = "compiled"  # folder of compiled programs, in that of the campaign
+
 
 class Child:
     """A fork that runs `work`, its output in a file.
@@ -108,7 +110,7 @@ def equimu(
 
     def work() -> None:
         jax.config.update("jax_num_cpu_devices", devices)
-        jax.config.update("jax_compilation_cache_dir", str(output.parent / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(output.parent / KEPT_PROGRAMS))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         os.environ["EQUIMU_CACHE"] = str(output.parent / "cache")
         before()

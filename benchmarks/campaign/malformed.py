@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.campaign import _calls as _calls_of
 from benchmarks.campaign import _lines as _lines_of
 from benchmarks.campaign import _runs
-from benchmarks.campaign._children import equimu, isolated
+from benchmarks.campaign._children import KEPT_PROGRAMS, equimu, isolated
 from benchmarks.campaign._result import Result
 from equimu._errors import ExitCode
 
@@ -270,4 +270,6 @@ def _try(folder: Path, what: str, flags: list[str], words: str, prepare: Callabl
 
 
 def _files(out: Path) -> set[str]:
-    return {str(path.relative_to(out)) for path in out.rglob("*")}
+    """What is there, but for the programs that the campaign keeps for itself."""
+    paths = (path.relative_to(out) for path in out.rglob("*"))
+    return {str(path) for path in paths if path.parts[0] != KEPT_PROGRAMS}

@@ -40,10 +40,10 @@ def parameterization_from_dict(values: Mapping[str, Any]) -> Parameterization:
     """The table that `parameterization_to_dict` wrote.
 
     Args:
-        values: plain JSON types. What is left out, but for the name, is as in `Parameterization()`.
+        values: plain JSON types. What is left out, but for the name and the rows, is as in `Parameterization()`.
 
     Raises:
-        EquimuError: an unknown key or size (with the nearest valid one), a value of the wrong type, or no name.
+        EquimuError: an unknown key or size (with the nearest valid one), a value of the wrong type, no name, or no rows.
     """
     _check_keys("a parameterization", values, (*_TEXTS, "rows", "branch", "constants"))
     if "name" not in values:
@@ -56,8 +56,13 @@ def parameterization_from_dict(values: Mapping[str, Any]) -> Parameterization:
         found[role] = Row(**{n: _law_from_dict(law, f"rows.{role}.{n}") for n, law in laws.items()})
     if "branch" in values:
         found["branch"] = _law_from_dict(values["branch"], "branch")
-    constants = checked("constants", values.get("constants", []), list)
-    return Parameterization(**found, constants=tuple(_constants_from_dict(base) for base in constants))
+    constants = tuple(map(_constants_from_dict, checked("constants", values.get("constants", []), list)))
+    if "rows" not in values:
+        raise EquimuError(
+            f"the parameterization {values['name']!r} has no rows of laws; a table of equimu's is written as the call that "
+            "makes it, e.g. parameterization = 'mup'"
+        )
+    return Parameterization(**found, constants=constants)
 
 
 def _row_to_dict(role: str, row: Row) -> dict[str, Any]:

@@ -172,11 +172,11 @@ class SweepConfig:
                 raise EquimuError(f"{name}={value} is for a single run; a sweep takes it from {grid}")
 
 
-def sweep_config(task: Task | SweepConfig, fields: Mapping[str, Any]) -> SweepConfig:
-    """A sweep of a task with these fields, of the sweep or of the run that its cells share; or the sweep that is given.
+def sweep_config(task: Task | RunConfig | SweepConfig, fields: Mapping[str, Any]) -> SweepConfig:
+    """A sweep of a task or a run with these fields, of the sweep or of the run that its cells share; or the one that is given.
 
     Raises:
-        EquimuError: it is neither, or a field is unknown.
+        EquimuError: it is none of them, or a field is unknown.
     """
     if isinstance(task, SweepConfig):
         if fields:

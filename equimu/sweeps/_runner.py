@@ -29,7 +29,7 @@ def cores() -> int:
 
 
 def sweep(
-    task: Task | SweepConfig,
+    task: Task | RunConfig | SweepConfig,
     *,
     out: str | Path,
     workers: int | None = None,
@@ -42,7 +42,7 @@ def sweep(
     SIGINT and SIGTERM end it after the steps that run, saved.
 
     Args:
-        task: what is trained, or the whole grid as a `SweepConfig`.
+        task: what is trained, the run that all cells share as a `RunConfig`, or the whole grid as a `SweepConfig`.
         out: root of the run folders.
         workers: cells that are trained at the same time, in threads that share their compiled programs. By default one for
             each core on CPUs, where two small steps side by side use two cores better than one step does (best with
