@@ -141,7 +141,7 @@ def lines_to_write(subject: Subject) -> list[str]:
             raise
         model = subject.make(**subject.base, key=jax.random.key(0))
         for line in found:
-            exec(line.removeprefix("equimu."), _classes(model) | {"register_axes": mu.register_axes})
+            exec(line, _classes(model) | {"equimu": mu})
         return found
     return []
 

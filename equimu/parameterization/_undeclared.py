@@ -64,7 +64,9 @@ def undeclared_error(
             f"declare it, with the words that are right ({', '.join(sorted(AXIS_WORDS))}): "
             f"equimu.register_axes(MyModule, field=({words}))"
         )
-    text += f"declare, with the words that are right ({', '.join(sorted(AXIS_WORDS))}):"
+    is_computed = any(leaf.path in computed for leaf in (first, *others))
+    stays = ", and trained=False where it is to stay as the constructor computes it" if is_computed else ""
+    text += f"declare, with the words that are right ({', '.join(sorted(AXIS_WORDS))}){stays}:"
     calls = [f"equimu.register_axes({owner}, {_arguments(fields)})" for owner, fields in lines.items()]
     return EquimuError(f"{text} {calls[0]}" if len(calls) == 1 else "\n".join((text, *calls)))
 
