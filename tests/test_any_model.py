@@ -498,17 +498,3 @@ def test_draws_have_the_deviation_of_the_formula_over_seeds(leaf):
     z = ((x.reshape(20, -1) ** 2).mean(axis=1) - 1) / (2 / (x.size // 20)) ** 0.5
     assert np.abs(z).max() < 4.5 and 0.4 < z.std() < 1.8
     assert abs(np.corrcoef(x.reshape(20, -1)) - np.eye(20)).max() < 4.5 / (x.size // 20) ** 0.5
-
-
-def test_the_line_for_an_array_that_is_computed_says_what_keeps_it():
-    class Scan(eqx.Module):
-        decay: jax.Array
-
-        def __init__(self, width, *, key):
-            self.decay = jnp.log(jnp.arange(1.0, 3.0)) + jnp.zeros((width, 1))
-
-    line = r'equimu.register_axes\(Scan, decay=equimu.axes\("out", "table", trained=False\)\)'
-    with pytest.raises(
-        EquimuError, match=f"and trained=False where it is to stay as the constructor computes it: {line}"
-    ):
-        parameterize(Scan, mup(), base={"width": 8}, target={"width": 16})

@@ -231,7 +231,7 @@ def test_line_for_a_computed_table_leaves_it_untrained():
         def __init__(self, width, *, key):
             self.table = jnp.sin(jnp.arange(5 * width).reshape(5, width))
 
-    with pytest.raises(EquimuError) as caught:
+    with pytest.raises(EquimuError, match="trained=False where it is to stay as the constructor computes it") as caught:
         tree_of(Waves)
     line = str(caught.value)[str(caught.value).index("equimu.register_axes(") :]
     exec(line.replace("equimu.", ""), {"register_axes": register_axes, "axes": axes, "Waves": Waves})

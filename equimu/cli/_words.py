@@ -55,7 +55,7 @@ def one_line(message: str, *, sweeps: bool) -> str:
         else:
             paragraphs[-1].append(text)
     messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
-    first = messages[0].rstrip(".") if messages else "these flags make no sense"
+    first = messages[0].rstrip(".") if messages else "these flags are not valid"
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
     hint = _meant(unknown, sweeps) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")

@@ -132,8 +132,8 @@ def read_runs(root: Path) -> Iterator[Run]:
             finished += 1
             yield run
         unfinished += run is None and os.path.lexists(root / name / CONFIG)
-    deeper = sorted({path.parent.parent.name for path in root.glob(f"*/*/{CONFIG}")})
-    if deeper and not finished + unfinished:
+    deeper = [] if finished + unfinished else sorted({path.parent.parent.name for path in root.glob(f"*/*/{CONFIG}")})
+    if deeper:
         raise EquimuError(f"{root} holds no runs, but folders of them: name one of {', '.join(deeper[:9])}")
     if unfinished:
         message = f"{unfinished} of the runs in {root} have not ended, and are left out"
