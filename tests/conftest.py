@@ -34,6 +34,25 @@ def programs():
     jax.clear_caches()
 
 
+@pytest.fixture(autouse=True)
+def registries():
+    """What a test registers, and what a page of the documentation does, is gone after it."""
+    from equimu.attention import _backends
+    from equimu.declarations import _axes
+    from equimu.optim import _config, _schedule
+    from equimu.parameterization import _registry as parameterizations
+    from equimu.plans.machines import _registry as machines
+    from equimu.runs import _logger
+
+    named = (_backends, _config, _schedule, parameterizations, machines, _logger)
+    tables = [module._REGISTERED for module in named] + [_axes._REGISTRY, _axes._BRANCH_ENDS, _axes._NORMALISED]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
 @pytest.fixture(scope="session")
 def corpus() -> str:
     """A few files of real text: the sources of the standard library's json package."""

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 
 from equimu import EquimuError, register_backend
-from equimu.attention import Backend, Kernel, _backends, backends, dot_product_attention, explain, kernel_products
+from equimu.attention import Backend, Kernel, backends, dot_product_attention, explain, kernel_products
 from equimu.plans._flops import kernel_flops
 from equimu.plans._products import product_flops
 from equimu.tasks import ModelConfig
 
 SHAPE = (1, 64, 2, 8)
-
-
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    monkeypatch.setattr(_backends, "_REGISTERED", dict(_backends._REGISTERED))
 
 
 def negate(q, k, v, **rest):

@@ -12,7 +12,6 @@ from runs import in_grid, small_run
 
 from equimu import EquimuError, register_logger, sweep, train
 from equimu.processes import Interrupted
-from equimu.runs import _logger as loggers
 from equimu.runs import logger_names
 from equimu.sweeps import SweepConfig
 from equimu.training import RuntimeConfig
@@ -49,8 +48,7 @@ class Broken(Recorder):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setattr(loggers, "_REGISTERED", dict(loggers._REGISTERED))
+def registered():
     register_logger("recorder", Recorder)
     register_logger("broken", Broken)
     Recorder.made.clear()

@@ -16,7 +16,6 @@ from equimu.plans import (
     register_machine,
 )
 from equimu.plans._topology import parse_topology
-from equimu.plans.machines import _registry as registry
 
 
 @pytest.mark.parametrize("chip", [chip for chip in machines().values() if chip.has_times], ids=lambda chip: chip.name)
@@ -50,9 +49,8 @@ def test_an_unknown_topology_lists_those_there_are(name):
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster():
     """A machine of a user's own, of which no other process knows."""
-    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
     figures = dict(memory=10**9, flops=1e14, bandwidth=1e12, interconnect=1e11)
     register_machine(Machine(name="cluster", dimensions=2, examples=("2x4",), **figures))
 

@@ -171,6 +171,29 @@ def test_writers_that_begin_together_have_a_folder_each(tmp_path):
         assert all(pool.map(write, range(300)))
 
 
+def test_a_lock_that_was_removed_since_it_was_opened_is_not_a_dead_writers(tmp_path, monkeypatch):
+    from contextlib import ExitStack
+
+    from equimu.data import _orphans
+
+    folder = tmp_path / "data-000000000001"
+    folder.mkdir()
+    (folder / "writing").touch()  # a killed writer's
+    with ExitStack() as writers:
+
+        def opened(*args):
+            monkeypatch.setattr(_orphans, "open_inside", open_inside)
+            descriptor = open_inside(*args)
+            remove_orphans(str(tmp_path), lambda: None)  # another process is quicker
+            writers.enter_context(_orphans.being_written(str(tmp_path), folder.name))
+            return descriptor
+
+        open_inside = _orphans.open_inside
+        monkeypatch.setattr(_orphans, "open_inside", opened)
+        remove_orphans(str(tmp_path), lambda: None)
+        assert (folder / "writing").exists()
+
+
 def test_orphans_are_not_looked_for_through_links(store):
     outside = store.parent / "outside"
     outside.mkdir()

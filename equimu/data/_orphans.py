@@ -66,6 +66,8 @@ def remove_orphans(place: str, committed: Callable[[], str | None]) -> None:
             descriptor = open_inside(root, f"{folder.name}/{_LOCK}", os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(descriptor).st_nlink:
+                    continue  # removed since it was opened: the folder may be another writer's by now
                 # Asked for with its lock in hand: from now on, nobody commits it.
                 if committed() == folder.name:
                     (folder / _LOCK).unlink()
