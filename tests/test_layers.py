@@ -23,13 +23,13 @@ LAYERS = {
     6: {"runs"},
     7: {"training"},
     8: {"diagnostics", "sweeps", "plans"},
-    9: {"reports"},
+    9: {"reports", "tuning"},
     10: {"cli"},
     11: {"__main__"},
     12: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
-HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "tokenizers"}
+HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

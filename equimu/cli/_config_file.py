@@ -12,16 +12,19 @@ from equimu.runs import RunConfig, config_from_dict
 from equimu.storage import expanded, local_path, read_regular
 from equimu.sweeps import SweepConfig, sweep_config_from_dict
 from equimu.tasks import LanguageModel, Task
+from equimu.tuning import TuneConfig, tune_config_from_dict
 
 _MOST_BYTES = 2**26
 
 
-def read_config(path: Path, cls: type, task: type[Task] | None, flags: Sequence[str]) -> RunConfig | SweepConfig:
+def read_config(
+    path: Path, cls: type, task: type[Task] | None, flags: Sequence[str]
+) -> RunConfig | SweepConfig | TuneConfig:
     """The config in a file.
 
     Args:
         path: of the file, `.toml` or JSON.
-        cls: `RunConfig` or `SweepConfig`.
+        cls: `RunConfig`, `SweepConfig` or `TuneConfig`.
         task: the class of the task, where the command line names it.
         flags: of the command line.
 
@@ -29,14 +32,11 @@ def read_config(path: Path, cls: type, task: type[Task] | None, flags: Sequence[
         EquimuError: the file is unreadable, or is not such a config; or it names data that are elsewhere, which the flags do
             not name.
     """
-    values = _read(path)
-    if cls is SweepConfig:
-        config = sweep_config_from_dict(values, task)
-        _refuse_address(config.run.task, path, flags)
-        return config
-    run = config_from_dict(values, task)
+    read = {SweepConfig: sweep_config_from_dict, TuneConfig: tune_config_from_dict}.get(cls, config_from_dict)
+    config: RunConfig | SweepConfig | TuneConfig = read(_read(path), task)
+    run = config if isinstance(config, RunConfig) else config.run
     _refuse_address(run.task, path, flags)
-    return run
+    return config
 
 
 def take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:

@@ -14,9 +14,10 @@ from equimu.optim import Optimizer
 from equimu.runs import RunConfig, find_number, numbers_of_kinds, short_names
 from equimu.sweeps import SweepConfig, sweep_config_of
 from equimu.tasks import Task
+from equimu.tuning import USUAL_SEARCH, TuneConfig, is_base_constant
 
 Flat = tyro.conf.arg(name="")
-_AXIS = re.compile(r"--(over|fit)\.([^=]+)(=.*)?", re.DOTALL)
+_AXIS = re.compile(r"--(over|fit|search)\.([^=]+)(=.*)?", re.DOTALL)
 
 
 class _Named(Mapping[str, Any]):
@@ -40,10 +41,11 @@ class _Named(Mapping[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Names of the numbers that flags of `over` and `fit` give values of."""
+    """Names of the numbers that flags of `over` and `fit` give values of, and those of `search` ranges."""
 
     over: tuple[str, ...] = ()
     fit: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
 
 
 def fields_of(config: Any) -> dict[str, Any]:
@@ -52,23 +54,25 @@ def fields_of(config: Any) -> dict[str, Any]:
 
 
 def flags_class(config: type, task: type[Task], optimizer: type[Optimizer], axes: Axes) -> Any:
-    """The class of flags of `RunConfig` or `SweepConfig`. Its instances become the config by `plain`.
+    """The class of flags of `RunConfig`, `SweepConfig` or `TuneConfig`. Its instances become the config by `plain`.
 
     Raises:
         EquimuError: the task's `make` has no sizes.
     """
-    return _run_class(task, optimizer) if config is RunConfig else _sweep_class(task, optimizer, axes)
+    if config is RunConfig:
+        return _run_class(task, optimizer)
+    return (_sweep_class if config is SweepConfig else _tune_class)(task, optimizer, axes)
 
 
 def take_axes(flags: list[str], task: type[Task], optimizer: type[Optimizer]) -> tuple[Axes, list[str]]:
-    """What flags of `over` and `fit` name, however much of its path is written; and all flags, with the names of fields.
+    """What flags of `over`, `fit` and `search` name, however much of its path is written; and all flags, with fields' names.
 
     Raises:
         EquimuError: a name of no number, or one without values.
     """
     known = numbers_of_kinds(object.__new__(task).sizes, task, optimizer)
     short = short_names(known)
-    found: dict[str, list[str]] = {"over": [], "fit": []}
+    found: dict[str, list[str]] = {"over": [], "fit": [], "search": []}
     written: list[str] = []
     for index, flag in enumerate(flags):
         match = _AXIS.fullmatch(flag)
@@ -76,17 +80,26 @@ def take_axes(flags: list[str], task: type[Task], optimizer: type[Optimizer]) ->
             written.append(flag)
             continue
         what, name, value = match.groups()
-        name = short[find_number(name.replace("-", "_"), known, what)]
+        name = name.replace("-", "_")
+        if what != "search" or not is_base_constant(name, known):
+            name = short[find_number(name, known, what)]
         if not value and (index + 1 == len(flags) or flags[index + 1].startswith("--")):
             raise EquimuError(f"the grid is empty: {what}.{name} has no value; give at least one")
         found[what].append(name)
         written.append(f"--{what}.{_identifier(name).replace('_', '-')}")
         written += [value.removeprefix("=")] if value else []
-    return Axes(tuple(found["over"]), tuple(found["fit"])), written
+    return Axes(**{what: tuple(names) for what, names in found.items()}), written
 
 
-def flags_of(config: RunConfig | SweepConfig, axes: Axes) -> Any:
-    """A config as flags, whose defaults it is. One of `fit` replaces what the config fits."""
+def flags_of(config: RunConfig | SweepConfig | TuneConfig, axes: Axes) -> Any:
+    """A config as flags, whose defaults it is. One of `fit` or `search` replaces what the config fits or searches."""
+    if isinstance(config, TuneConfig):
+        task = type(config.run.task)
+        names = axes.search or tuple(config.search)
+        values = {_identifier(name): tuple(map(repr, config.search.get(name, ()))) for name in names}
+        search = _axes_class("search", task, names)(**values)
+        cls = _tune_class(task, type(config.run.optimizer), Axes(search=names))
+        return cls(**fields_of(config) | {"run": flags_of(config.run, axes), "search": search})
     if isinstance(config, SweepConfig):
         task = type(config.run.task)
         both = Axes((*config.over, *axes.over), axes.fit or tuple(config.fit))
@@ -125,8 +138,11 @@ def _plain(flags: Any) -> Any:
     """The config that flags say."""
     values = fields_of(flags)
     if "run" in values:
-        if not values["fit"]:
-            del values["fit"]
+        for name in ("fit", "search"):
+            if name in values and not values[name]:
+                del values[name]
+        if isinstance(flags, TuneConfig):
+            return TuneConfig(run=_plain(values.pop("run")), **values)
         return sweep_config_of(_plain(values.pop("run")), values)
     return RunConfig(**values)
 
@@ -160,6 +176,12 @@ def _sweep_class(task: type[Task], optimizer: type[Optimizer], axes: Axes) -> An
 
 
 @functools.cache
+def _tune_class(task: type[Task], optimizer: type[Optimizer], axes: Axes) -> Any:
+    run, search = _run_class(task, optimizer), _axes_class("search", task, axes.search)
+    return _class("TuneConfig", TuneConfig, [flags_field("run", run, run), flags_field("search", search, search)])
+
+
+@functools.cache
 def _size(task: type[Task]) -> Any:
     defaults = object.__new__(task).sizes
     return _class("Size", _Named, [_field_of_size(name, default) for name, default in defaults.items()])
@@ -173,10 +195,11 @@ def _base(task: type[Task]) -> Any:
 
 @functools.cache
 def _axes_class(what: str, task: type[Task], names: tuple[str, ...]) -> Any:
-    """Flags of the sizes, or of the learning rate, and of the other numbers that are named."""
-    usual = object.__new__(task).sizes if what == "over" else ("learning_rate",)
+    """Flags of the sizes, or of the numbers that are usually fitted or searched, and of the others that are named."""
+    usual = {"over": tuple(object.__new__(task).sizes), "fit": ("learning_rate",), "search": tuple(USUAL_SEARCH)}[what]
     called = {_identifier(name): name for name in (*usual, *names)}
-    hint = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NUMBER [NUMBER ...]]")]
+    metavar = "LOW HIGH" if what == "search" else "[NUMBER [NUMBER ...]]"
+    hint = Annotated[tuple[str, ...], tyro.conf.arg(metavar=metavar)]
     made = _class(what.capitalize(), _Named, [(field, hint, dataclasses.field(default=())) for field in called])
     made.names = called
     return made

@@ -22,17 +22,21 @@ from equimu.cli._plan import Plan
 from equimu.cli._show import Show
 from equimu.cli._sweep import Report, Sweep
 from equimu.cli._train import Train
+from equimu.cli._tune import Tune
 from equimu.cli._words import one_line, own_words
 from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
 from equimu.processes import Interrupted, exit_process, is_process_zero
+from equimu.runs import RunConfig
 from equimu.storage import one_line as one_line_of_storage
 from equimu.sweeps import SweepConfig, refuse_former
 from equimu.tasks import LanguageModel, Task, find_task
+from equimu.tuning import TuneConfig
 
 _COMMANDS: dict[str, type[Command]] = {
     "show": Show,
     "train": Train,
     "sweep": Sweep,
+    "tune": Tune,
     "report": Report,
     "data": Data,
     "plan": Plan,
@@ -92,7 +96,7 @@ def _parse(arguments: list[str]) -> Any:
     config = None if path is None else read_config(path, command.config_class, task, flags)
     optimizer, flags = _take_optimizer(flags)
     if config is not None:
-        run = config.run if isinstance(config, SweepConfig) else config
+        run = config if isinstance(config, RunConfig) else config.run
         task = type(run.task)
         if optimizer is None:
             optimizer = type(run.optimizer)
@@ -105,6 +109,7 @@ def _parse(arguments: list[str]) -> Any:
     if command.config_class is SweepConfig:
         for flag in flags:
             refuse_former(flag.partition("=")[0].removeprefix("--").replace("-", "_"))
+    if command.config_class is not RunConfig:
         axes, flags = take_axes(flags, task, optimizer)
     return _flags(name, _with_flags(command, task, optimizer, config, axes), flags)
 
@@ -144,7 +149,7 @@ def _take_optimizer(flags: list[str]) -> tuple[type[Optimizer] | None, list[str]
 def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], config: Any, axes: Axes) -> Any:
     """The command with the flags of a task and an optimizer, whose defaults are those of a config, if there is one."""
     cls = flags_class(command.config_class, task, optimizer, axes)
-    if isinstance(config, SweepConfig):
+    if isinstance(config, SweepConfig | TuneConfig):
         cls = type(flags_of(config, axes))
     field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config, axes))
     made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
@@ -165,7 +170,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), sweeps=name == "sweep")) from None
+        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), sweeps=name in ("sweep", "tune"))) from None
 
 
 def _overview() -> str:

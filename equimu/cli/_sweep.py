@@ -1,16 +1,15 @@
 """`equimu sweep`, and `equimu report` on what it left."""
 
 import dataclasses
-import os
 from typing import Annotated, Literal
 
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, Place, loss_text
+from equimu.cli._command import Command, Place, loss_text, one_core_each
 from equimu.cli._flags import Flat
 from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
 from equimu.storage import local_folder
-from equimu.sweeps import SweepConfig, cores, sweep
+from equimu.sweeps import SweepConfig, sweep
 from equimu.training import RuntimeConfig
 
 
@@ -29,9 +28,7 @@ class Sweep(Command):
 
     def __call__(self) -> None:
         """Trains what is not done yet, and writes and prints the report."""
-        if self.workers is None or self.workers >= cores():
-            # As many steps side by side as there are cores, each on one. XLA reads this when its backend starts, later.
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        one_core_each(self.workers)
         with progress("sweeping", 1) as bar:
             runs = sweep(
                 self.config,

@@ -1,5 +1,6 @@
 """Plans: whether a run fits a machine that need not be here, and what its step takes there."""
 
+from equimu.plans._compile import training_flops as training_flops
 from equimu.plans._count import Traffic as Traffic
 from equimu.plans._mesh import MeshShape as MeshShape
 from equimu.plans._plan import Memory as Memory

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
@@ -21,7 +21,7 @@ from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import Topology, devices_of
 from equimu.runs import RunConfig
 from equimu.sharding import BATCH, make_mesh, rows_of_process
-from equimu.training import build_tree, hyperparameters_of, program_for
+from equimu.training import TrainState, build_tree, hyperparameters_of, program_for
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -76,16 +76,10 @@ def compile_step(
         EquimuError: whatever `equimu train` would refuse; a machine that the compiler does not know.
     """
     mesh = make_mesh(data, fsdp, tensor, devices=devices_of(topology))
-    like = config.task.batch_like()
-    rows = jax.tree.leaves(like)[0].shape[0]
-    rows_of_process(mesh, rows)
     begin = clock()
-    tree = build_tree(config, rows)
-    program, numbers = program_for(config, tree, mesh)
-    place = NamedSharding(mesh, BATCH)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
-    traced = program.traced_step(batch, numbers, hyperparameters_of(config))
-    state = program.state(program.state_like)
+    step = _traced(config, mesh)
+    tree, batch, traced, state = step.tree, step.batch, step.traced, step.state
+    rows = jax.tree.leaves(batch)[0].shape[0]
     lowered = traced.lower()
     traced_at = clock()
     weights, optimizer = _bytes(state.params), _bytes(state.opt_state)
@@ -112,6 +106,38 @@ def compile_step(
         trace_seconds=traced_at - begin,
         compile_seconds=compiled_at - traced_at,
     )
+
+
+def training_flops(config: RunConfig) -> float:
+    """Operations of the matrix products of a whole training, without recomputation and validation.
+
+    Args:
+        config: the run. Nothing of it is compiled.
+
+    Raises:
+        EquimuError: whatever `equimu train` would refuse.
+    """
+    step = _traced(config, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    return config.steps * model_flops(config, step.tree, step.traced.jaxpr)
+
+
+class _TracedStep(NamedTuple):
+    tree: PyTree
+    batch: PyTree
+    traced: jax.stages.Traced
+    state: TrainState
+
+
+def _traced(config: RunConfig, mesh: Mesh) -> _TracedStep:
+    like = config.task.batch_like()
+    rows = jax.tree.leaves(like)[0].shape[0]
+    rows_of_process(mesh, rows)
+    tree = build_tree(config, rows)
+    program, numbers = program_for(config, tree, mesh)
+    place = NamedSharding(mesh, BATCH)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
+    traced = program.traced_step(batch, numbers, hyperparameters_of(config))
+    return _TracedStep(tree, batch, traced, program.state(program.state_like))
 
 
 def _compiled(lowered: Any, inputs: int) -> tuple[int, int | None, str | None]:

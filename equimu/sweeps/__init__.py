@@ -7,5 +7,7 @@ from equimu.sweeps._grid import octaves as octaves
 from equimu.sweeps._grid import refuse_former as refuse_former
 from equimu.sweeps._grid import sweep_config_from_dict as sweep_config_from_dict
 from equimu.sweeps._grid import sweep_config_of as sweep_config_of
+from equimu.sweeps._runner import RunPool as RunPool
+from equimu.sweeps._runner import check_trees as check_trees
 from equimu.sweeps._runner import cores as cores
 from equimu.sweeps._runner import sweep as sweep

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,55 +66,91 @@ def sweep(
         >>> equimu.report(runs)
     """
     config = sweep_config(task, fields)
-    check(Size | None, workers=workers)
-    runtime = RuntimeConfig() if runtime is None else runtime
-    check(RuntimeConfig, runtime=runtime)
     if on_cell is not None:
         check_function("on_cell", on_cell, "of a run, the number of cells done, and of all")
-    local_folder(out, "--out")
-    started_by = launcher(runtime)
-    if started_by is not None:
-        raise EquimuError(
-            f"a sweep is one process, and {started_by} speaks of several; start one, with runtime.cluster none, or train the "
-            "cells one by one"
-        )
-    if config.run.restore_from is not None:
-        raise EquimuError("restore_from is for a single run; the cells of a sweep begin with fresh weights")
-    devices = runtime.data * runtime.fsdp * runtime.tensor
-    if workers is None:
-        workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1
-    if workers > 1 and devices > 1:
-        # Two programs with collectives on the same devices can wait for each other.
-        raise EquimuError(f"workers={workers} cannot share a mesh of {devices} devices; leave workers out")
+    pool = RunPool(config.run, out=out, workers=workers, runtime=runtime)
     grid = list(cells(config))
-    _check(grid)
-    alone = dataclasses.replace(runtime, cluster="none")
-    runs: dict[RunConfig, Run] = {}
-    programs = Programs()
-    with handle_signals() as stop, concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # The largest first: small cells at the end leave no worker without work.
-        ordered = sorted(grid, key=lambda cell: -math.prod(cell.size.values()) * cell.steps)
-        futures = {pool.submit(train, cell, out=out, runtime=alone, programs=programs): cell for cell in ordered}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                run = runs[futures[future]] = future.result()
-                if on_cell is not None:
-                    on_cell(run, len(runs), len(grid))
-        except BaseException as reason:
-            stop.ask(stop.signum or signal.SIGINT)
-            pool.shutdown(cancel_futures=True)
-            if not isinstance(reason, Interrupted):
-                raise
-            done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
-            message = (
-                f"stopped with {done} of {len(grid)} cells done; the same command goes on, from the last steps saved"
-            )
-            raise Interrupted(stop.signum, message) from None
+    check_trees(grid)
+    runs = pool.train(grid, on_cell)
     return Runs((runs[cell] for cell in grid), config.axes)
 
 
-def _check(grid: list[RunConfig]) -> None:
-    """Builds each tree, which is where sizes are found not to fit."""
+class RunPool:
+    """Trains runs side by side, in threads that share their compiled programs, for as long as it is kept.
+
+    Args:
+        run: what all of them share.
+        out, workers, runtime: as of `sweep`.
+
+    Attributes:
+        workers: runs that are trained at the same time.
+
+    Raises:
+        EquimuError: several processes, workers that cannot share a mesh, or a run that begins from a checkpoint.
+    """
+
+    def __init__(
+        self, run: RunConfig, *, out: str | Path, workers: int | None = None, runtime: RuntimeConfig | None = None
+    ):
+        check(Size | None, workers=workers)
+        runtime = RuntimeConfig() if runtime is None else runtime
+        check(RuntimeConfig, runtime=runtime)
+        local_folder(out, "--out")
+        started_by = launcher(runtime)
+        if started_by is not None:
+            raise EquimuError(
+                f"a sweep is one process, and {started_by} speaks of several; start one, with runtime.cluster none, or train "
+                "the cells one by one"
+            )
+        if run.restore_from is not None:
+            raise EquimuError("restore_from is for a single run; the cells of a sweep begin with fresh weights")
+        devices = runtime.data * runtime.fsdp * runtime.tensor
+        if workers is None:
+            workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1
+        if workers > 1 and devices > 1:
+            # Two programs with collectives on the same devices can wait for each other.
+            raise EquimuError(f"workers={workers} cannot share a mesh of {devices} devices; leave workers out")
+        self.workers, self._out, self._programs = workers, out, Programs()
+        self._runtime = dataclasses.replace(runtime, cluster="none")
+
+    def train(self, cells: Sequence[RunConfig], on_cell: OnCell | None = None) -> dict[RunConfig, Run]:
+        """Trains those that are not done yet.
+
+        Args:
+            cells: the runs.
+            on_cell: as of `sweep`.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        runs: dict[RunConfig, Run] = {}
+        with handle_signals() as stop, concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            # The largest first: small cells at the end leave no worker without work.
+            ordered = sorted(cells, key=lambda cell: -math.prod(cell.size.values()) * cell.steps)
+            shared: dict[str, Any] = {"out": self._out, "runtime": self._runtime, "programs": self._programs}
+            futures = {pool.submit(train, cell, **shared): cell for cell in ordered}
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    run = runs[futures[future]] = future.result()
+                    if on_cell is not None:
+                        on_cell(run, len(runs), len(cells))
+            except BaseException as reason:
+                stop.ask(stop.signum or signal.SIGINT)
+                pool.shutdown(cancel_futures=True)
+                if not isinstance(reason, Interrupted):
+                    raise
+                done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
+                message = f"stopped with {done} of {len(cells)} cells done; the same command goes on, from the last steps saved"
+                raise Interrupted(stop.signum, message) from None
+        return runs
+
+
+def check_trees(grid: Iterable[RunConfig]) -> None:
+    """Builds each tree, which is where sizes are found not to fit.
+
+    Raises:
+        EquimuError: one does not.
+    """
     trees = {
         (
             *(cell.task, cell.size, cell.base, cell.parameterization, type(cell.optimizer)),

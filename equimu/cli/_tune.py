@@ -1,0 +1,75 @@
+"""`equimu tune`."""
+
+import dataclasses
+import re
+from typing import Annotated
+
+from equimu._errors import EquimuError
+from equimu._progress import progress
+from equimu._values import PathLike, Size
+from equimu.cli._command import Command, loss_text, one_core_each
+from equimu.cli._flags import Flat
+from equimu.plans import training_flops
+from equimu.runs import RunConfig
+from equimu.storage import local_folder
+from equimu.training import RuntimeConfig
+from equimu.tuning import TuneConfig, Tuned, tune, write_tuned
+
+_SIZE = re.compile(r"(\w+)=(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tune(Command):
+    """Search the best numbers of a small run, for a large one to take. Interrupted, it goes on where it was."""
+
+    config_class = TuneConfig
+
+    config: Annotated[TuneConfig, Flat] = TuneConfig()
+    carry: tuple[str, ...] = ()
+    """Sizes of the large run that takes the best numbers, e.g. width=1024 depth=24."""
+    out: PathLike = "runs/tune"
+    """Root of the run folders; the result is written there too."""
+    workers: Size | None = None
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __call__(self) -> None:
+        """Searches, and writes and prints what was found."""
+        sizes = _sizes(self.carry)
+        local_folder(self.out, "--out")
+        one_core_each(self.workers)
+        with progress("tuning", 1) as bar:
+            tuned = tune(
+                self.config,
+                out=self.out,
+                workers=self.workers,
+                runtime=self.runtime,
+                on_trial=lambda run, done, most: bar.update(done, loss_text(run), most),
+            )
+        large = tuned.carried(**sizes)
+        print(tuned)
+        print(_cost(tuned, large))
+        *pages, config = write_tuned(tuned, self.out, large)
+        for path in pages:
+            print(path)
+        print(f"equimu train --config {config}")
+
+
+def _sizes(given: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in given:
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise EquimuError(f"--carry takes sizes by name, e.g. --carry width=1024 depth=24; got {text!r}")
+        found[match.group(1)] = int(match.group(2))
+    return found
+
+
+def _cost(tuned: Tuned, large: RunConfig) -> str:
+    share = tuned.flops / training_flops(large)
+    there = share / len(tuned.runs)
+    sizes = " ".join(f"{name} {value}" for name, value in large.size.items())
+    return (
+        f"{len(tuned.runs)} runs in {tuned.seconds:.0f} s: {share:.3g} of the operations of one run at {sizes}, and "
+        f"{there:.2g} of those of as many runs there"
+    )

@@ -1,0 +1,212 @@
+"""The search: noise, trials, a final among the best, and what each number is worth."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equimu._errors import EquimuError
+from equimu._interval import mean_half_width
+from equimu._values import check_function
+from equimu.plans import training_flops
+from equimu.runs import Run, RunConfig, Runs, run_config
+from equimu.sweeps import RunPool, check_trees
+from equimu.tasks import Task
+from equimu.training import RuntimeConfig
+from equimu.tuning._config import TuneConfig
+from equimu.tuning._result import Effect, Tuned
+from equimu.tuning._sampler import Sampler
+from equimu.tuning._space import SearchedNumber, with_values
+
+OnTrial = Callable[[Run, int, int], None]
+_AT_ONCE = 4  # trials that are asked for together, at least: few, as each tells where to look next
+# A search has settled once its last third improved the best loss by less than the noise, after so many trials a number.
+_LEAST_PER_NUMBER = 8
+
+
+def tune(
+    task: Task | RunConfig | TuneConfig,
+    *,
+    out: str | Path,
+    workers: int | None = None,
+    runtime: RuntimeConfig | None = None,
+    on_trial: OnTrial | None = None,
+    **fields: Any,
+) -> Tuned:
+    """Searches for the best numbers of a small run. Interrupted and called again, it goes on where it was.
+
+    First the run that nobody tuned is trained with several seeds, which tells the noise. Then trials of one seed are made
+    where a sampler expects low losses, until their last third improved the best by less than the noise. The best few are
+    trained with seeds that the search did not see, so that the winner's loss is not flattered by having been chosen, and are
+    compared with each other and with the defaults. Last comes the winner with each number at its default in turn, which tells
+    what that number is worth.
+
+    Args:
+        task: what is trained, the small run as a `RunConfig`, or the whole search as a `TuneConfig`.
+        out: root of the run folders, one for each trial.
+        workers, runtime: as of `equimu.sweep`.
+        on_trial: called after each run with it, the number of runs done, and of all that may come.
+        fields: the other fields of `TuneConfig` (`search`, `trials`, `seeds`, `finalists`) and of the `RunConfig` of the small
+            run (`steps`, `optimizer`, `size`, ...).
+
+    Raises:
+        EquimuError: nothing to tune, an unknown number, too few trials, or all trials diverged.
+        Interrupted: a signal came.
+
+    Example:
+        >>> tuned = tune(NextByte(), size={"width": 64}, base={"width": 64}, steps=500, out="runs/tune")
+        >>> train(tuned.carried(width=1024), out="runs/large")
+    """
+    config = tune_config(task, fields)
+    if on_trial is not None:
+        check_function("on_trial", on_trial, "of a run, the number of runs done, and of all")
+    return _Search(config, RunPool(config.run, out=out, workers=workers, runtime=runtime), on_trial).result()
+
+
+def tune_config(task: Task | RunConfig | TuneConfig, fields: Mapping[str, Any]) -> TuneConfig:
+    """A search of a task or a run with these fields, of the search or of the run; or the one that is given.
+
+    Raises:
+        EquimuError: it is none of them, or a field is unknown.
+    """
+    if isinstance(task, TuneConfig):
+        if fields:
+            raise EquimuError(
+                f"{', '.join(fields)} goes into the TuneConfig that was given; or give a task in its place"
+            )
+        return task
+    own = {field.name for field in dataclasses.fields(TuneConfig)} - {"run"}
+    shared = {name: value for name, value in fields.items() if name not in own}
+    run = run_config(task, shared.pop("size", None), shared)
+    return TuneConfig(run=run, **{name: value for name, value in fields.items() if name in own})
+
+
+class _Search:
+    """One search, with the losses that are known."""
+
+    def __init__(self, config: TuneConfig, pool: RunPool, on_trial: OnTrial | None):
+        self._config, self._pool, self._on_trial = config, pool, on_trial
+        self._numbers = config.numbers
+        self._runs: dict[RunConfig, Run] = {}
+        seeds, numbers = config.seeds, len(self._numbers)
+        self._most = config.trials + seeds * (1 + config.finalists + numbers)
+
+    def result(self) -> Tuned:
+        """Everything, in order."""
+        begin = time.monotonic()
+        config, numbers = self._config, self._numbers
+        default = {number.name: number.default for number in numbers}
+        check_trees([self._cell({n.name: n.value(0.37) for n in numbers}, 0)])  # base constants of what is not there
+        seeds = range(1, config.seeds + 1)  # the search sees seed 0 alone
+        untuned = self._losses(default, seeds)
+        trials, is_settled = self._trials(float(np.std(untuned, ddof=1)) if np.isfinite(untuned).all() else 0.0)
+        ranked = sorted((loss, index) for index, (_, loss) in enumerate(trials) if math.isfinite(loss))
+        if not ranked:
+            raise EquimuError(f"all {len(trials)} trials diverged; search lower values of {_listed(numbers)}")
+        best = [default, *(trials[index][0] for _, index in ranked[: config.finalists])]
+        final = [self._losses(values, seeds) for values in self._together(best, seeds)]
+        means = [float(np.mean(losses)) for losses in final]
+        winner = int(np.argmin(means))
+        if not math.isfinite(means[winner]):
+            raise EquimuError(f"the best trials diverge with other seeds; search lower values of {_listed(numbers)}")
+        values, losses = best[winner], final[winner]
+        effects = self._effects(values, losses, default, seeds)
+        spread = [np.std(each, ddof=1) for each in final if np.isfinite(each).all()]
+        runs = list(self._runs.values())
+        return Tuned(
+            config=dataclasses.replace(self._cell(values, 0), on_nonfinite=config.run.on_nonfinite),
+            values=values,
+            loss=means[winner],
+            plus_minus=mean_half_width(losses) or 0.0,
+            default_loss=float(np.mean(untuned)),
+            default_plus_minus=mean_half_width(untuned) if np.isfinite(untuned).all() else None,
+            noise=float(np.sqrt(np.mean(np.square(spread)))),
+            effects=effects,
+            trials=len(trials),
+            diverged=sum(not math.isfinite(loss) for _, loss in trials),
+            is_settled=is_settled,
+            runs=Runs(runs),
+            seconds=time.monotonic() - begin,
+            flops=len(runs) * training_flops(config.run),
+        )
+
+    def _trials(self, noise: float) -> tuple[list[tuple[dict[str, float], float]], bool]:
+        """The values of each trial and its loss; and whether the search settled before its trials were used up."""
+        numbers, most = self._numbers, self._config.trials
+        shares = [number.share(number.default) for number in numbers]
+        first = [] if None in shares else [[share for share in shares if share is not None]]
+        sampler = Sampler(len(numbers), first, self._config.sampler_seed)
+        trials: list[tuple[dict[str, float], float]] = []
+        while len(trials) < most:
+            asked = sampler.ask(min(max(_AT_ONCE, self._pool.workers), most - len(trials)))
+            points = [_values(numbers, point) for _, point in asked]
+            self._train(self._cell(values, 0) for values in points)
+            for (index, _), values in zip(asked, points, strict=True):
+                loss = self._loss(values, 0)
+                sampler.tell(index, loss)
+                trials.append((values, loss))
+            if _is_settled([loss for _, loss in trials], noise, _LEAST_PER_NUMBER * len(numbers)):
+                return trials, True
+        return trials, False
+
+    def _effects(
+        self, best: dict[str, float], losses: np.ndarray, default: dict[str, float], seeds: Sequence[int]
+    ) -> tuple[Effect, ...]:
+        without = [{**best, name: default[name]} for name in best]
+        effects: list[Effect] = []
+        for name, values in zip(best, self._together(without, seeds), strict=True):
+            lost = self._losses(values, seeds) - losses
+            known = bool(np.isfinite(lost).all())
+            effects.append(
+                Effect(
+                    name=name,
+                    value=best[name],
+                    default=default[name],
+                    lost=float(np.mean(lost)) if known else math.inf,
+                    plus_minus=mean_half_width(lost) if known else None,
+                )
+            )
+        return tuple(sorted(effects, key=lambda effect: -effect.lost))
+
+    def _together(self, points: Sequence[dict[str, float]], seeds: Sequence[int]) -> Sequence[dict[str, float]]:
+        """The same points, trained with all seeds side by side."""
+        self._train(self._cell(values, seed) for values in points for seed in seeds)
+        return points
+
+    def _losses(self, values: dict[str, float], seeds: Sequence[int]) -> np.ndarray:
+        """The loss of each seed; infinite where it diverged."""
+        self._together([values], seeds)
+        return np.array([self._loss(values, seed) for seed in seeds])
+
+    def _loss(self, values: dict[str, float], seed: int) -> float:
+        return self._runs[self._cell(values, seed)].validation_loss
+
+    def _cell(self, values: Mapping[str, float], seed: int) -> RunConfig:
+        # A trial that diverges is a result, and no reason to stop the others.
+        run = dataclasses.replace(self._config.run, seed=seed, on_nonfinite="record")
+        return with_values(run, self._numbers, values)
+
+    def _train(self, cells: Iterable[RunConfig]) -> None:
+        new = [cell for cell in dict.fromkeys(cells) if cell not in self._runs]
+        before = len(self._runs)
+        tell = self._on_trial
+        on_cell = None if tell is None else lambda run, done, _: tell(run, before + done, self._most)
+        self._runs |= self._pool.train(new, on_cell)
+
+
+def _listed(numbers: tuple[SearchedNumber, ...]) -> str:
+    return " and ".join(number.name for number in numbers)
+
+
+def _values(numbers: tuple[SearchedNumber, ...], point: np.ndarray) -> dict[str, float]:
+    return {number.name: number.value(float(share)) for number, share in zip(numbers, point, strict=True)}
+
+
+def _is_settled(losses: Sequence[float], noise: float, least: int) -> bool:
+    if len(losses) < least or not any(map(math.isfinite, losses)):
+        return False
+    return min(losses[: 2 * len(losses) // 3]) - min(losses) < noise
