@@ -134,7 +134,9 @@ def test_a_search_finds_a_better_setting_goes_on_and_is_carried(tmp_path):
     tuned = mu.tune(RUN, **options, on_trial=lambda run, done, most: found.append((done, most)))
     # a rate of 2**-12 in 40 steps learns nothing
     assert tuned.loss + tuned.plus_minus < tuned.default_loss
-    assert tuned.values["learning_rate"] > 2**-9 and tuned.config.optimizer.learning_rate == tuned.values["learning_rate"]
+    assert (
+        tuned.values["learning_rate"] > 2**-9 and tuned.config.optimizer.learning_rate == tuned.values["learning_rate"]
+    )
     assert tuned.effects[0].name == "learning_rate" and tuned.effects[0].lost > 0
     assert tuned.effects[0].default == 2**-12 and {e.name for e in tuned.effects} == set(RANGES)
     assert tuned.trials <= 20 and len(tuned.runs) == len(found) == found[-1][0] <= found[-1][1] == 20 + 2 * (1 + 2 + 2)

@@ -170,7 +170,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), sweeps=name in ("sweep", "tune"))) from None
+        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), name)) from None
 
 
 def _overview() -> str:

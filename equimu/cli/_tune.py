@@ -13,7 +13,7 @@ from equimu.plans import training_flops
 from equimu.runs import RunConfig
 from equimu.storage import local_folder
 from equimu.training import RuntimeConfig
-from equimu.tuning import TuneConfig, Tuned, tune, write_tuned
+from equimu.tuning import TuneConfig, Tuned, carried_run, tune, write_tuned
 
 _SIZE = re.compile(r"(\w+)=(\d+)")
 
@@ -35,9 +35,12 @@ class Tune(Command):
 
     def __call__(self) -> None:
         """Searches, and writes and prints what was found."""
-        sizes = _sizes(self.carry)
-        local_folder(self.out, "--out")
         one_core_each(self.workers)
+        sizes = _sizes(self.carry)
+        flops = training_flops(
+            carried_run(self.config.run, sizes)
+        )  # which finds sizes that do not fit before the search
+        local_folder(self.out, "--out")
         with progress("tuning", 1) as bar:
             tuned = tune(
                 self.config,
@@ -48,7 +51,7 @@ class Tune(Command):
             )
         large = tuned.carried(**sizes)
         print(tuned)
-        print(_cost(tuned, large))
+        print(_cost(tuned, large, flops))
         *pages, config = write_tuned(tuned, self.out, large)
         for path in pages:
             print(path)
@@ -65,8 +68,8 @@ def _sizes(given: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def _cost(tuned: Tuned, large: RunConfig) -> str:
-    share = tuned.flops / training_flops(large)
+def _cost(tuned: Tuned, large: RunConfig, flops: float) -> str:
+    share = tuned.flops / flops
     there = share / len(tuned.runs)
     sizes = " ".join(f"{name} {value}" for name, value in large.size.items())
     return (

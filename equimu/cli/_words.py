@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from equimu._errors import EquimuError
 from equimu.runs import RunConfig
 
-# What people write, and what it is called here. In a sweep what all runs share stands under run.
+# What people write, and what it is called here. In commands of several runs what these share stands under run.
 _MEANT = {
     "lr": "optimizer.learning-rate",
     "learning-rate": "optimizer.learning-rate",
@@ -22,11 +22,14 @@ _MEANT = {
     "width": "size.width",
     "depth": "size.depth",
 }
-_OF_SWEEPS = {
-    "lr": "fit.learning-rate",
-    "learning-rate": "fit.learning-rate",
-    "width": "over.width",
-    "depth": "over.depth",
+_OF_COMMANDS = {
+    "sweep": {
+        "lr": "fit.learning-rate",
+        "learning-rate": "fit.learning-rate",
+        "width": "over.width",
+        "depth": "over.depth",
+    },
+    "tune": {"lr": "search.learning-rate", "learning-rate": "search.learning-rate"},
 }
 
 
@@ -40,12 +43,12 @@ def own_words(stop: BaseException) -> str | None:
     return None
 
 
-def one_line(message: str, *, sweeps: bool) -> str:
+def one_line(message: str, command: str) -> str:
     """tyro's boxed message as one line: what is wrong and, where it is known, the flag that was meant.
 
     Args:
         message: tyro's.
-        sweeps: whether the command is one of sweeps.
+        command: the name of the command.
     """
     paragraphs: list[list[str]] = [[]]
     for line in message.splitlines():
@@ -58,11 +61,11 @@ def one_line(message: str, *, sweeps: bool) -> str:
     first = messages[0].rstrip(".") if messages else "these flags are not valid"
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
-    hint = _meant(unknown, sweeps) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")
+    hint = _meant(unknown, command) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")
     return f"{first}; {hint}"
 
 
-def _meant(unknown: Sequence[str], sweeps: bool) -> str | None:
+def _meant(unknown: Sequence[str], command: str) -> str | None:
     """What to write instead of flags that are not there; None where that is not known."""
     for flag in unknown:
         if flag.endswith(".py"):
@@ -70,11 +73,13 @@ def _meant(unknown: Sequence[str], sweeps: bool) -> str | None:
         name = flag.removeprefix("--").partition("=")[0]
         if flag == name:
             continue
-        bare = name.removeprefix("run.") if sweeps else name
-        if sweeps and bare in _OF_SWEEPS:
-            return f"write --{_OF_SWEEPS[bare]}"
+        own = _OF_COMMANDS.get(command)
+        bare = name if own is None else name.removeprefix("run.")
+        if own is not None and bare in own:
+            return f"write --{own[bare]}"
         shared = {field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)}
-        target = _MEANT.get(bare, bare if sweeps and bare.partition(".")[0] in shared and bare == name else None)
+        is_of_run = own is not None and bare.partition(".")[0] in shared and bare == name
+        target = _MEANT.get(bare, bare if is_of_run else None)
         if target is not None:
-            return f"write --{'run.' if sweeps else ''}{target}"
+            return f"write --{'' if own is None else 'run.'}{target}"
     return None

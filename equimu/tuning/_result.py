@@ -69,13 +69,7 @@ class Tuned:
         Raises:
             EquimuError: an unknown size, or one below that of the small run.
         """
-        small = self.config.size
-        for name, value in size.items():
-            if name not in small:
-                raise EquimuError(f"carry names {name!r}, which is not a size of the model: {nearest(name, small)}")
-            if value < small[name]:
-                raise EquimuError(f"carry has {name}={value}, below the {small[name]} that was tuned at")
-        return dataclasses.replace(self.config, size=Sizes({**small, **size}), base=self.config.base)
+        return carried_run(self.config, size)
 
     def __repr__(self) -> str:
         against = "a run that diverges" if self.default_plus_minus is None else f"{self.default_loss:.4f} untuned"
@@ -84,6 +78,20 @@ class Tuned:
         for effect in self.effects:
             lines.append(f"  {effect.name:{width}}  {effect.value:<10.4g}  {effect_text(effect)}")
         return "\n".join(lines)
+
+
+def carried_run(small: RunConfig, size: Mapping[str, int]) -> RunConfig:
+    """The small run at larger sizes.
+
+    Raises:
+        EquimuError: an unknown size, or one below that of the small run.
+    """
+    for name, value in size.items():
+        if name not in small.size:
+            raise EquimuError(f"carry names {name!r}, which is not a size of the model: {nearest(name, small.size)}")
+        if value < small.size[name]:
+            raise EquimuError(f"carry has {name}={value}, below the {small.size[name]} that was tuned at")
+    return dataclasses.replace(small, size=Sizes({**small.size, **size}))
 
 
 def effect_text(effect: Effect) -> str:
