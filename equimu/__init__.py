@@ -82,6 +82,7 @@ from equimu.tasks import task as task
 from equimu.training import RuntimeConfig as RuntimeConfig
 from equimu.training import train as train
 from equimu.tuning import TuneConfig as TuneConfig
+from equimu.tuning import compare as compare
 from equimu.tuning import tune as tune
 
 if TYPE_CHECKING:

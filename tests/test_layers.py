@@ -23,10 +23,11 @@ LAYERS = {
     6: {"runs"},
     7: {"training"},
     8: {"diagnostics", "sweeps", "plans"},
-    9: {"reports", "tuning"},
-    10: {"cli"},
-    11: {"__main__"},
-    12: {"__init__"},
+    9: {"reports"},
+    10: {"tuning"},
+    11: {"cli"},
+    12: {"__main__"},
+    13: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
 HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers"}

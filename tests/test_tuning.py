@@ -139,7 +139,7 @@ def test_a_search_finds_a_better_setting_goes_on_and_is_carried(tmp_path):
     )
     assert tuned.effects[0].name == "learning_rate" and tuned.effects[0].lost > 0
     assert tuned.effects[0].default == 2**-12 and {e.name for e in tuned.effects} == set(RANGES)
-    assert tuned.trials <= 20 and len(tuned.runs) == len(found) == found[-1][0] <= found[-1][1] == 20 + 2 * (1 + 2 + 2)
+    assert tuned.trials <= 20 and len(tuned.runs) == len(found) == found[-1][0] <= found[-1][1] == 20 + 2 * (2 + 2 + 2)
     # the winner's loss is of seeds that the search did not see
     identities = [run.identity["config"] for run in tuned.runs]
     for seed in (1, 2):

@@ -14,6 +14,7 @@ import tyro
 
 from equimu._errors import EquimuError, ExitCode, nearest, printable
 from equimu.cli._command import Command
+from equimu.cli._compare import Compare
 from equimu.cli._config_file import read_config, take_config_file
 from equimu.cli._coord_check import CoordCheck
 from equimu.cli._data import Data
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "sweep": Sweep,
     "tune": Tune,
+    "compare": Compare,
     "report": Report,
     "data": Data,
     "plan": Plan,

@@ -15,7 +15,7 @@ from equimu.storage import local_folder
 from equimu.training import RuntimeConfig
 from equimu.tuning import TuneConfig, Tuned, carried_run, tune, write_tuned
 
-_SIZE = re.compile(r"(\w+)=(\d+)")
+_SIZES = re.compile(r"(\w+)=(\d+(?:,\d+)*)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Tune(Command):
     def __call__(self) -> None:
         """Searches, and writes and prints what was found."""
         one_core_each(self.workers)
-        sizes = _sizes(self.carry)
+        sizes = {name: values[-1] for name, values in sizes_of(self.carry, "--carry", "width=1024 depth=24").items()}
         flops = training_flops(
             carried_run(self.config.run, sizes)
         )  # which finds sizes that do not fit before the search
@@ -58,13 +58,18 @@ class Tune(Command):
         print(f"equimu train --config {config}")
 
 
-def _sizes(given: tuple[str, ...]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def sizes_of(given: tuple[str, ...], flag: str, example: str) -> dict[str, tuple[int, ...]]:
+    """Values of sizes, by name, from texts as width=64,128.
+
+    Raises:
+        EquimuError: a text is none of these.
+    """
+    found: dict[str, tuple[int, ...]] = {}
     for text in given:
-        match = _SIZE.fullmatch(text)
+        match = _SIZES.fullmatch(text)
         if match is None:
-            raise EquimuError(f"--carry takes sizes by name, e.g. --carry width=1024 depth=24; got {text!r}")
-        found[match.group(1)] = int(match.group(2))
+            raise EquimuError(f"{flag} takes sizes by name, e.g. {flag} {example}; got {text!r}")
+        found[match.group(1)] = tuple(map(int, match.group(2).split(",")))
     return found
 
 

@@ -169,7 +169,7 @@ class SweepConfig:
             taken["parameterization"] = (given.parameterization, default.parameterization, "panels")
         for name, (value, usual, grid) in taken.items():
             if value != usual:
-                raise EquimuError(f"{name}={value} is for a single run; a sweep takes it from {grid}")
+                raise EquimuError(f"{name}={_text(value)} is for a single run; a sweep takes it from {grid}")
 
 
 def sweep_config(task: Task | RunConfig | SweepConfig, fields: Mapping[str, Any]) -> SweepConfig:

@@ -15,9 +15,10 @@ class Effect:
         name: of the number.
         value: its best value.
         default: its value in the run that nobody tuned.
-        lost: mean over seeds of the loss that is lost by leaving it at its default, the others at their best; infinite where
-            the run then diverges.
-        plus_minus: half of the 90 % interval of `lost`, from the differences seed by seed; None where one diverged.
+        lost: mean over seeds of the loss that the best trial loses by leaving it at its default; infinite where it then
+            diverges.
+        plus_minus: half of the 90 % interval of `lost`, from the differences seed by seed, whose variance is taken to be the
+            same for all numbers; None where one diverged.
     """
 
     name: str
@@ -97,7 +98,7 @@ def carried_run(small: RunConfig, size: Mapping[str, int]) -> RunConfig:
 def effect_text(effect: Effect) -> str:
     """What a number is worth, in words."""
     if effect.value == effect.default:
-        return "stays at its default"
+        return "stays at its default: no other is clearly better"
     if effect.plus_minus is None:
         return f"at its default, {effect.default:.4g}, the run diverges"
     return f"{effect.lost:+.4f} ± {effect.plus_minus:.4f} at its default, {effect.default:.4g}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._interval import mean_half_width
+from equimu._interval import half_width, mean_half_width
 from equimu._values import check_function
 from equimu.plans import training_flops
 from equimu.runs import Run, RunConfig, Runs, run_config
@@ -93,7 +93,7 @@ class _Search:
         self._numbers = config.numbers
         self._runs: dict[RunConfig, Run] = {}
         seeds, numbers = config.seeds, len(self._numbers)
-        self._most = config.trials + seeds * (1 + config.finalists + numbers)
+        self._most = config.trials + seeds * (2 + config.finalists + numbers)
 
     def result(self) -> Tuned:
         """Everything, in order."""
@@ -115,17 +115,18 @@ class _Search:
             raise EquimuError(f"the best trials diverge with other seeds; search lower values of {_listed(numbers)}")
         values, losses = best[winner], final[winner]
         effects = self._effects(values, losses, default, seeds)
+        values, losses = self._simplest(values, losses, effects, seeds)
         spread = [np.std(each, ddof=1) for each in final if np.isfinite(each).all()]
         runs = list(self._runs.values())
         return Tuned(
             config=dataclasses.replace(self._cell(values, 0), on_nonfinite=config.run.on_nonfinite),
             values=values,
-            loss=means[winner],
+            loss=float(np.mean(losses)),
             plus_minus=mean_half_width(losses) or 0.0,
             default_loss=float(np.mean(untuned)),
             default_plus_minus=mean_half_width(untuned) if np.isfinite(untuned).all() else None,
             noise=float(np.sqrt(np.mean(np.square(spread)))),
-            effects=effects,
+            effects=tuple(dataclasses.replace(effect, value=values[effect.name]) for effect in effects),
             trials=len(trials),
             diverged=sum(not math.isfinite(loss) for _, loss in trials),
             is_settled=is_settled,
@@ -156,21 +157,37 @@ class _Search:
     def _effects(
         self, best: dict[str, float], losses: np.ndarray, default: dict[str, float], seeds: Sequence[int]
     ) -> tuple[Effect, ...]:
-        without = [{**best, name: default[name]} for name in best]
-        effects: list[Effect] = []
-        for name, values in zip(best, self._together(without, seeds), strict=True):
-            lost = self._losses(values, seeds) - losses
-            known = bool(np.isfinite(lost).all())
-            effects.append(
-                Effect(
-                    name=name,
-                    value=best[name],
-                    default=default[name],
-                    lost=float(np.mean(lost)) if known else math.inf,
-                    plus_minus=mean_half_width(lost) if known else None,
-                )
+        without = self._together([{**best, name: default[name]} for name in best], seeds)
+        lost = np.array([self._losses(values, seeds) - losses for values in without])
+        known = np.array([np.isfinite(differences).all() for differences in lost])
+        half = _pooled_half_width(lost[known])
+        effects = [
+            Effect(
+                name=name,
+                value=best[name],
+                default=default[name],
+                lost=float(np.mean(differences)) if is_known else math.inf,
+                plus_minus=half if is_known else None,
             )
+            for name, differences, is_known in zip(best, lost, known, strict=True)
+        ]
         return tuple(sorted(effects, key=lambda effect: -effect.lost))
+
+    def _simplest(
+        self, best: dict[str, float], losses: np.ndarray, effects: Sequence[Effect], seeds: Sequence[int]
+    ) -> tuple[dict[str, float], np.ndarray]:
+        """The best setting, with the numbers that are worth less than their uncertainty at their defaults.
+
+        What such a number fits is the noise of the small run, and that does not carry over. They go back all at once, unless
+        that costs more than one of them may.
+        """
+        idle = {e.name: e.default for e in effects if e.plus_minus is not None and e.lost <= e.plus_minus}
+        simple = {**best, **idle}
+        if simple == best:
+            return best, losses
+        own = self._losses(simple, seeds)
+        may = max(effect.plus_minus or 0.0 for effect in effects if effect.name in idle)
+        return (simple, own) if float(np.mean(own - losses)) <= may else (best, losses)
 
     def _together(self, points: Sequence[dict[str, float]], seeds: Sequence[int]) -> Sequence[dict[str, float]]:
         """The same points, trained with all seeds side by side."""
@@ -204,6 +221,14 @@ def _listed(numbers: tuple[SearchedNumber, ...]) -> str:
 
 def _values(numbers: tuple[SearchedNumber, ...], point: np.ndarray) -> dict[str, float]:
     return {number.name: number.value(float(share)) for number, share in zip(numbers, point, strict=True)}
+
+
+def _pooled_half_width(lost: np.ndarray) -> float | None:
+    """Half of the interval of a mean of differences between seeds, whose variance is taken to be that of all rows."""
+    if not len(lost):
+        return None
+    rows, seeds = lost.shape
+    return half_width(float(np.sqrt(np.mean(np.var(lost, axis=1, ddof=1)) / seeds)), float(rows * (seeds - 1)))
 
 
 def _is_settled(losses: Sequence[float], noise: float, least: int) -> bool:

@@ -1,0 +1,71 @@
+"""`equimu compare`."""
+
+import dataclasses
+from typing import Annotated
+
+from equimu._progress import progress
+from equimu._values import PathLike, Size
+from equimu.cli._command import Command, loss_text, one_core_each
+from equimu.cli._flags import Flat
+from equimu.cli._tune import sizes_of
+from equimu.runs import Run
+from equimu.storage import local_folder
+from equimu.training import RuntimeConfig
+from equimu.tuning import RATES, Comparison, TuneConfig, compare, comparison_table, write_comparison
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(Command):
+    """Tune a small run, carry it to larger sizes, and compare with another table carried and retuned at each size."""
+
+    config_class = TuneConfig
+
+    config: Annotated[TuneConfig, Flat] = TuneConfig()
+    at: tuple[str, ...] = ("width=64,128,256",)
+    """Larger values of one size, e.g. width=64,128,256."""
+    against: str = "sp"
+    """The other table, as run.parameterization; itself for the one that was tuned, with the numbers that were found."""
+    rates: tuple[float, ...] = RATES
+    """Learning rates at which the other table is trained at each size."""
+    out: PathLike = "runs/compare"
+    """Root of the run folders; the result is written there too."""
+    workers: Size | None = None
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __call__(self) -> None:
+        """Trains, and writes and prints what was found."""
+        one_core_each(self.workers)
+        at = sizes_of(self.at, "--at", "width=64,128,256")
+        local_folder(self.out, "--out")
+        with progress("comparing", 1) as bar:
+
+            def tell(what: str, run: Run, done: int, most: int) -> None:
+                bar.update(done, f"{what}: {loss_text(run)}", most)
+
+            found = compare(
+                self.config,
+                at=at,
+                against=None if self.against == "itself" else self.against,
+                rates=self.rates,
+                out=self.out,
+                workers=self.workers,
+                runtime=self.runtime,
+                on_run=tell,
+            )
+        print(found.tuned)
+        _print(found)
+        for path in write_comparison(found, self.out):
+            print(path)
+        print(found.sentence)
+
+
+def _print(found: Comparison) -> None:
+    rows = comparison_table(found)
+    # The names of the ways to train stand above the table: beside each other they are too wide for a terminal.
+    for letter, name in zip("ABC", rows[0][1:], strict=True):
+        print(f"  {letter}: {name}")
+    shown = [[rows[0][0], "A", "B", "C"], *rows[1:]]
+    widths = [max(len(row[column]) for row in shown) for column in range(4)]
+    for row in shown:
+        print("  ".join(["", *(text.rjust(width) for text, width in zip(row, widths, strict=True))]))
