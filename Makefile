@@ -5,8 +5,8 @@ INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check --constrai
 
 .PHONY: demo test test-all lint docs clean
 
-demo: $(VENV)/.demo  ## sweep μP and SP over widths on real text; prints the paths of a table and a figure
-	$(VENV)/bin/equimu sweep --config examples/demo.toml --out runs/demo
+demo: $(VENV)/.demo  ## tune small, train large, beside SP; prints a table, the paths of a page and a figure, and a sentence
+	$(VENV)/bin/equimu compare --config examples/demo.toml --at width=64,128,256 --out runs/demo
 
 test: $(VENV)/.test  ## the quick tests
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
@@ -30,7 +30,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(INSTALL) .
+	$(INSTALL) '.[tune]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/pip pyproject.toml constraints.txt

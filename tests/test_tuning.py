@@ -14,7 +14,7 @@ import equimu as mu
 from equimu import EquimuError
 from equimu.runs import RunConfig, config_to_dict
 from equimu.runs._config import identity_of_run
-from equimu.tuning import TuneConfig, tune_config_from_dict, write_tuned
+from equimu.tuning import Trained, TuneConfig, tune_config_from_dict, write_comparison, write_tuned
 from equimu.tuning._sampler import Sampler
 from equimu.tuning._space import searched_numbers, with_values
 
@@ -167,3 +167,106 @@ def test_where_all_trials_diverge(tmp_path):
     run = dataclasses.replace(RUN, optimizer=mu.SGD(learning_rate=1e30), steps=5)
     with pytest.raises(EquimuError, match="all 3 trials diverged; search lower values of learning_rate"):
         mu.tune(run, search={"learning_rate": (1e29, 1e31)}, trials=3, seeds=2, out=tmp_path)
+
+
+# Beside another table
+
+
+def trained(size, rate, *losses, flops=1.0):
+    return Trained(size=size, learning_rate=rate, losses=losses, flops=flops)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    options = {"search": RANGES, "trials": 8, "seeds": 2, "finalists": 1, "at": {"width": (16, 32)}}
+    told = []
+    found = mu.compare(RUN, **options, rates=(2**-8, 2**-6), out=out, on_run=lambda *args: told.append(args))
+    return found, told, out, options
+
+
+def test_the_same_seeds_of_each_way_to_train(compared):
+    found, told, out, options = compared
+    assert [each.size for each in found.carried] == [8, 16, 32]
+    assert [(each.size, each.learning_rate) for each in found.grid] == [
+        (size, rate) for size in (8, 16, 32) for rate in (2**-8, 2**-6)
+    ]
+    configs = [run.identity["config"] for run in found.runs]
+    mine, others = configs[: 3 * 2], configs[3 * 2 :]
+    own = config_to_dict(found.tuned.config)["parameterization"]
+    for group, table in ((mine, own), (others, "sp")):
+        assert {(c["size"]["width"], c["seed"]) for c in group} == {(w, s) for w in (8, 16, 32) for s in (1, 2)}
+        assert all(c["parameterization"] == table and c["base"] == {"width": 8} for c in group)
+    assert [what for what, *_ in told][-1] == "sp" and told[-1][2:] == (12, 12)
+    # the smallest size is the winner of the search itself
+    assert found.carried[0].loss == pytest.approx(found.tuned.loss, rel=1e-6)
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("done")}
+    again = mu.compare(RUN, **options, rates=(2**-8, 2**-6), out=out)
+    assert again.carried == found.carried and done == {path: path.stat().st_mtime_ns for path in out.rglob("done")}
+
+
+def test_the_page_of_a_comparison(compared, tmp_path):
+    found, *_ = compared
+    page, figure, data = write_comparison(found, tmp_path)
+    text = page.read_text()
+    assert found.sentence in text and "| width | mup tuned at width 8, carried | sp tuned at width 8, carried |" in text
+    assert text.count(f"{found.carried[-1].loss:.3f} ± {found.carried[-1].plus_minus:.3f}") >= 1
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert json.loads(data.read_text())["carried"][2]["losses"] == list(found.carried[2].losses)
+
+
+def test_the_sentence_of_a_comparison(compared):
+    found, *_ = compared
+    tuned = dataclasses.replace(found.tuned, seconds=12.0, flops=4.0)
+    known = dataclasses.replace(
+        found,
+        tuned=tuned,
+        carried=(trained(8, 1.0, 2.0, 2.2), trained(32, 1.0, 1.0, 1.2)),
+        grid=(
+            *(trained(8, 0.5, 2.0, 2.1), trained(8, 0.25, 3.0, 3.0)),
+            *(trained(32, 0.5, 1.5, 1.7, flops=10.0), trained(32, 0.25, 1.0, 1.05, flops=10.0)),
+        ),
+    )
+    assert known.sentence == (
+        "Tuned once at width 8 in 12 s, at width 32 the loss is 0.500 below that of sp carried over and 0.075 above that of sp "
+        "retuned there, which takes 10.0 times the operations of the search."
+    )
+    diverging = dataclasses.replace(known, grid=(*known.grid[:2], trained(32, 0.5, math.nan, 1.0), known.grid[3]))
+    assert "finite, unlike that of sp carried over" in diverging.sentence
+    # two seeds: Student's t with one degree of freedom
+    assert trained(8, 1.0, 1.0, 1.2).plus_minus == pytest.approx(6.3138 * 0.1, rel=1e-4)
+
+
+def test_the_tuned_table_retuned(tmp_path):
+    options = {"search": {"output.multiplier": (0.25, 4)}, "trials": 3, "seeds": 2, "finalists": 1}
+    found = mu.compare(RUN, **options, at={"width": [16]}, against=None, rates=[2**-6], out=tmp_path)
+    tables = {json.dumps(run.identity["config"]["parameterization"]) for run in found.runs}
+    assert found.against == "itself" and len(tables) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"at": {}}, "at takes values of one size, e.g. width=64,128,256; got none"),
+        ({"at": {"width": [8]}}, "at has no width above the 8 that is tuned at"),
+        ({"at": {"width": [4]}}, "below the 8 that was tuned at"),
+        ({"at": {"widht": [64]}}, "did you mean 'width'"),
+        ({"at": {"width": [64]}, "rates": ()}, "rates is empty; give at least one learning rate"),
+        ({"at": {"width": [64]}, "against": "spp"}, "did you mean 'sp'"),
+    ],
+)
+def test_mistakes_of_a_comparison(options, words, tmp_path):
+    with pytest.raises(EquimuError, match=words):
+        mu.compare(RUN, search=RANGES, out=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_worth_nothing_go_back_to_their_defaults(tmp_path):
+    """The range of epsilon is such that no value of it matters."""
+    tuned = mu.tune(RUN, search={**RANGES, "eps": (1e-12, 1e-11)}, trials=24, seeds=3, finalists=2, out=tmp_path)
+    assert tuned.values["eps"] == RUN.optimizer.eps == tuned.config.optimizer.eps
+    assert tuned.values["learning_rate"] > 2**-9
+    (effect,) = [effect for effect in tuned.effects if effect.name == "eps"]
+    assert abs(effect.lost) <= effect.plus_minus and "stays at its default" in repr(tuned)
+    losses = [r.validation_loss for r in tuned.runs if r.identity["config"]["optimizer"]["eps"] == RUN.optimizer.eps]
+    assert any(loss < tuned.default_loss for loss in losses)

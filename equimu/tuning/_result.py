@@ -98,7 +98,7 @@ def carried_run(small: RunConfig, size: Mapping[str, int]) -> RunConfig:
 def effect_text(effect: Effect) -> str:
     """What a number is worth, in words."""
     if effect.value == effect.default:
-        return "stays at its default: no other is clearly better"
+        return "stays at its default: others are no better"
     if effect.plus_minus is None:
         return f"at its default, {effect.default:.4g}, the run diverges"
     return f"{effect.lost:+.4f} ± {effect.plus_minus:.4f} at its default, {effect.default:.4g}"
