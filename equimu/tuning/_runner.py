@@ -107,7 +107,7 @@ class _Search:
         ranked = sorted((loss, index) for index, (_, loss) in enumerate(trials) if math.isfinite(loss))
         if not ranked:
             raise EquimuError(f"all {len(trials)} trials diverged; search lower values of {_listed(numbers)}")
-        best = [default, *(trials[index][0] for _, index in ranked[: config.finalists])]
+        best = [default, *self._finalists([trials[index][0] for _, index in ranked])]
         final = [self._losses(values, seeds) for values in self._together(best, seeds)]
         means = [float(np.mean(losses)) for losses in final]
         winner = int(np.argmin(means))
@@ -153,6 +153,17 @@ class _Search:
             if _is_settled([loss for _, loss in trials], noise, _LEAST_PER_NUMBER * len(numbers)):
                 return trials, True
         return trials, False
+
+    def _finalists(self, ranked: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+        """The middle of the best quarter of the trials, and the best of them.
+
+        Which trial is best is decided by noise as much as by its values; a mean of several is less so, as the centre of an
+        evolution strategy is.
+        """
+        numbers, elite = self._numbers, ranked[: math.ceil(len(ranked) / 4)]
+        shares = [[number.share(values[number.name]) or 0.0 for number in numbers] for values in elite]
+        middle = _values(numbers, np.mean(shares, axis=0))
+        return [middle, *ranked][: self._config.finalists]
 
     def _effects(
         self, best: dict[str, float], losses: np.ndarray, default: dict[str, float], seeds: Sequence[int]
