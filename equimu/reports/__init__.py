@@ -5,7 +5,13 @@ from equimu.reports._cells import Curve as Curve
 from equimu.reports._fit import Fit as Fit
 from equimu.reports._fit import Optimum as Optimum
 from equimu.reports._fitted import Fitted as Fitted
+from equimu.reports._held_out import HeldOut as HeldOut
+from equimu.reports._joint_law import Exponent as Exponent
+from equimu.reports._joint_law import JointLaw as JointLaw
+from equimu.reports._joint_law import Prediction as Prediction
 from equimu.reports._law import Law as Law
+from equimu.reports._laws import PanelLaw as PanelLaw
+from equimu.reports._laws import joint_law as joint_law
 from equimu.reports._read import cells_of as cells_of
 from equimu.reports._read import read_cells as read_cells
 from equimu.reports._regret import Regret as Regret
