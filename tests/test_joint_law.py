@@ -16,12 +16,22 @@ from equimu.reports._regression import regress
 
 EXPONENTS = {"width": 0.1, "steps": -0.4, "rows": 0.3}
 EXACT = Truth(
-    at=-5.3, exponents=EXPONENTS, curvature=0.16, spread=0.0, noise=0.0, scatter=0.0, shape="parabola", seeds=1
+    key=(0,),
+    at=-5.3,
+    exponents=EXPONENTS,
+    curvature=0.16,
+    spread=0.0,
+    noise=0.0,
+    scatter=0.0,
+    shape="parabola",
+    one_form=True,
+    diverges=False,
+    seeds=1,
 )
 
 
-def cells_of(truth=EXACT, seed=0, **options):
-    return grid("one seed", truth, np.random.default_rng(seed), **options)
+def cells_of(truth=EXACT, **options):
+    return grid(truth, **options)
 
 
 def combinations(steps=STEPS):
@@ -96,7 +106,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_a_joint_law_is_worth_more_than_one_size_alone():
     halves: list[tuple[float, float]] = []
     for seed in range(8):
-        cells = cells_of(dataclasses.replace(EXACT, noise=0.02), seed)
+        cells = cells_of(dataclasses.replace(EXACT, noise=0.02, key=(seed,)))
         alone = report([c for c in cells if dict(c.others) == {"steps": 250, "rows": 8}]).panels[0].law
         halves.append((joint_law(cells).exponent("width").plus_minus, alone.plus_minus))
     joint, alone = np.median(halves, axis=0)

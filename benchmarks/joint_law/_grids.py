@@ -1,7 +1,7 @@
 """Sweeps over width, length and batch, drawn at random, with the law that is true of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from benchmarks.verdicts._sweeps import SHAPES
 from equimu.reports import Cell, joint_law
 
 WIDTHS, STEPS, ROWS = (32, 64, 128), (250, 1000), (8, 32)
+COMBINATIONS = tuple((width, steps, rows) for steps in STEPS for rows in ROWS for width in WIDTHS)
 TARGET = {"width": 512, "steps": 4000, "rows": 32}
 KINDS = ("one seed", "three seeds", "scatter", "divergence", "forms differ")
 _RATES = 5
@@ -20,6 +21,7 @@ class Truth:
     """The law of a grid.
 
     Attributes:
+        key: decides on all that is random in its cells.
         at: its point where all sizes are the smallest of the grid.
         exponents: of each size.
         curvature: of the valleys.
@@ -27,9 +29,12 @@ class Truth:
         noise: standard deviation of one run's loss.
         scatter: standard deviation of single optima about the law.
         shape: the name of the valleys' shape.
+        one_form: whether all valleys have the same form.
+        diverges: whether high rates diverge.
         seeds: how many.
     """
 
+    key: tuple[int, ...]
     at: float
     exponents: Mapping[str, float]
     curvature: float
@@ -37,6 +42,8 @@ class Truth:
     noise: float
     scatter: float
     shape: str
+    one_form: bool
+    diverges: bool
     seeds: int
 
     def best(self, sizes: Mapping[str, float]) -> float:
@@ -45,9 +52,16 @@ class Truth:
         return self.at + sum(self.exponents[name] * math.log2(sizes[name] / smallest[name]) for name in smallest)
 
 
-def draw(kind: str, rng: np.random.Generator) -> Truth:
-    """A law and valleys of one kind: exponents, curvature, noise and shape at random."""
+def draw(kind: str, key: tuple[int, ...]) -> Truth:
+    """A law and valleys of one kind: exponents, curvature, noise and shape at random.
+
+    Args:
+        kind: of grid.
+        key: decides on all that is random.
+    """
+    rng = np.random.default_rng(key)
     return Truth(
+        key=key,
         at=-6 + rng.uniform(-0.5, 0.5),
         exponents={"width": rng.uniform(-0.1, 0.1), "steps": rng.uniform(-0.5, 0), "rows": rng.uniform(0, 0.5)},
         curvature=math.exp(rng.uniform(math.log(0.06), math.log(0.24))),
@@ -55,30 +69,31 @@ def draw(kind: str, rng: np.random.Generator) -> Truth:
         noise=rng.uniform(0.005, 0.02),
         scatter=0.15 if kind == "scatter" else 0.0,
         shape=str(rng.choice(list(SHAPES))),
+        one_form=kind != "forms differ",
+        diverges=kind == "divergence",
         seeds=3 if kind == "three seeds" else 1,
     )
 
 
 def sweep(
-    kind: str,
-    truth: Truth,
-    rng: np.random.Generator,
-    combinations: tuple[tuple[float, float, float], ...] = tuple(
-        (width, steps, rows) for steps in STEPS for rows in ROWS for width in WIDTHS
-    ),
-    seeds: tuple[int, ...] | None = None,
+    truth: Truth, combinations: Iterable[tuple[float, ...]] = COMBINATIONS, seeds: Iterable[int] | None = None
 ) -> list[Cell]:
-    """The cells of a grid: at each combination five rates an octave apart, the middle one within an octave of the best."""
+    """The cells of a grid: at each combination five rates an octave apart, the middle one within an octave of the best.
+
+    A combination's valley and a seed's noise are the same whenever they are asked for.
+    """
     cells: list[Cell] = []
-    base = SHAPES[truth.shape](rng)
     for width, steps, rows in combinations:
+        own_key = (*truth.key, int(width), int(steps), int(rows))
+        rng = np.random.default_rng(own_key)
         best = truth.best({"width": width, "steps": steps, "rows": rows}) + truth.scatter * rng.normal()
-        form = SHAPES[truth.shape](rng) if kind == "forms differ" else base
         k = truth.curvature * math.exp(truth.spread * rng.normal())
         middle = round(best + rng.uniform(-0.5, 0.5))
-        cliff = rng.uniform(0.8, 1.8) if kind == "divergence" else math.inf
+        cliff = rng.uniform(0.8, 1.8) if truth.diverges else math.inf
+        form = SHAPES[truth.shape](np.random.default_rng(truth.key) if truth.one_form else rng)
         bottom = 3.0 - 0.1 * math.log2(width * steps * rows)
-        for seed in seeds or range(truth.seeds):
+        for seed in range(truth.seeds) if seeds is None else seeds:
+            rng = np.random.default_rng((*own_key, seed))
             own = 0.02 * rng.normal()
             for rate in range(middle - _RATES // 2, middle + _RATES // 2 + 1):
                 loss = bottom + k * float(form(np.asarray(rate - best))) + own + truth.noise * rng.normal()
@@ -120,11 +135,10 @@ def judge(kind: str, number: int, seed: int) -> Outcome:
         number: which one of its kind.
         seed: with the two above, of all that is random.
     """
-    rng = np.random.default_rng([seed, KINDS.index(kind), number])
-    truth = draw(kind, rng)
-    law = joint_law(sweep(kind, truth, rng))
+    truth = draw(kind, (seed, KINDS.index(kind), number))
+    law = joint_law(sweep(truth))
     predicted = law.at(**TARGET)
-    error = predicted.point - truth.best(TARGET) - truth.scatter * rng.normal()
+    error = predicted.point - truth.best(TARGET) - truth.scatter * np.random.default_rng((*truth.key, 0)).normal()
     half = predicted.plus_minus or math.inf
     held = tuple(not law.rejects(name, exponent) for name, exponent in truth.exponents.items())
     return Outcome(error=error, half=half, inside=bool(abs(error) <= half), exponents=held)

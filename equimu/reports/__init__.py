@@ -18,6 +18,9 @@ from equimu.reports._regret import Regret as Regret
 from equimu.reports._report import Panel as Panel
 from equimu.reports._report import Report as Report
 from equimu.reports._report import report as report
+from equimu.reports._suggest import Addition as Addition
+from equimu.reports._suggest import Suggestion as Suggestion
+from equimu.reports._suggest import suggest as suggest
 from equimu.reports._table import markdown as markdown
 from equimu.reports._table import print_table as print_table
 from equimu.reports._verdict import Verdict as Verdict
