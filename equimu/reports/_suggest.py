@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class Suggestion:
         target: the sizes whose interval is to be halved.
         before: half of the interval now.
         after: half of the interval with the additions, if noise and form of the new curves are as those of the old ones.
-        additions: in the order in which they were chosen.
+        additions: one per combination of sizes, in the order in which they were chosen.
     """
 
     target: Mapping[str, float]
@@ -149,15 +150,12 @@ def _additions(law: JointLaw, chosen: Sequence[Mapping[str, float]]) -> tuple[Ad
     count = max(_LEAST_VALUES, len(widest.grid))
     seeds = max((curve.seeds for curve in law.curves), key=len)
     grids = {tuple(sizes.items()): curve.grid for sizes, curve in zip(law.sizes, law.curves, strict=True)}
-    times = {tuple(sizes.items()): 1 for sizes in law.sizes}
     found: list[Addition] = []
-    for sizes in chosen:
-        key = tuple(sizes.items())
-        new = times[key] = times.get(key, 0) + 1
-        middle = float(np.round((law.at(**sizes).point - widest.grid[0]) / step)) * step + widest.grid[0]
-        points = grids.setdefault(key, middle + step * (np.arange(count) - count // 2))
-        further = range(max(seeds) + 1 + (new - 2) * len(seeds), max(seeds) + 1 + (new - 1) * len(seeds))
-        found.append(
-            Addition(sizes=sizes, points=tuple(map(float, points)), seeds=seeds if new == 1 else tuple(further))
-        )
+    for key, times in Counter(tuple(sizes.items()) for sizes in chosen).items():
+        middle = float(np.round((law.at(**dict(key)).point - widest.grid[0]) / step)) * step + widest.grid[0]
+        points = grids[key] if key in grids else middle + step * (np.arange(count) - count // 2)
+        new = times - 1 + (key in grids)  # times that there are new seeds
+        further = tuple(range(max(seeds) + 1, max(seeds) + 1 + new * len(seeds)))
+        own = further if key in grids else (*seeds, *further)
+        found.append(Addition(sizes=dict(key), points=tuple(map(float, points)), seeds=own))
     return tuple(found)
