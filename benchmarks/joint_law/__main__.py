@@ -58,7 +58,7 @@ def main(config: Config) -> None:
     print(text)
     if config.write:
         page = Path(__file__).parents[1] / "results" / f"{datetime.date.today()}-joint-law.md"
-        about = (__doc__ or "").split("\n\n")[2]
+        about = (__doc__ or "").split("\n\n")[2].rstrip()
         page.write_text(f"# A law over width, length and batch\n\n{about}\n\n{text}", encoding="utf-8")
 
 
