@@ -75,6 +75,34 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     assert (code, again) == (0, out)
 
 
+def test_sweep_suggests_cells(capsys, corpus, tmp_path):
+    arguments = [
+        *("sweep", "--over.width", "8", "16", "--over.steps", "4", "8", "--panels", "mup", "--seeds", "2"),
+        *(
+            "--fit.learning-rate",
+            *(f"2**{x}" for x in range(-8, 1)),
+            "--run.model.head-dim",
+            "8",
+            "--run.text.seq",
+            "16",
+        ),
+        *("--run.text.rows", "4", "--run.validation-batches", "2", "--run.text.corpus", corpus, "--out", tmp_path),
+    ]
+    code, out, err = call(capsys, *arguments, "--suggest", "width=64", "steps=32")
+    assert code == 0, err
+    # Runs this short may tell too little of their optima for a law.
+    lines = out.splitlines()
+    assert "with the sweep's other flags as they are" in lines[-1]
+    said = next(
+        line for line in lines if line.startswith(("mup: at width 64, steps 32", "mup: no cells can be suggested"))
+    )
+    for line in lines[lines.index(said) + 1 : -1]:
+        assert (
+            line.startswith("  equimu sweep --panels mup --over.width ")
+            and "--base.width 8 --fit.learning-rate 2**" in line
+        )
+
+
 def test_data_makes_a_store_that_train_reads(capsys, corpus, tmp_path):
     code, out, _ = call(capsys, "data", tmp_path / "store", "--corpus", corpus)
     assert code == 0 and out.startswith("train: ")
@@ -102,6 +130,12 @@ BAD = {
     "tied": (["train", "--model.tie-embeddings", "True"], "does not permit"),
     "bad constant": (["show", "--parameterization", "mup.tune(output, multipler=2)"], "did you mean 'multiplier'"),
     "constant nowhere": (["show", "--parameterization", "mup.tune(nose, lr=2)"], "no such role, module or leaf"),
+    "suggest no size": (["sweep", "--suggest", "wide"], "--suggest takes each size by name once"),
+    "suggest beside the sweep": (
+        ["sweep", "--over.width", "8", "16", "--over.steps", "4", "8", "--suggest", "width=32", "rows=4"],
+        "write --suggest width=... steps=...",
+    ),
+    "suggest over one size": (["sweep", "--over.width", "16", "32", "--suggest", "width=64"], "two sizes or more"),
     "empty grid": (["sweep", "--fit.learning-rate"], "empty"),
     "width in a sweep": (["sweep", "--over.width", "64", "--run.size.width", "64"], "takes it from over.width"),
     "two fitted numbers": (["sweep", "--fit.b2", "0.9", "--fit.learning-rate", "0.1"], "a sweep fits one number"),

@@ -7,7 +7,9 @@ from equimu._progress import progress
 from equimu._values import PathLike, Size
 from equimu.cli._command import Command, Place, loss_text, one_core_each
 from equimu.cli._flags import Flat
+from equimu.cli._suggest import print_suggestions, target_of
 from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
+from equimu.reports import Report as Judged
 from equimu.storage import local_folder
 from equimu.sweeps import SweepConfig, sweep
 from equimu.training import RuntimeConfig
@@ -24,10 +26,13 @@ class Sweep(Command):
     """Root of the run folders; the report is written there too."""
     workers: Size | None = None
     """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    suggest: tuple[str, ...] = ()
+    """Sizes too large to sweep, e.g. width=1024 steps=8000: says which cells would halve the interval predicted there."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __call__(self) -> None:
         """Trains what is not done yet, and writes and prints the report."""
+        target = target_of(self.suggest, self.config)
         one_core_each(self.workers)
         with progress("sweeping", 1) as bar:
             runs = sweep(
@@ -39,7 +44,9 @@ class Sweep(Command):
                     done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
                 ),
             )
-        _report(cells_of(runs), self.out)
+        made = _report(cells_of(runs), self.out)
+        if target:
+            print_suggestions(made, target, self.config, self.out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +71,9 @@ class Report(Command):
         _report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)
 
 
-def _report(cells: list[Cell], folder: str) -> None:
+def _report(cells: list[Cell], folder: str) -> Judged:
     made = report(cells)
     print_table(made)
     for path in write_report(made, folder):
         print(path)
+    return made

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equimu._interval import half_width, welch_satterthwaite
+from equimu._interval import half_width
 from equimu.reports._fit import Fit
+from equimu.reports._regression import regress
 
-# No optimum is taken to be known better than this, in octaves: a weight must not become infinite.
-_FINEST = 0.005
 # How sure a test must be that the optima scatter beyond their errors, before the slope's interval allows for it.
 _CLEARLY = 0.95
 
@@ -47,10 +46,7 @@ class Law:
 
 
 def law(fit: Fit) -> Law | None:
-    """Regresses the optima on log2 size, by generalized least squares: the optima's errors hang together.
-
-    Where the optima scatter about the line by clearly more than they are uncertain by, a variance of their own is added that
-    explains it (Paule and Mandel 1982), with as many degrees of freedom as the line leaves.
+    """Regresses the optima on log2 size: see `regress`.
 
     Args:
         fit: the optima of one panel.
@@ -58,54 +54,20 @@ def law(fit: Fit) -> Law | None:
     Returns:
         The law, or None with fewer than two sizes whose optimum is known, or where a size has no logarithm.
     """
-    from scipy.special import fdtri
-
     known = [optimum for optimum in fit.optima if optimum.point is not None]
     if len(known) < 2 or any(optimum.size <= 0 for optimum in known):
         return None
-    x = np.stack([np.ones(len(known)), np.log2([optimum.size for optimum in known])])
+    x = np.stack([np.ones(len(known)), np.log2([optimum.size for optimum in known])], axis=1)
     y = np.array([optimum.point for optimum in known], dtype=np.float64)
-    left = len(known) - 2
-    own = np.eye(len(known)) * _FINEST**2 + (0.0 if fit.covariance is None else fit.covariance)
-    line, pull, rest = _line(x, y, own)
-    spread = own
-    excess = float(rest @ np.linalg.solve(own, rest))
-    if left and (fit.covariance is None or excess > left * fdtri(left, min(fit.df, 1e6), _CLEARLY)):
-        spread = own + np.eye(len(known)) * _scatter(x, y, own)
-        line, pull, rest = _line(x, y, spread)
-    stderr = df = None
-    if fit.covariance is not None or left:
-        parts = [
-            (float(pull[1] @ part @ pull[1]), df) for part, df in ((own, fit.df), (spread - own, float(left or 1)))
-        ]
-        variance, df = welch_satterthwaite(parts)
-        stderr = math.sqrt(variance)
+    line = regress(x, y, fit.covariance, fit.df, _CLEARLY)
+    spread = line.variance(np.array([0.0, 1.0]))
+    stderr, df = (None, None) if spread is None else (math.sqrt(spread[0]), spread[1])
     return Law(
         sizes=tuple(optimum.size for optimum in known),
-        slope=float(line[1]),
-        intercept=float(line[0]),
+        slope=float(line.coefficients[1]),
+        intercept=float(line.coefficients[0]),
         stderr=stderr,
         df=df,
         plus_minus=half_width(stderr, df),
-        scatter=math.sqrt(float(np.sum(rest**2)) / left) if left else None,
+        scatter=line.scatter,
     )
-
-
-def _line(x: np.ndarray, y: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intercept and slope, what makes them of the optima, and the optima's distances from the line."""
-    weighted = np.linalg.solve(spread, x.T).T
-    pull = np.linalg.solve(weighted @ x.T, weighted)
-    return pull @ y, pull, y - (pull @ y) @ x
-
-
-def _scatter(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> float:
-    """The variance that the optima must have beyond their own for their distances from the line to be as usual."""
-    from scipy.optimize import root_scalar
-
-    def surplus(variance: float) -> float:
-        spread = own + np.eye(len(y)) * variance
-        _, _, rest = _line(x, y, spread)
-        return float(rest @ np.linalg.solve(spread, rest)) - (len(y) - 2)
-
-    most = float(np.var(y)) * len(y)
-    return float(root_scalar(surplus, bracket=(0.0, most)).root) if surplus(0.0) > 0 > surplus(most) else 0.0

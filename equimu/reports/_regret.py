@@ -67,7 +67,7 @@ def regrets(curves: Sequence[Curve], fit: Fit) -> tuple[Regret, ...]:
         One regret per size after the first.
     """
     rate = carried_rate(fit)
-    return tuple(_regret(curve, fit, i, rate, curves[0].size) for i, curve in enumerate(curves) if i)
+    return tuple(regret_at(curve, fit, i, rate, curves[0].size) for i, curve in enumerate(curves) if i)
 
 
 def growth(regrets: Sequence[Regret]) -> float | None:
@@ -89,7 +89,16 @@ def growth(regrets: Sequence[Regret]) -> float | None:
     return math.fsum(doublings * value for doublings, value in known) / square if known else None
 
 
-def _regret(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: float) -> Regret:
+def regret_at(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: float) -> Regret:
+    """The regret of one size at a rate.
+
+    Args:
+        curve: of the size.
+        fit: the optima of all sizes.
+        i: which of them is the size's.
+        rate: the point of the rate; None if there is none.
+        smallest: the size that it was found at.
+    """
     doublings = math.log2(curve.size / smallest) if smallest > 0 else None
     optimum = fit.optima[i]
     if rate is None or optimum.best_point is None:

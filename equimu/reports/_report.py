@@ -10,9 +10,12 @@ from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
 from equimu.reports._fitted import Fitted
 from equimu.reports._law import Law, law
+from equimu.reports._law_table import law_text
+from equimu.reports._laws import PanelLaw, panel_laws
 from equimu.reports._leaf_findings import Leaves, leaves
 from equimu.reports._read import cells_of, read_cells
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
+from equimu.reports._useful import Useful, useful
 from equimu.reports._verdict import Verdict, verdict
 from equimu.runs import Run, Runs
 
@@ -32,6 +35,7 @@ class Panel:
         carried: the point of the value that is carried over from the smallest size: log2 of the learning rate by default.
         regrets: what that costs, for every size but the smallest.
         regret_growth: the loss that the carried-over value costs more with each doubling of size.
+        useful: that cost beside what the larger sizes gain; None where either is not known.
         above_best: per size, the loss at the optimum less the lowest one of all panels at that size (and of the same others);
             None where either is not known.
         verdict: whether the best value transfers.
@@ -45,13 +49,13 @@ class Panel:
     carried: float | None
     regrets: tuple[Regret, ...]
     regret_growth: float | None
+    useful: Useful | None
     above_best: tuple[float | None, ...]
     verdict: Verdict
     leaves: Leaves | None
 
     def __repr__(self) -> str:
-        text = f"{self.name}: {self.verdict.sentence}"
-        return textwrap.fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    ", max_lines=_PANEL_LINES)
+        return _filled(f"{self.name}: {self.verdict.sentence}")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -64,9 +68,11 @@ class Report:
 
     Attributes:
         panels: one per panel, in order of appearance.
+        laws: the joint law over all sizes of each parameterization or optimizer, where two sizes vary or more.
     """
 
     panels: tuple[Panel, ...]
+    laws: tuple[PanelLaw, ...] = ()
 
     @property
     def along(self) -> str:
@@ -80,10 +86,15 @@ class Report:
 
     def __repr__(self) -> str:
         lines = [f"Report over {self.along}: {len(self.panels)} panel{'s' if len(self.panels) > 1 else ''}"]
+        lines += [line for law in self.laws for line in _filled(f"{law.panel}: {law_text(law)}").splitlines()]
         lines += [line for panel in self.panels for line in repr(panel).splitlines()]
         if len(lines) > _LINES:
             lines[_LINES - 1 :] = ["  and more: see equimu.reports.print_table(report)"]
         return "\n".join(lines)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    ", max_lines=_PANEL_LINES)
 
 
 def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
@@ -121,7 +132,7 @@ def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
         panels.append(
             _panel(name, group, fits[name], {s: low for (o, s), low in lowest.items() if o == others[name]}, own)
         )
-    return Report(panels=tuple(panels))
+    return Report(panels=tuple(panels), laws=panel_laws(cells, groups))
 
 
 def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[float, float], cells: list[Cell]) -> Panel:
@@ -136,6 +147,7 @@ def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[float,
         carried=carried,
         regrets=costs,
         regret_growth=growth(costs),
+        useful=useful(group, fitted),
         above_best=tuple(
             None if optimum.lowest is None else optimum.lowest - lowest[optimum.size] for optimum in fitted.optima
         ),

@@ -1,36 +1,29 @@
 """The numbers of a report as text: for the terminal, and as Markdown."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from equimu.reports._block import Block, plain, plus_minus
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Optimum
+from equimu.reports._law_table import law_blocks
 from equimu.reports._leaf_findings import Leaves
 from equimu.reports._regret import Regret
 from equimu.reports._report import Panel, Report
+from equimu.reports._useful import useful_text
 
 _NOTE = (
     "Mean validation loss over seeds by {title}; the best of each size is marked. "
     "± is half of a 90% interval. Slope: {unit} that the fitted optimum moves per doubling of size; scatter: "
     "{unit} that the optima lie off that law. Regret: loss at the {carried} carried over from the smallest size, less the "
     "size's own best, with its 90% interval; per doubling: how it grows. Above best: loss at the optimum, less that of the "
-    "best panel at the same size. Of each leaf: root mean square of its update over that of its weight, how that "
-    "grows (octaves per doubling), the share of its entries whose update epsilon decides, and the time in which weight "
-    "decay alone would shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
+    "best panel at the same size. Exponent: {unit} that the optimum moves per doubling of one size, the others staying. "
+    "Of each leaf: root mean square of its update over that of its weight, how that grows (octaves per doubling), "
+    "the share of its entries whose update epsilon decides, and the time in which weight decay alone would "
+    "shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
 
-_TEXT = ("panel", "verdict", "leaf")  # columns that are not numbers
+_TEXT = ("panel", "verdict", "leaf", "size", "claimed", "size left out")  # columns that are not numbers
 _RULE = {True: "---", False: "---:"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """A titled table of strings, each with whether it is marked."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, bool], ...], ...]
 
 
 def print_table(report: Report) -> None:
@@ -80,7 +73,7 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def blocks(report: Report) -> tuple[Block, ...]:
-    """The report's tables: a summary, then two or three per panel.
+    """The report's tables: a summary, the laws over several sizes, then two or three per panel.
 
     Args:
         report: what `report` returned.
@@ -89,7 +82,7 @@ def blocks(report: Report) -> tuple[Block, ...]:
         The tables, not yet laid out.
     """
     several = len(report.panels) > 1
-    tables = [_summary(report)]
+    tables = [_summary(report), *(block for law in report.laws for block in law_blocks(law))]
     for panel in report.panels:
         tables += [_losses(panel), _optima(panel, several)]
         tables += [] if panel.leaves is None else [_leaves(panel, panel.leaves)]
@@ -108,7 +101,7 @@ def _summary(report: Report) -> Block:
             _regret(panel.regrets[-1]) if panel.regrets else "",
             "" if panel.regret_growth is None else plus_minus(panel.regret_growth, None, 3, sign=True),
         )
-        rows.append(_plain(*texts))
+        rows.append(plain(*texts))
     header = ("panel", "verdict", "slope", "scatter", "regret at largest", "per doubling")
     return Block(
         title=f"Does the best {report.fitted.words} transfer over {report.along}?", header=header, rows=tuple(rows)
@@ -121,7 +114,7 @@ def _losses(panel: Panel) -> Block:
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
         losses = tuple((_loss(curve, point), point == optimum.best_point) for point in points)
         loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
-        rows.append((*_plain(f"{curve.size:g}"), *losses, *_plain(optimum_text(optimum, curve), loss)))
+        rows.append((*plain(f"{curve.size:g}"), *losses, *plain(optimum_text(optimum, curve), loss)))
     return Block(
         title=f"{panel.name}: {panel.verdict.sentence}",
         header=(panel.curves[0].along, *(panel.curves[0].fitted.text(point) for point in points), "optimum", "loss"),
@@ -135,14 +128,16 @@ def _optima(panel: Panel, several: bool) -> Block:
     for optimum, cost, above in zip(panel.fit.optima, costs, panel.above_best, strict=True):
         loss = "" if optimum.loss is None else plus_minus(optimum.loss, optimum.loss_plus_minus, 3)
         last = ("" if above is None else plus_minus(above, None, 3, sign=True),) if several else ()
-        rows.append(_plain(f"{optimum.size:g}", loss, cost, *last))
+        rows.append(plain(f"{optimum.size:g}", loss, cost, *last))
     axis = panel.curves[0].fitted
     value = f"no {axis.carried}"
     if panel.carried is not None:
         value = f"{axis.label} {axis.shown(panel.carried):.{axis.digits}f}"
+    along = panel.curves[0].along
+    cost = "" if panel.useful is None else f"; {useful_text(panel.useful, along, axis.carried)}"
     return Block(
-        title=f"{panel.name}: carrying {value} over from {panel.curves[0].along} {panel.curves[0].size:g}",
-        header=(panel.curves[0].along, "loss at the optimum", "regret", *(("above best",) if several else ())),
+        title=f"{panel.name}: carrying {value} over from {along} {panel.curves[0].size:g}{cost}",
+        header=(along, "loss at the optimum", "regret", *(("above best",) if several else ())),
         rows=tuple(rows),
     )
 
@@ -157,7 +152,7 @@ def _leaves(panel: Panel, leaves: Leaves) -> Block:
         texts.append("" if row.growth is None else plus_minus(row.growth, None, 2, sign=True))
         texts += ["–".join(_ends(row.epsilon_share, "{:.0%}"))] if shares else []
         texts += ["–".join(_ends(row.decay, "{:.2g}"))] if decays else []
-        rows.append(_plain(*texts))
+        rows.append(plain(*texts))
     along, axis = panel.curves[0].along, panel.curves[0].fitted
     return Block(
         title=f"{panel.name}: update over weight in mid-run, at {axis.label} {axis.text(leaves.point)}",
@@ -176,10 +171,6 @@ def _ends(values: tuple[float | None, ...], form: str) -> list[str]:
     """The lowest and the highest of the values that are known, once if they read alike."""
     known = [value for value in values if value is not None]
     return list(dict.fromkeys(form.format(end) for end in (min(known), max(known)))) if known else []
-
-
-def _plain(*texts: str) -> tuple[tuple[str, bool], ...]:
-    return tuple((text, False) for text in texts)
 
 
 def _loss(curve: Curve, point: float) -> str:
@@ -213,10 +204,3 @@ def _regret(regret: Regret) -> str:
     if regret.low is not None and regret.high is not None:
         text += f" ({regret.low + 0.0:.3f} to {regret.high:.3f})"
     return f"at least {text}" if regret.status == "at least" else text
-
-
-def plus_minus(value: float, half: float | None, digits: int, *, sign: bool = False) -> str:
-    """A number with half of its interval, as far as that is known."""
-    # Adding 0.0 after rounding turns a negative zero into a positive one.
-    text = f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
-    return text if half is None else f"{text} ± {half:.{digits}f}"

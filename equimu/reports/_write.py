@@ -10,6 +10,7 @@ import numpy as np
 
 from equimu.reports._cells import Curve
 from equimu.reports._figure import png
+from equimu.reports._laws import PanelLaw
 from equimu.reports._report import Panel, Report
 from equimu.reports._table import markdown
 from equimu.storage import local_folder, write_files
@@ -50,7 +51,20 @@ def to_json(report: Report) -> dict[str, Any]:
         "along": report.along,
         "fitted": report.fitted.name,
         "scale": report.fitted.scale,
+        "laws": [_law(law) for law in report.laws],
         "panels": [_panel(panel) for panel in report.panels],
+    }
+
+
+def _law(panel: PanelLaw) -> dict[str, Any]:
+    law = panel.law
+    return {
+        "panel": panel.panel,
+        "why_not": panel.why_not,
+        "intercept": None if law is None else _plain(law.intercept),
+        "exponents": None if law is None else _plain(law.exponents),
+        "scatter": None if law is None else _plain(law.scatter),
+        "held_out": [{**_plain(each), "inside": each.inside()} for each in panel.held_out],
     }
 
 
@@ -62,6 +76,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "law": _plain(panel.law),
         "carried": _plain(panel.carried),
         "regret_growth": _plain(panel.regret_growth),
+        "useful": _plain(panel.useful),
         "leaves": _plain(panel.leaves),
         "sizes": [
             {
