@@ -14,8 +14,11 @@ _WIDTHS = (
 )
 _DEPTHS = ("depth", "n_layer", "n_layers", "num_layers", "num_hidden_layers")
 _RATES = ("learning_rate", "lr", "base_lr", "peak_lr", "max_lr", "init_lr", "lr_max", "eta")
-_VALIDATION = ("validation_loss", "val_loss", "valid_loss", "eval_loss", "test_loss", "dev_loss")
-_TRAINING = ("final_loss", "loss", "train_loss", "training_loss")
+_VALIDATION = (
+    *("validation_loss", "val_loss", "valid_loss", "eval_loss", "test_loss", "dev_loss"),
+    *("loss_validation", "loss_val", "loss_valid", "loss_eval", "loss_test", "loss_dev"),
+)
+_TRAINING = ("final_loss", "loss", "train_loss", "training_loss", "loss_train", "loss_training")
 
 # The names that others give to what a report asks for, those that are taken first in front.
 USUAL: Mapping[str, tuple[str, ...]] = {
@@ -32,8 +35,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 WORDS = {
     name: word for word, names in (("width", _WIDTHS), ("depth", _DEPTHS), ("learning_rate", _RATES)) for name in names
 }
-# Logged along the way: the rate at the end of a schedule is not the one that was set.
-_MEASURED = {"metrics", "summary", "train", "training", "val", "validation", "eval"}
+# Where a column comes from, in front of its name. What was logged along the way was not set: the rate of a schedule's end.
+_LOGGED = {"metrics", "summary", "train", "training", "val", "validation", "eval"}
 _SET = {"params", "config", "hparams"}
 
 
@@ -96,12 +99,12 @@ def find_columns(rows: Iterable[Row], given: Mapping[str, str | None]) -> Column
 
 def _guess(role: str, usual: tuple[str, ...], columns: Mapping[str, set[str]]) -> str | None:
     """The column with the most usual name; sizes and rates that differ from row to row go before those that do not."""
-    unwanted = _SET if role in ("loss", "step") else _MEASURED
     named: list[tuple[bool, int, int, str]] = []
     for column, values in columns.items():
-        parts, ends = _parts(column), _ends(column)
+        ends, within = _ends(column), set(_parts(column)[:-1])
         rank = next(((usual.index(end), place) for place, end in enumerate(ends) if end in usual), None)
-        if rank is None or (unwanted & set(parts[:-1]) and not (_SET & set(parts[:-1]) and unwanted is _MEASURED)):
+        is_set, is_logged = bool(_SET & within), bool(_LOGGED & within)
+        if rank is None or (is_set if role in ("loss", "step") else is_logged and not is_set):
             continue
         if role in ("run", "state") and rank[1] > 0:
             continue
@@ -114,7 +117,7 @@ def _guess(role: str, usual: tuple[str, ...], columns: Mapping[str, set[str]]) -
 
 
 def _parts(column: str) -> list[str]:
-    """The parts of a column's name, as `params`, `lr` of `params.lr`; those that only say where it comes from stay."""
+    """The parts of a column's name: `params` and `lr` of `params.lr`."""
     return [
         re.sub(r"\W+", "_", part.strip()).strip("_").lower() for part in re.split(r"[./]", column) if part.strip("_ ")
     ]

@@ -66,7 +66,7 @@ def read_table(
         panel: the column of what is compared, as parameterizations are; none if none is called so.
         seed: the column of the seeds; none if none is called so.
         step: the column of the steps, of a table with several rows for a run.
-        scale: of the number that is fitted; by default the one that its values are spaced on.
+        scale: of the number that is fitted; by default log2 for learning rates, else the one that its values are spaced on.
 
     Raises:
         EquimuError: it cannot be read; a column is not there; a value is not a number; the same run is there twice; there is
@@ -87,7 +87,9 @@ def read_table(
     _check(last, columns, left_out)
     panels = _panel_texts(last, columns, Path(place).stem)
     along, fitted = columns.word("size"), columns.word("fit")
-    scale = scale or scale_of(fitted, [_number("fit", row, columns) for row in last])
+    if scale is None:
+        rates = fitted == "learning_rate"
+        scale = "log2" if rates else scale_of(fitted, [_number("fit", row, columns) for row in last])
     cells = [
         Cell(
             panel=text,
