@@ -38,7 +38,7 @@ def wandb_export(path, sweep):
     """The runs table of a project as its CSV export: name, state, config and summary side by side."""
     rows = [
         {"Name": f"run-{i}", "State": "finished", "Tags": "", "lr": rate, "n_embd": width, "seed": seed}
-        | {"train/lr": 0.0, "train/loss": loss - 0.1, "val/loss": loss, "_step": 1000}
+        | {"train/lr": rate / 100, "train/loss": loss - 0.1, "val/loss": loss, "_step": 1000}
         for i, (width, rate, seed, loss) in enumerate(sweep)
     ]
     return write_csv(path, rows)
@@ -48,7 +48,13 @@ def mlflow_export(path, sweep):
     """`mlflow.search_runs().to_csv()`."""
     rows = [
         {"": i, "run_id": f"{i:032x}", "experiment_id": "0", "status": "FINISHED", "start_time": "2026-01-01 00:00:00"}
-        | {"metrics.lr": 0.0, "metrics.val_loss": loss, "params.lr": rate, "params.d_model": width, "params.seed": seed}
+        | {
+            "metrics.lr": rate / 100,
+            "metrics.val_loss": loss,
+            "params.lr": rate,
+            "params.d_model": width,
+            "params.seed": seed,
+        }
         for i, (width, rate, seed, loss) in enumerate(sweep)
     ]
     return write_csv(path, rows)

@@ -172,6 +172,10 @@ MISTAKES = {
     "an infinite width": (changed(width="inf"), "line 9: width is 'inf', which is no finite number"),
     "half a seed": (changed(seed=0.5), "line 9: seed is 0.5, and a seed is a whole number"),
     "a cell twice": (lambda rows: [*rows, rows[3]], "line 5 and line 38 are both of width 64, lr "),
+    "a cell by two runs": (
+        lambda rows: [row | {"run_id": i} for i, row in enumerate([*rows, rows[3]])],
+        "line 5 and line 38 are both of width 64, lr 0.0009765625, seed 0; leave one out, or name the column",
+    ),
     "seeds without a column": (
         lambda rows: [{key: row[key] for key in ("width", "lr", "loss")} for row in rows for _ in range(2)],
         "line 2 and line 3 are both of width 64, lr 0.0001220703125; leave one out, or name the column that tells them "
