@@ -272,5 +272,9 @@ def test_runs_that_are_not_over_are_left_out_of_folders(tmp_path):
     runs = read_table(folder)
     assert runs.left_out == ("1 row of runs that are running",) and len(runs.cells) == 34
     folder = foreign.wandb_folder(tmp_path / "wandb", foreign.runs(seeds=1))
-    next(folder.glob("*/files/wandb-summary.json")).unlink()
+    first, second, *_ = sorted(folder.glob("*/files/wandb-summary.json"))
+    first.unlink()
     assert len(read_table(folder).cells) == 35
+    second.write_text("[1]")
+    with pytest.raises(EquimuError, match="is no summary in JSON"):
+        read_table(folder)

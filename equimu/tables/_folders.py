@@ -58,10 +58,12 @@ def wandb_rows(folder: Path, configs: Iterable[str]) -> list[Row]:
         summary = str(files / "wandb-summary.json")
         try:
             found = loads(_text(folder, summary))
+            if not isinstance(found, dict):
+                raise ValueError("not an object")
         except FileNotFoundError:
             values["State"] = "running"
         except ValueError as error:
-            raise EquimuError(f"{folder / summary} is not JSON: {error}; leave the run out") from None
+            raise EquimuError(f"{folder / summary} is no summary in JSON: {error}; leave the run out") from None
         else:
             values |= {f"summary.{key}": value for key, value in flattened(found)}
         rows.append(Row(where=f"run {files.parent}", values=values))

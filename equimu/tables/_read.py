@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from equimu._errors import EquimuError
+from equimu._values import path_text
 from equimu.files import expanded, read_regular
 from equimu.tables._folders import mlflow_rows, wandb_rows
 from equimu.tables._row import Row
@@ -24,7 +25,7 @@ def read_rows(place: str | Path) -> list[Row]:
     Raises:
         EquimuError: there is nothing, it cannot be read, or it is none of these.
     """
-    path = expanded(str(place), "the table")
+    path = expanded(path_text("the table", place), "the table")
     try:
         return _folder_rows(path) if path.is_dir() else _file_rows(path)
     except OSError as error:
