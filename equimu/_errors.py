@@ -1,7 +1,8 @@
-"""The exception class of the library, the exit codes of its command line, and the shared wording of its messages."""
+"""The exceptions of the library, the exit codes of its command line, and the shared wording of its messages."""
 
 import difflib
 import enum
+import signal
 from collections.abc import Iterable
 
 
@@ -32,6 +33,14 @@ class EquimuError(ValueError):
     """
 
     exit_code: ExitCode = ExitCode.MISTAKE
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked training to stop, which has saved what it had. A `KeyboardInterrupt`, whichever signal it was."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code = ExitCode.TERMINATED if signum == signal.SIGTERM else ExitCode.INTERRUPTED
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

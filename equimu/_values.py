@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from equimu._errors import EquimuError, nearest
 
@@ -237,6 +234,9 @@ def check_keys(name: str, value: Any) -> None:
 
 def check_key(name: str, value: Any) -> None:
     """Raises an `EquimuError` unless a value is a random key, or several, of either kind."""
+    import jax
+    import jax.numpy as jnp
+
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
     if dtype is None or not (
         jnp.issubdtype(dtype, jax.dtypes.prng_key) or (dtype == np.uint32 and shape and shape[-1] in (2, 4))
@@ -246,6 +246,8 @@ def check_key(name: str, value: Any) -> None:
 
 def is_traced(value: Any) -> bool:
     """Whether a value is known only when the program runs."""
+    from jax.core import Tracer
+
     return isinstance(value, Tracer)
 
 

@@ -10,7 +10,7 @@ from strange import call, within
 
 from equimu import EquimuError, train
 from equimu._json import loads
-from equimu.storage._folder import check_inside, local_folder, open_inside, read_inside, write_inside
+from equimu.files._folder import check_inside, local_folder, open_inside, read_inside, write_inside
 
 # Files inside of a folder
 

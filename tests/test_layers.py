@@ -14,9 +14,9 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_device", "_errors", "_interval", "_json", "_progress", "_types", "_values", "_varying"},
-    1: {"attention", "declarations", "processes", "tracing"},
-    2: {"parameterization", "storage"},
+    0: {"_device", "_errors", "_interval", "_json", "_lazy", "_progress", "_types", "_values", "_varying"},
+    1: {"attention", "declarations", "files", "processes", "tracing"},
+    2: {"parameterization", "storage", "tables"},
     3: {"data", "optim", "sharding"},
     4: {"nn"},
     5: {"tasks"},
@@ -120,26 +120,27 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=module_of)
 def test_init_files_only_re_export(path):
-    body = ast.parse(path.read_text()).body
-    if path.parent == ROOT:
-        # The package's own re-exports one folder late, when it is asked for: what a type checker sees is the same.
-        late = [node for node in body if isinstance(node, ast.If)]
-        assert [ast.unparse(node.test) for node in late] == ["TYPE_CHECKING"]
-        odd = {"importlib", "typing", "__getattr__"}
-        body = [node for node in body if node not in late and not odd & {getattr(node, "name", None), *modules(node)}]
-        body += late[0].body
-    for node in body:
+    stub = path.with_suffix(".pyi")
+    if stub.exists():
+        # What a type checker sees of a package whose names are imported late is what it would re-export at once.
+        _, lazily, attached = ast.parse(path.read_text()).body
+        assert ast.unparse(lazily) == "from equimu._lazy import lazy_names"
+        assert ast.unparse(attached).endswith("= lazy_names(__name__)")
+        path = stub
+    for node in ast.parse(path.read_text()).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         assert is_docstring or isinstance(node, ast.ImportFrom), f"{module_of(path)}, line {node.lineno}"
         if isinstance(node, ast.ImportFrom):
             assert all(alias.asname == alias.name for alias in node.names), f"{module_of(path)}, line {node.lineno}"
 
 
-def modules(node):
-    """What an import statement imports, or imports from."""
-    if isinstance(node, ast.ImportFrom):
-        return {node.module}
-    return {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+@pytest.mark.parametrize("package", ["equimu", "equimu.reports"])
+def test_every_name_of_a_late_package_is_there(package):
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 def classes():

@@ -11,7 +11,7 @@ import pytest
 from runs import in_grid, small_run
 
 from equimu import EquimuError, register_logger, sweep, train
-from equimu.processes import Interrupted
+from equimu._errors import Interrupted
 from equimu.runs import logger_names
 from equimu.sweeps import SweepConfig
 from equimu.training import RuntimeConfig

@@ -251,7 +251,7 @@ def test_without_the_compiler_the_pip_command_is_told(monkeypatch):
 
 def test_what_does_not_fit_exits_with_1(monkeypatch):
     made = planned(total=40 * GIB)
-    monkeypatch.setattr(sys.modules["equimu.cli._plan"], "plan", lambda *args, **kwargs: made)
+    monkeypatch.setattr(importlib.import_module("equimu.cli._plan"), "plan", lambda *args, **kwargs: made)
     code, out, err = command("v5e:16x16")
     assert code == 1 and "does not fit" in err and err.count("\n") == 1
     assert "the device has" in out and "all-gather" in out

@@ -18,8 +18,8 @@ import pytest
 from runs import in_grid, small_run
 
 from equimu import SGD, EquimuError, octaves, sweep, train
-from equimu._errors import ExitCode
-from equimu.processes import Interrupted, handle_signals
+from equimu._errors import ExitCode, Interrupted
+from equimu.processes import handle_signals
 from equimu.runs import StorageError
 from equimu.storage import commits
 from equimu.sweeps import SweepConfig

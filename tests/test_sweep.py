@@ -6,7 +6,7 @@ import pytest
 from runs import in_grid, small_run
 
 from equimu import EquimuError, SweepConfig, octaves, sweep
-from equimu.processes import Interrupted
+from equimu._errors import Interrupted
 from equimu.reports import cells_of, read_cells, report, write_report
 from equimu.training import train
 

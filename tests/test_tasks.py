@@ -274,7 +274,7 @@ def test_another_source_is_said_when_a_run_goes_on(my, tmp_path):
     program = f"""
 import equimu as mu
 from equimu.tasks import find_task
-from equimu.processes import Interrupted
+from equimu._errors import Interrupted
 import os, signal, sys
 def stop(row):
     if sys.argv[1] == "stop" and row["step"] == 2:

@@ -5,11 +5,12 @@ from typing import Annotated
 
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, loss_text, one_core_each
+from equimu.cli._command import Command
 from equimu.cli._flags import Flat
+from equimu.cli._running import loss_text, one_core_each
 from equimu.cli._tune import sizes_of
+from equimu.files import local_folder
 from equimu.runs import Run
-from equimu.storage import local_folder
 from equimu.training import RuntimeConfig
 from equimu.tuning import RATES, Comparison, TuneConfig, compare, comparison_table, write_comparison
 

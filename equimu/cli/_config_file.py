@@ -7,9 +7,9 @@ from typing import Any
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu._values import path_text
+from equimu.files import read_regular
 from equimu.runs import RunConfig, config_from_dict
-from equimu.storage import expanded, local_path, read_regular
+from equimu.storage import local_path
 from equimu.sweeps import SweepConfig, sweep_config_from_dict
 from equimu.tasks import LanguageModel, Task
 from equimu.tuning import TuneConfig, tune_config_from_dict
@@ -37,22 +37,6 @@ def read_config(
     run = config if isinstance(config, RunConfig) else config.run
     _refuse_address(run.task, path, flags)
     return config
-
-
-def take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
-    """The value of --config, and the other flags."""
-    for index, flag in enumerate(flags):
-        if flag == "--config":
-            if index + 1 == len(flags):
-                raise EquimuError("--config needs a file after it")
-            return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
-        if flag.startswith("--config="):
-            return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
-    return None, flags
-
-
-def _config_path(text: str) -> Path:
-    return expanded(path_text("--config", text), "--config")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -8,13 +8,13 @@ from equimu._values import Count, PathLike, Positive, Size
 from equimu.cli._command import Command
 from equimu.cli._flags import Flat
 from equimu.diagnostics import CheckFailedError, check_run, print_check, write_check
+from equimu.files import local_folder
 from equimu.runs import RunConfig
-from equimu.storage import local_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoordCheck(Command):
-    """Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not."""
+    """The flags of `equimu coord-check`."""
 
     config_class = RunConfig
 

@@ -9,7 +9,7 @@ from equimu.data import read_corpus, tokenizer_from_name, write_store
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data(Command):
-    """Make a token store from text, for --text.store."""
+    """The flags of `equimu data`."""
 
     store: Place
     """Folder or URL of the store."""

@@ -2,50 +2,81 @@
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-import jax
 import tyro
 
-from equimu._errors import EquimuError, ExitCode, nearest, printable
-from equimu.cli._command import Command
-from equimu.cli._compare import Compare
-from equimu.cli._config_file import read_config, take_config_file
-from equimu.cli._coord_check import CoordCheck
-from equimu.cli._data import Data
-from equimu.cli._flags import Axes, Flat, flags_class, flags_field, flags_of, take_axes
-from equimu.cli._plan import Plan
-from equimu.cli._show import Show
-from equimu.cli._sweep import Report, Sweep
-from equimu.cli._train import Train
-from equimu.cli._tune import Tune
+from equimu._errors import EquimuError, ExitCode, Interrupted, nearest, printable
+from equimu._values import path_text
 from equimu.cli._words import one_line, own_words
-from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
-from equimu.processes import Interrupted, exit_process, is_process_zero
-from equimu.runs import RunConfig
-from equimu.storage import one_line as one_line_of_storage
-from equimu.sweeps import SweepConfig, refuse_former
-from equimu.tasks import LanguageModel, Task, find_task
-from equimu.tuning import TuneConfig
+from equimu.files import expanded
 
-_COMMANDS: dict[str, type[Command]] = {
-    "show": Show,
-    "train": Train,
-    "sweep": Sweep,
-    "tune": Tune,
-    "compare": Compare,
-    "report": Report,
-    "data": Data,
-    "plan": Plan,
-    "coord-check": CoordCheck,
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A command: where its class is, and one line of help. Commands are imported when they are asked for, as most need JAX."""
+
+    module: str
+    name: str
+    help: str
+    has_config: bool = True
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(f"equimu.cli.{self.module}"), self.name)
+
+
+_COMMANDS: dict[str, _Entry] = {
+    "show": _Entry(
+        "_show", "Show", "Print the rule table of a config: how each array is drawn, multiplied and trained."
+    ),
+    "train": _Entry(
+        "_train",
+        "Train",
+        "Train one model. A run that was interrupted goes on; one that was done before is not done again.",
+    ),
+    "sweep": _Entry(
+        "_sweep",
+        "Sweep",
+        "Sweep learning rates, or another number, over a size or others, and report. Interrupted, it goes on where it was.",
+    ),
+    "tune": _Entry(
+        "_tune",
+        "Tune",
+        "Search the best numbers of a small run, for a large one to take. Interrupted, it goes on where it was.",
+    ),
+    "compare": _Entry(
+        "_compare",
+        "Compare",
+        "Tune a small run, carry it to larger sizes, and compare with another table carried and retuned at each size.",
+    ),
+    "report": _Entry(
+        "_sweep", "Report", "Report on the finished runs below a folder: table, figure and verdict.", has_config=False
+    ),
+    "verdict": _Entry(
+        "_verdict",
+        "Verdict",
+        "Report on a sweep of another trainer: a table (CSV, JSON Lines), or a folder of wandb, mlruns or TensorBoard.",
+        has_config=False,
+    ),
+    "data": _Entry("_data", "Data", "Make a token store from text, for --text.store.", has_config=False),
+    "plan": _Entry(
+        "_plan",
+        "Plan",
+        "Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit.",
+    ),
+    "coord-check": _Entry(
+        "_coord_check",
+        "CoordCheck",
+        "Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not.",
+    ),
 }
-# A task on the command line. What follows the colon of a machine, as in cpu:8, is a number.
-_TASK = re.compile(r"[^-].*:[A-Za-z_]\w*|LanguageModel")
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
 
 
@@ -56,17 +87,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except EquimuError as error:
         print(f"equimu: {printable(error)}", file=sys.stderr)
-        exit_process(error.exit_code)
+        if "equimu.processes" in sys.modules:  # else there are no others
+            importlib.import_module("equimu.processes").exit_process(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as stop:
+        from equimu.processes import is_process_zero
+
         if is_process_zero():
             print(f"equimu: {printable(stop)}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("equimu: interrupted; what was finished is kept", file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (MemoryError, RuntimeError) as error:  # JAX's own is a RuntimeError
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print("equimu: there is not enough memory for this; take a smaller model, batch or seq", file=sys.stderr)
         sys.exit(ExitCode.MISTAKE)
@@ -74,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         # The reader, `head` for example, has what it wanted; the interpreter must not flush the rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # what is not a file of a run, a store or a report, all of which have words of their own
+        from equimu.storage import one_line as one_line_of_storage
+
         print(f"equimu: {printable(one_line_of_storage(error))}", file=sys.stderr)
         sys.exit(ExitCode.MISTAKE)
     sys.exit(ExitCode.DONE)
@@ -87,33 +123,16 @@ def _parse(arguments: list[str]) -> Any:
     name, *flags = arguments[0], *map(_without_power, arguments[1:])
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
-    command: Any = _COMMANDS[name]
-    path, flags = take_config_file(flags)
-    if command.config_class is None:
+    entry = _COMMANDS[name]
+    path, flags = _take_config_file(flags)
+    if not entry.has_config:
         if path is not None:
-            having = ", ".join(key for key, value in _COMMANDS.items() if value.config_class)
+            having = ", ".join(key for key, value in _COMMANDS.items() if value.has_config)
             raise EquimuError(f"{name} takes no --config; {having} do")
-        return _flags(name, command, flags)
-    task, flags = _take_task(flags)
-    config = None if path is None else read_config(path, command.config_class, task, flags)
-    optimizer, flags = _take_optimizer(flags)
-    if config is not None:
-        run = config if isinstance(config, RunConfig) else config.run
-        task = type(run.task)
-        if optimizer is None:
-            optimizer = type(run.optimizer)
-        elif optimizer is not type(run.optimizer):
-            raise EquimuError(
-                f"the config {path} is of {optimizer_name(run.optimizer)}, whose flags are others than those of another "
-                "optimizer; change optimizer.name in a copy of it"
-            )
-    task, optimizer, axes = task or LanguageModel, optimizer or AdamW, Axes()
-    if command.config_class is SweepConfig:
-        for flag in flags:
-            refuse_former(flag.partition("=")[0].removeprefix("--").replace("-", "_"))
-    if command.config_class is not RunConfig:
-        axes, flags = take_axes(flags, task, optimizer)
-    return _flags(name, _with_flags(command, task, optimizer, config, axes), flags)
+        return _flags(name, entry.load(), flags)
+    from equimu.cli._config_flags import with_config_flags
+
+    return _flags(name, *with_config_flags(entry.load(), path, flags))
 
 
 def _without_power(flag: str) -> str:
@@ -129,34 +148,20 @@ def _without_power(flag: str) -> str:
         return flag
 
 
-def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
-    """The task that is named on the command line, as its first word, and the other flags."""
-    if flags and _TASK.fullmatch(flags[0]):
-        return find_task(flags[0]), flags[1:]
-    return None, flags
-
-
-def _take_optimizer(flags: list[str]) -> tuple[type[Optimizer] | None, list[str]]:
-    """The optimizer whose name is among the flags, and the other flags."""
+def _take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
+    """The value of --config, and the other flags."""
     for index, flag in enumerate(flags):
-        key, _, value = flag.partition("=")
-        if key in ("--optimizer.name", "--run.optimizer.name"):
-            if not value and index + 1 == len(flags):
-                raise EquimuError(f"{key} needs the name of an optimizer after it, e.g. lion")
-            end = index + (1 if value else 2)
-            return optimizer_class(value or flags[index + 1]), flags[:index] + flags[end:]
+        if flag == "--config":
+            if index + 1 == len(flags):
+                raise EquimuError("--config needs a file after it")
+            return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
+        if flag.startswith("--config="):
+            return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
     return None, flags
 
 
-def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], config: Any, axes: Axes) -> Any:
-    """The command with the flags of a task and an optimizer, whose defaults are those of a config, if there is one."""
-    cls = flags_class(command.config_class, task, optimizer, axes)
-    if isinstance(config, SweepConfig | TuneConfig):
-        cls = type(flags_of(config, axes))
-    field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config, axes))
-    made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
-    made.__doc__ = command.__doc__
-    return made
+def _config_path(text: str) -> Path:
+    return expanded(path_text("--config", text), "--config")
 
 
 def _flags(name: str, command: Any, flags: list[str]) -> Any:
@@ -166,6 +171,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
             return tyro.cli(
                 command,
                 prog=f"equimu {name}",
+                description=_COMMANDS[name].help,
                 args=flags,
                 config=(tyro.conf.FlagConversionOff,),
             )
@@ -177,7 +183,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
 
 def _overview() -> str:
     longest = max(map(len, _COMMANDS))
-    lines = [f"  {name:{longest + 2}}{(command.__doc__ or '').splitlines()[0]}" for name, command in _COMMANDS.items()]
+    lines = [f"  {name:{longest + 2}}{entry.help}" for name, entry in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: equimu COMMAND [FLAGS]",

@@ -34,7 +34,7 @@ def _examples(default: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(Command):
-    """Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit."""
+    """The flags of `equimu plan`."""
 
     config_class = RunConfig
 

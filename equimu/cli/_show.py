@@ -15,7 +15,7 @@ from equimu.training import build_parameterization, build_tree
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Show(Command):
-    """Print the rule table of a config: how each array is drawn, multiplied and trained."""
+    """The flags of `equimu show`."""
 
     config_class = RunConfig
 

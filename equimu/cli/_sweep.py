@@ -5,19 +5,20 @@ from typing import Annotated, Literal
 
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, Place, loss_text, one_core_each
+from equimu.cli._command import Command, Place
 from equimu.cli._flags import Flat
+from equimu.cli._print_report import print_report
+from equimu.cli._running import loss_text, one_core_each
 from equimu.cli._suggest import print_suggestions, target_of
-from equimu.reports import Cell, cells_of, print_table, read_cells, report, write_report
-from equimu.reports import Report as Judged
-from equimu.storage import local_folder
+from equimu.files import local_folder
+from equimu.reports import cells_of, read_cells
 from equimu.sweeps import SweepConfig, sweep
 from equimu.training import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(Command):
-    """Sweep learning rates, or another number, over a size or others, and report. Interrupted, it goes on where it was."""
+    """The flags of `equimu sweep`."""
 
     config_class = SweepConfig
 
@@ -44,14 +45,14 @@ class Sweep(Command):
                     done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
                 ),
             )
-        made = _report(cells_of(runs), self.out)
+        made = print_report(cells_of(runs), self.out)
         if target:
             print_suggestions(made, target, self.config, self.out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report(Command):
-    """Report on the finished runs below a folder: table, figure and verdict."""
+    """The flags of `equimu report`."""
 
     runs: Place
     """Root of the run folders."""
@@ -68,12 +69,4 @@ class Report(Command):
         """Writes and prints the report."""
         out = self.runs if self.out is None else self.out
         local_folder(out, "--out")
-        _report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)
-
-
-def _report(cells: list[Cell], folder: str) -> Judged:
-    made = report(cells)
-    print_table(made)
-    for path in write_report(made, folder):
-        print(path)
-    return made
+        print_report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from equimu._progress import progress
 from equimu._values import PathLike
-from equimu.cli._command import Command, loss_text
+from equimu.cli._command import Command
 from equimu.cli._flags import Flat
+from equimu.cli._running import loss_text
 from equimu.processes import is_process_zero
 from equimu.runs import RunConfig
 from equimu.training import RuntimeConfig, train
@@ -15,7 +16,7 @@ from equimu.training import RuntimeConfig, train
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(Command):
-    """Train one model. A run that was interrupted goes on; one that was done before is not done again."""
+    """The flags of `equimu train`."""
 
     config_class = RunConfig
 

@@ -7,11 +7,12 @@ from typing import Annotated
 from equimu._errors import EquimuError
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, loss_text, one_core_each
+from equimu.cli._command import Command
 from equimu.cli._flags import Flat
+from equimu.cli._running import loss_text, one_core_each
+from equimu.files import local_folder
 from equimu.plans import training_flops
 from equimu.runs import RunConfig
-from equimu.storage import local_folder
 from equimu.training import RuntimeConfig
 from equimu.tuning import TuneConfig, Tuned, carried_run, tune, write_tuned
 
@@ -20,7 +21,7 @@ _SIZES = re.compile(r"(\w+)=(\d+(?:,\d+)*)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tune(Command):
-    """Search the best numbers of a small run, for a large one to take. Interrupted, it goes on where it was."""
+    """The flags of `equimu tune`."""
 
     config_class = TuneConfig
 

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 
 from equimu._errors import EquimuError
-from equimu.runs import RunConfig
 
 # What people write, and what it is called here. In commands of several runs what these share stands under run.
 _MEANT = {
@@ -77,9 +76,15 @@ def _meant(unknown: Sequence[str], command: str) -> str | None:
         bare = name if own is None else name.removeprefix("run.")
         if own is not None and bare in own:
             return f"write --{own[bare]}"
-        shared = {field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)}
-        is_of_run = own is not None and bare.partition(".")[0] in shared and bare == name
+        is_of_run = own is not None and bare == name and bare.partition(".")[0] in _of_run()
         target = _MEANT.get(bare, bare if is_of_run else None)
         if target is not None:
             return f"write --{'' if own is None else 'run.'}{target}"
     return None
+
+
+def _of_run() -> set[str]:
+    """The flags that runs have in common. Imported here: commands that train nothing do without JAX."""
+    from equimu.runs import RunConfig
+
+    return {field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)}

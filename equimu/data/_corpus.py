@@ -15,7 +15,7 @@ from pathlib import Path
 from equimu._errors import EquimuError, printable
 from equimu._values import path_text
 from equimu.data._text import is_json_lines, json_lines, pieces
-from equimu.storage import is_of_the_kernel
+from equimu.files import is_of_the_kernel
 
 _LONGEST_DOCUMENT = 2**20  # characters; longer files are cut, so that memory stays bounded
 _PIECES_OF_LONE_FILE = 256  # so that a split by document has something to split

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from equimu.storage import local_path, open_inside
+from equimu.files import open_inside
+from equimu.storage import local_path
 
 _LOCK = "writing"
 

@@ -22,7 +22,8 @@ from equimu._errors import EquimuError, nearest
 from equimu._json import loads
 from equimu._values import checked, path_text
 from equimu.data._tokenizer import Tokenizer
-from equimu.storage import check_files, is_of_the_kernel, local_path, open_array, open_place, told_as
+from equimu.files import is_of_the_kernel
+from equimu.storage import check_files, local_path, open_array, open_place, told_as
 
 FORMAT = 2
 SPLITS = ("train", "validation")

@@ -11,7 +11,7 @@ import numpy as np
 from equimu._errors import EquimuError
 from equimu._values import path_text
 from equimu.data._bounded import bounded
-from equimu.storage import expanded, read_regular
+from equimu.files import expanded, read_regular
 
 # What published tokenizers call the two special tokens; used only where exactly one of a list is there.
 _BOS_NAMES = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]")

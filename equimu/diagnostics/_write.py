@@ -5,7 +5,7 @@ from pathlib import Path
 from equimu.diagnostics._figure import png
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._table import markdown, to_json
-from equimu.storage import local_folder, write_files
+from equimu.files import local_folder, write_files
 
 
 def write_check(check: CoordinateCheck, folder: str | Path) -> tuple[Path, Path, Path]:

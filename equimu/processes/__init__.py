@@ -9,6 +9,5 @@ from equimu.processes._processes import is_process_zero as is_process_zero
 from equimu.processes._processes import launcher as launcher
 from equimu.processes._processes import on_process_zero as on_process_zero
 from equimu.processes._processes import report_failure as report_failure
-from equimu.processes._signals import Interrupted as Interrupted
 from equimu.processes._signals import handle_signals as handle_signals
 from equimu.processes._together import Hosts as Hosts

@@ -6,17 +6,7 @@ import threading
 from collections.abc import Generator
 from types import FrameType
 
-from equimu._errors import ExitCode
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked training to stop, which has saved what it had. A `KeyboardInterrupt`, whichever signal it was."""
-
-    def __init__(self, signum: int, message: str):
-        super().__init__(message)
-        self.exit_code = ExitCode.TERMINATED if signum == signal.SIGTERM else ExitCode.INTERRUPTED
 
 
 class StopRequest:

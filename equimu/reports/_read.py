@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu.files import local_folder
 from equimu.reports._cells import Cell
 from equimu.reports._fitted import Scale, scale_of
 from equimu.runs import Axes, Run, Runs, find_number, flat, panels_of, read_runs, short_names, value_at
-from equimu.storage import local_folder
 
 _RATE = "optimizer.learning_rate"
 

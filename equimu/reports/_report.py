@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
@@ -13,11 +13,12 @@ from equimu.reports._law import Law, law
 from equimu.reports._law_table import law_text
 from equimu.reports._laws import PanelLaw, panel_laws
 from equimu.reports._leaf_findings import Leaves, leaves
-from equimu.reports._read import cells_of, read_cells
 from equimu.reports._regret import Regret, carried_rate, growth, regrets
 from equimu.reports._useful import Useful, useful
 from equimu.reports._verdict import Verdict, verdict
-from equimu.runs import Run, Runs
+
+if TYPE_CHECKING:
+    import equimu.runs
 
 # A repr fits on a screen.
 _LINES, _COLUMNS, _PANEL_LINES = 40, 80, 6
@@ -97,7 +98,7 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="    ", max_lines=_PANEL_LINES)
 
 
-def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
+def report(runs: "str | Path | Iterable[equimu.runs.Run] | Iterable[Cell]") -> Report:
     """Judges the finished runs of a sweep.
 
     Args:
@@ -110,13 +111,7 @@ def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
     Raises:
         EquimuError: there are no runs, one is given twice, or a learning rate is not positive.
     """
-    if isinstance(runs, str | Path):
-        return report(read_cells(runs))
-    given = list(runs)
-    own = [each for each in given if isinstance(each, Run)]
-    cells = (
-        cells_of(runs if isinstance(runs, Runs) else own) if own else [each for each in given if isinstance(each, Cell)]
-    )
+    cells = _cells(runs)
     groups = curves(cells)
     fits = {name: fit(group) for name, group in groups.items()}
     others = {cell.panel_name: cell.others for cell in cells}
@@ -133,6 +128,22 @@ def report(runs: str | Path | Iterable[Run] | Iterable[Cell]) -> Report:
             _panel(name, group, fits[name], {s: low for (o, s), low in lowest.items() if o == others[name]}, own)
         )
     return Report(panels=tuple(panels), laws=panel_laws(cells, groups))
+
+
+def _cells(runs: "str | Path | Iterable[equimu.runs.Run] | Iterable[Cell]") -> list[Cell]:
+    """The cells that were given, or those of runs of this library, which need JAX to be read."""
+    if isinstance(runs, str | Path):
+        from equimu.reports._read import read_cells
+
+        return read_cells(runs)
+    given = list(runs)
+    cells = [each for each in given if isinstance(each, Cell)]
+    if len(cells) == len(given):
+        return cells
+    from equimu.reports._read import cells_of
+    from equimu.runs import Run, Runs
+
+    return cells_of(runs if isinstance(runs, Runs) else [each for each in given if isinstance(each, Run)])
 
 
 def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[float, float], cells: list[Cell]) -> Panel:

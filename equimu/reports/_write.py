@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from equimu.files import local_folder, write_files
 from equimu.reports._cells import Curve
 from equimu.reports._figure import png
 from equimu.reports._laws import PanelLaw
 from equimu.reports._report import Panel, Report
 from equimu.reports._table import markdown
-from equimu.storage import local_folder, write_files
 
 
 def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from equimu._errors import EquimuError, ExitCode, printable
 from equimu._json import loads
+from equimu.files import open_inside, read_inside, refuse_special, write_inside
 from equimu.runs._config import RunConfig, digest, identity_of_run
 from equimu.runs._files import CHECKPOINTS, CONFIG, DONE, LEFTOVER, METRICS, NAMES, RULES, SOURCE
 from equimu.runs._lock import FolderLock
 from equimu.runs._rows import Rows, is_mark, read_rows, seal, taken_up
-from equimu.storage import open_inside, read_inside, refuse_special, write_inside
 from equimu.tasks import source_digest
 
 

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
+from equimu.files import open_inside, read_inside
 from equimu.runs._files import LOCK
-from equimu.storage import open_inside, read_inside
 
 _BEAT_SECONDS = 5.0
 _LISTEN_SECONDS = 1.0

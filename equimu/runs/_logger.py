@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from equimu._errors import EquimuError, printable
+from equimu._errors import EquimuError, Interrupted, printable
 from equimu._values import check_function, checked
-from equimu.processes import Interrupted
 from equimu.runs._tensorboard import TensorBoard
 
 Status = Literal["finished", "diverged", "interrupted", "failed"]

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
 from equimu._values import Count, NotNegative, Seed, Size, checked
+from equimu.files import read_inside
 from equimu.runs._config import RunConfig, Sizes, config_from_dict, digest
 from equimu.runs._files import CONFIG, DONE, METRICS
 from equimu.runs._rows import read_rows, seal
-from equimu.storage import one_line, read_inside
+from equimu.storage import one_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu.storage import refuse_special
+from equimu.files import refuse_special
 
 _FOLDER = "tensorboard"
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from equimu._errors import EquimuError
 from equimu._json import loads
+from equimu.files import read_inside, refuse_special
 from equimu.runs._config import digest
 from equimu.runs._files import CHECKPOINTS, CONFIG
-from equimu.storage import Checkpoints, read_inside, refuse_special
+from equimu.storage import Checkpoints
 
 
 class WarmStart(NamedTuple):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu.files import check_inside
 from equimu.storage import commits
 from equimu.storage._damage import Damaged
-from equimu.storage._folder import check_inside
 from equimu.storage._places import kvstore_spec, local_path, one_line, tensorstore
 
 MANIFEST = "manifest.json"

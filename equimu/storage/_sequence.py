@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu.storage._folder import check_inside
+from equimu.files import check_inside
 from equimu.storage._places import kvstore_spec, local_path, one_line, tensorstore
 
 # A file ends in the checksum of its last chunk, then the index: of each chunk where it is and how long, and their checksum.

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, Interrupted
 from equimu._values import Size, check, check_function
-from equimu.processes import Interrupted, handle_signals, launcher
+from equimu.files import local_folder
+from equimu.processes import handle_signals, launcher
 from equimu.runs import Run, RunConfig, Runs
-from equimu.storage import local_folder
 from equimu.sweeps._grid import SweepConfig, cells, sweep_config
 from equimu.tasks import Task
 from equimu.training import Programs, RuntimeConfig, build_tree, data_of, train

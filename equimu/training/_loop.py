@@ -12,14 +12,14 @@ from typing import Any, Literal, NoReturn
 import jax
 import numpy as np
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, Interrupted
 from equimu._types import PyTree
 from equimu._values import check, check_function
 from equimu.data import Data, ValidationBatches
+from equimu.files import local_folder
 from equimu.parameterization import to_json
 from equimu.processes import (
     Consensus,
-    Interrupted,
     StopVote,
     barrier,
     connect,
@@ -30,7 +30,6 @@ from equimu.processes import (
 )
 from equimu.runs import LoggerFeed, Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_run, run_config
 from equimu.sharding import make_mesh, place_batch, rows_of_process
-from equimu.storage import local_folder
 from equimu.tasks import Task
 from equimu.training._build import build_tree
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint

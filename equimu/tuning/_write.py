@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from equimu._interval import CONFIDENCE
+from equimu.files import local_folder, write_files
 from equimu.runs import RunConfig, config_to_dict
-from equimu.storage import local_folder, write_files
 from equimu.tuning._result import Tuned, effect_text
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from equimu._interval import CONFIDENCE
+from equimu.files import local_folder, write_files
 from equimu.reports import markdown as report_markdown
-from equimu.storage import local_folder, write_files
 from equimu.tuning._comparison import Comparison, Trained
 from equimu.tuning._write import markdown as tuned_markdown
 from equimu.tuning._write import to_json as tuned_json
