@@ -5,7 +5,7 @@ Two things about the model cannot be known from its layers and are said in two l
 factor.
 
     python examples/vision_transformer.py                             # a sweep over depths, its figure and its verdict
-    equimu sweep examples/vision_transformer.py:Shapes --over.depth 1 2 4 --parameterizations completep sp
+    equimu sweep examples/vision_transformer.py:Shapes --over.depth 1 2 4 --panels completep sp
     equimu coord-check examples/vision_transformer.py:Shapes --parameterization completep --over depth --sizes 2 4 8
 """
 
