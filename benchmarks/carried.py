@@ -4,8 +4,8 @@ python -m benchmarks.carried                  # all
 python -m benchmarks.carried gru --out runs/carried
 
 Each row says by how much the carried loss is above the best one on the grid of rates at the large size, seed by seed with half
-of a 90 % interval; by how many octaves the fitted best rate there is above the carried one; and what the search cost, as a share
-of the runs of that grid, and of as many runs as the search made.
+of a 90 % interval; by how many octaves the fitted best rate there is above the carried one; and what the search cost, as a
+share of the runs of that grid, and of as many runs as the search made.
 """
 
 import argparse
