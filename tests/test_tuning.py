@@ -110,6 +110,21 @@ def test_mistakes_of_the_rest(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_quasi_random_points_do_not_depend_on_losses():
+    asked = []
+    for worst in (0, 39):
+        sampler = Sampler(2, [[0.9, 0.1]], seed=3, quasi_random=40)
+        points = []
+        for number, point in (sampler.ask(1)[0] for _ in range(40)):
+            sampler.tell(number, float(number == worst))
+            points.append(point)
+        asked.append(np.array(points))
+    np.testing.assert_array_equal(*asked)
+    # each half of each axis has as many points as the other, but for the first, which was given, and the break at 40
+    counts = (asked[0][1:33] < 0.5).sum(axis=0)
+    assert list(counts) == [16, 16]
+
+
 def test_the_sampler_begins_with_the_defaults_and_finds_a_bowl():
     def best(seed):
         sampler, found, first = Sampler(3, [[0.9, 0.1, 0.5]], seed), [], None

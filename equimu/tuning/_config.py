@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from equimu._errors import EquimuError, nearest
 from equimu._values import Count, Seed, check, check_keys
@@ -38,12 +38,15 @@ class TuneConfig:
     """Of the noise, of the best trials and of the run that nobody tuned."""
     finalists: Count = 4
     """The best trials, which are run with seeds of their own to decide between them."""
+    sampler: Literal["tpe", "sobol"] = "tpe"
+    """Where trials are made: after some quasi-random points where losses are expected to be low, or at quasi-random points."""
     sampler_seed: Seed = 0
     """Of the order in which points are tried."""
 
     def __post_init__(self):
         check(RunConfig, run=self.run)
         check(Count, trials=self.trials, seeds=self.seeds, finalists=self.finalists)
+        check(Literal["tpe", "sobol"], sampler=self.sampler)
         check(Seed, sampler_seed=self.sampler_seed)
         check_keys("search", self.search)
         if self.seeds < 2:

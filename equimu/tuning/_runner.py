@@ -140,7 +140,8 @@ class _Search:
         numbers, most = self._numbers, self._config.trials
         shares = [number.share(number.default) for number in numbers]
         first = [] if None in shares else [[share for share in shares if share is not None]]
-        sampler = Sampler(len(numbers), first, self._config.sampler_seed)
+        quasi_random = most if self._config.sampler == "sobol" else None
+        sampler = Sampler(len(numbers), first, self._config.sampler_seed, quasi_random)
         trials: list[tuple[dict[str, float], float]] = []
         while len(trials) < most:
             asked = sampler.ask(min(max(_AT_ONCE, self._pool.workers), most - len(trials)))

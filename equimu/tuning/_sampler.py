@@ -14,16 +14,17 @@ _WORST = 1e30  # of a trial that diverged: finite, as the library ranks losses
 class Sampler:
     """Asks for points and is told their losses. The same losses give the same points.
 
-    The first point is that of the defaults, where it is in the ranges; then as many quasi-random points as a model of the
-    losses needs to begin with, and then points of Optuna's tree-structured Parzen estimator.
+    The first point is that of the defaults, where it is in the ranges; then come quasi-random points, and then points of Optuna's
+    tree-structured Parzen estimator.
 
     Args:
         dimensions: of the cube.
         first: points to begin with.
         seed: of all that is random.
+        quasi_random: how many points are quasi-random; by default as many as a model of the losses needs.
     """
 
-    def __init__(self, dimensions: int, first: Sequence[Sequence[float]], seed: int):
+    def __init__(self, dimensions: int, first: Sequence[Sequence[float]], seed: int, quasi_random: int | None = None):
         try:
             import optuna
         except ImportError:
@@ -31,7 +32,7 @@ class Sampler:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         from scipy.stats import qmc
 
-        beginning = 2 ** math.ceil(math.log2(2 * dimensions + 2))
+        beginning = 2 ** math.ceil(math.log2(2 * dimensions + 2 if quasi_random is None else quasi_random))
         sampler = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, constant_liar=True, seed=seed)
         self._study: Any = optuna.create_study(sampler=sampler)
         self._axes: Any = {f"x{axis}": optuna.distributions.FloatDistribution(0.0, 1.0) for axis in range(dimensions)}
