@@ -14,8 +14,8 @@ _WORST = 1e30  # of a trial that diverged: finite, as the library ranks losses
 class Sampler:
     """Asks for points and is told their losses. The same losses give the same points.
 
-    The first point is that of the defaults, where it is in the ranges; then come quasi-random points, and then points of Optuna's
-    tree-structured Parzen estimator.
+    The first point is that of the defaults, where it is in the ranges; then come quasi-random points, and then points of
+    Optuna's tree-structured Parzen estimator.
 
     Args:
         dimensions: of the cube.
