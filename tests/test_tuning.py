@@ -252,9 +252,10 @@ def test_the_sentence_of_a_comparison(compared):
     assert trained(8, 1.0, 1.0, 1.2).plus_minus == pytest.approx(6.3138 * 0.1, rel=1e-4)
 
 
-def test_the_tuned_table_retuned(tmp_path):
+def test_the_tuned_table_retuned_at_twice_and_four_times_the_size(tmp_path):
     options = {"search": {"output.multiplier": (0.25, 4)}, "trials": 3, "seeds": 2, "finalists": 1}
-    found = mu.compare(RUN, **options, at={"width": [16]}, against=None, rates=[2**-6], out=tmp_path)
+    found = mu.compare(RUN, **options, against=None, rates=[2**-6], out=tmp_path)
+    assert [each.size for each in found.carried] == [8, 16, 32]
     tables = {json.dumps(run.identity["config"]["parameterization"]) for run in found.runs}
     assert found.against == "itself" and len(tables) == 1
 
@@ -264,8 +265,8 @@ def test_the_tuned_table_retuned(tmp_path):
     [
         ({"at": {}}, "at takes values of one size, e.g. width=64,128,256; got none"),
         ({"at": {"width": [8]}}, "at has no width above the 8 that is tuned at"),
-        ({"at": {"width": [4]}}, "below the 8 that was tuned at"),
-        ({"at": {"widht": [64]}}, "did you mean 'width'"),
+        ({"at": {"width": [4]}}, "at has width=4, below the 8 that was tuned at"),
+        ({"at": {"widht": [64]}}, "at names 'widht', .* did you mean 'width'"),
         ({"at": {"width": [64]}, "rates": ()}, "rates is empty; give at least one learning rate"),
         ({"at": {"width": [64]}, "against": "spp"}, "did you mean 'sp'"),
     ],

@@ -22,8 +22,8 @@ class Compare(Command):
     config_class = TuneConfig
 
     config: Annotated[TuneConfig, Flat] = TuneConfig()
-    at: tuple[str, ...] = ("width=64,128,256",)
-    """Larger values of one size, e.g. width=64,128,256."""
+    at: tuple[str, ...] = ()
+    """Larger values of one size, e.g. width=64,128,256; by default twice and four times the first size."""
     against: str = "sp"
     """The other table, as run.parameterization; itself for the one that was tuned, with the numbers that were found."""
     rates: tuple[float, ...] = RATES
@@ -37,7 +37,7 @@ class Compare(Command):
     def __call__(self) -> None:
         """Trains, and writes and prints what was found."""
         one_core_each(self.workers)
-        at = sizes_of(self.at, "--at", "width=64,128,256")
+        at = sizes_of(self.at, "--at", "width=64,128,256") if self.at else None
         local_folder(self.out, "--out")
         with progress("comparing", 1) as bar:
 

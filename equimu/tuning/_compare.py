@@ -28,7 +28,7 @@ RATES: tuple[float, ...] = octaves(-9, -4)
 def compare(
     task: Task | RunConfig | TuneConfig,
     *,
-    at: Mapping[str, Sequence[int]],
+    at: Mapping[str, Sequence[int]] | None = None,
     against: str | Parameterization | None = "sp",
     rates: Sequence[float] = RATES,
     out: str | Path,
@@ -44,7 +44,8 @@ def compare(
 
     Args:
         task: as of `tune`.
-        at: the larger values of one size, by its name: `{"width": (64, 128, 256)}`.
+        at: the larger values of one size, by its name: `{"width": (64, 128, 256)}`; by default twice and four times the first
+            size.
         against: the other table; None for the one that was tuned, with the numbers that were found, the rate apart.
         rates: base learning rates of the other table.
         out: root of the run folders; those of the search are below its `tune`.
@@ -92,15 +93,18 @@ def compare(
     )
 
 
-def _sizes(small: RunConfig, at: Mapping[str, Sequence[int]]) -> tuple[str, tuple[int, ...]]:
+def _sizes(small: RunConfig, at: Mapping[str, Sequence[int]] | None) -> tuple[str, tuple[int, ...]]:
     """The size that is varied, and its values from the smallest."""
+    if at is None:
+        first, value = next(iter(small.size.items()))
+        at = {first: (2 * value, 4 * value)}
     check_keys("at", at)
     if len(at) != 1:
         raise EquimuError(f"at takes values of one size, e.g. width=64,128,256; got {', '.join(at) or 'none'}")
     ((along, values),) = at.items()
     for value in values:
         check(Size, at=value)
-        carried_run(small, {along: value})
+        carried_run(small, {along: value}, "at")
     larger = sorted({value for value in values if value != small.size[along]})
     if not larger:
         raise EquimuError(f"at has no {along} above the {small.size[along]} that is tuned at")

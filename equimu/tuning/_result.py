@@ -81,17 +81,22 @@ class Tuned:
         return "\n".join(lines)
 
 
-def carried_run(small: RunConfig, size: Mapping[str, int]) -> RunConfig:
+def carried_run(small: RunConfig, size: Mapping[str, int], what: str = "carry") -> RunConfig:
     """The small run at larger sizes.
+
+    Args:
+        small: the small run.
+        size: sizes by name; the others stay.
+        what: how they are called in messages.
 
     Raises:
         EquimuError: an unknown size, or one below that of the small run.
     """
     for name, value in size.items():
         if name not in small.size:
-            raise EquimuError(f"carry names {name!r}, which is not a size of the model: {nearest(name, small.size)}")
+            raise EquimuError(f"{what} names {name!r}, which is not a size of the model: {nearest(name, small.size)}")
         if value < small.size[name]:
-            raise EquimuError(f"carry has {name}={value}, below the {small.size[name]} that was tuned at")
+            raise EquimuError(f"{what} has {name}={value}, below the {small.size[name]} that was tuned at")
     return dataclasses.replace(small, size=Sizes({**small.size, **size}))
 
 
