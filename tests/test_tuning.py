@@ -12,6 +12,7 @@ import pytest
 
 import equimu as mu
 from equimu import EquimuError
+from equimu.cli import main
 from equimu.runs import RunConfig, config_to_dict
 from equimu.runs._config import identity_of_run
 from equimu.tuning import Trained, TuneConfig, tune_config_from_dict, write_comparison, write_tuned
@@ -286,3 +287,19 @@ def test_numbers_that_are_worth_nothing_go_back_to_their_defaults(tmp_path):
     assert abs(effect.lost) <= effect.plus_minus and "stays at its default" in repr(tuned)
     losses = [r.validation_loss for r in tuned.runs if r.identity["config"]["optimizer"]["eps"] == RUN.optimizer.eps]
     assert any(loss < tuned.default_loss for loss in losses)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["tune", "--carry", "width=256,512"], "--carry takes one value of each size, got width=256,512"),
+        (["tune", "--carry", "256"], "--carry takes sizes by name, e.g. --carry width=1024 depth=24; got '256'"),
+        (["tune", "--carry", "width=64"], "carry has width=64, below the 128"),
+        (["compare", "--at", "64"], "--at takes sizes by name, e.g. --at width=64,128,256; got '64'"),
+        (["compare", "--at", "width=256", "depth=4"], "at takes values of one size"),
+    ],
+)
+def test_mistakes_on_the_command_line(flags, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*flags, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "out").exists()

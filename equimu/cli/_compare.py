@@ -17,7 +17,7 @@ from equimu.tuning import RATES, Comparison, TuneConfig, compare, comparison_tab
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare(Command):
-    """Tune a small run, carry it to larger sizes, and compare with another table carried and retuned at each size."""
+    """The flags of `equimu compare`."""
 
     config_class = TuneConfig
 

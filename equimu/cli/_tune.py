@@ -37,10 +37,15 @@ class Tune(Command):
     def __call__(self) -> None:
         """Searches, and writes and prints what was found."""
         one_core_each(self.workers)
-        sizes = {name: values[-1] for name, values in sizes_of(self.carry, "--carry", "width=1024 depth=24").items()}
-        flops = training_flops(
-            carried_run(self.config.run, sizes)
-        )  # which finds sizes that do not fit before the search
+        sizes: dict[str, int] = {}
+        for name, values in sizes_of(self.carry, "--carry", "width=1024 depth=24").items():
+            if len(values) > 1:
+                raise EquimuError(
+                    f"--carry takes one value of each size, got {name}={','.join(map(str, values))}; see compare --at"
+                )
+            sizes[name] = values[0]
+        # Which finds sizes that do not fit before the search.
+        flops = training_flops(carried_run(self.config.run, sizes))
         local_folder(self.out, "--out")
         with progress("tuning", 1) as bar:
             tuned = tune(
