@@ -38,12 +38,11 @@ class Tune(Command):
         """Searches, and writes and prints what was found."""
         one_core_each(self.workers)
         sizes: dict[str, int] = {}
-        for name, values in sizes_of(self.carry, "--carry", "width=1024 depth=24").items():
-            if len(values) > 1:
-                raise EquimuError(
-                    f"--carry takes one value of each size, got {name}={','.join(map(str, values))}; see compare --at"
-                )
-            sizes[name] = values[0]
+        for name, (value, *more) in sizes_of(self.carry, "--carry", "width=1024 depth=24").items():
+            if more:
+                both = ",".join(map(str, (value, *more)))
+                raise EquimuError(f"--carry takes one value of each size, got {name}={both}; see compare --at")
+            sizes[name] = value
         # Which finds sizes that do not fit before the search.
         flops = training_flops(carried_run(self.config.run, sizes))
         local_folder(self.out, "--out")
