@@ -3,7 +3,7 @@
 python -m benchmarks.samplers --seeds 3 --trials 40 --out runs/samplers
 
 Each search is that of `examples/demo.toml`, with a sampler seed of its own. Compared are the loss of the winner over seeds
-that the search did not see, and that of the same numbers at width 128.
+that the search did not see, and that of the same numbers at a larger width.
 """
 
 import argparse
@@ -24,29 +24,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--out", default="runs/samplers")
     given = parser.parse_args()
     fields = tomllib.loads(_DEMO.read_text())
-    print("| sampler | seed | best trial | winner, fresh seeds | at width 128 |\n|---|---:|---:|---:|---:|")
+    print(f"| sampler | seed | best trial | winner, fresh seeds | at width {given.width} |\n|---|---:|---:|---:|---:|")
     found: dict[str, list[tuple[float, float, float]]] = {}
     for seed in range(given.seeds):
         for name in ("sobol", "tpe"):
             config = tune_config_from_dict({**fields, "trials": given.trials, "sampler": name, "sampler_seed": seed})
-            row = _losses(config, given.out)
+            row = _losses(config, given.width, given.out)
             found.setdefault(name, []).append(row)
             print(f"| {name} | {seed} | " + " | ".join(f"{loss:.4f}" for loss in row) + " |", flush=True)
     for name, rows in found.items():
         print(f"| {name} | mean | " + " | ".join(f"{loss:.4f}" for loss in np.mean(rows, axis=0)) + " |")
 
 
-def _losses(config: TuneConfig, out: str) -> tuple[float, float, float]:
+def _losses(config: TuneConfig, width: int, out: str) -> tuple[float, float, float]:
     tuned = tune(config, out=out)
     searched = [run.validation_loss for run in tuned.runs if run.seed == 0]
-    return float(np.nanmin(searched)), tuned.loss, _wide(tuned, out)
+    return float(np.nanmin(searched)), tuned.loss, _wide(tuned, width, out)
 
 
-def _wide(tuned: Tuned, out: str) -> float:
-    large = tuned.carried(width=128)
+def _wide(tuned: Tuned, width: int, out: str) -> float:
+    large = tuned.carried(width=width)
     cells = [dataclasses.replace(large, seed=seed, on_nonfinite="record") for seed in (1, 2, 3)]
     runs = RunPool(large, out=out).train(cells)
     return float(np.mean([run.validation_loss for run in runs.values()]))
