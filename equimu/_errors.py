@@ -54,9 +54,16 @@ def nearest(name: object, names: Iterable[str]) -> str:
         For example `did you mean 'relative'? (valid: absolute, relative)`, or `give one of absolute, relative`.
     """
     names = sorted(names)
-    matches = difflib.get_close_matches(str(name), names, n=1)
+    matches = difflib.get_close_matches(str(name), names, n=1) or [
+        each for each in names if _initials(each) == str(name)
+    ]
     valid = ", ".join(names)
     return f"did you mean {matches[0]!r}? (valid: {valid})" if matches else f"give one of {valid}"
+
+
+def _initials(name: str) -> str:
+    """`"lr"` of `"optimizer.learning_rate"`."""
+    return "".join(word[:1] for word in name.rpartition(".")[2].replace("-", "_").split("_"))
 
 
 def printable(text: object) -> str:

@@ -295,6 +295,11 @@ def test_numbers_that_are_worth_nothing_go_back_to_their_defaults(tmp_path):
         (["tune", "--carry", "width=256,512"], "--carry takes one value of each size, got width=256,512"),
         (["tune", "--carry", "256"], "--carry takes sizes by name, e.g. --carry width=1024 depth=24; got '256'"),
         (["tune", "--carry", "width=64"], "carry has width=64, below the 128"),
+        (
+            ["tune", "--search.lr", "1", "2"],
+            "search names 'lr', which is not a number of the run: did you mean 'learning_rate'",
+        ),
+        (["compare", "--lr", "1"], "write --search.learning-rate"),
         (["compare", "--at", "64"], "--at takes sizes by name, e.g. --at width=64,128,256; got '64'"),
         (["compare", "--at", "width=256", "depth=4"], "at takes values of one size"),
     ],

@@ -21,6 +21,7 @@ _MEANT = {
     "width": "size.width",
     "depth": "size.depth",
 }
+_OF_SEARCH = {"lr": "search.learning-rate", "learning-rate": "search.learning-rate"}
 _OF_COMMANDS = {
     "sweep": {
         "lr": "fit.learning-rate",
@@ -28,7 +29,8 @@ _OF_COMMANDS = {
         "width": "over.width",
         "depth": "over.depth",
     },
-    "tune": {"lr": "search.learning-rate", "learning-rate": "search.learning-rate"},
+    "tune": _OF_SEARCH,
+    "compare": _OF_SEARCH,
 }
 
 
