@@ -46,6 +46,9 @@ def measure() -> dict[str, float]:
                     str(WIDTH),
                     "--base.width",
                     "32",
+                    # As the cells of a sweep have it: it is a part of what a run is.
+                    "--on-nonfinite",
+                    "record",
                     "--seed",
                     str(seed),
                 ),
