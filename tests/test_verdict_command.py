@@ -276,5 +276,5 @@ def test_runs_that_are_not_over_are_left_out_of_folders(tmp_path):
     first.unlink()
     assert len(read_table(folder).cells) == 35
     second.write_text("[1]")
-    with pytest.raises(EquimuError, match="is no summary in JSON"):
+    with pytest.raises(EquimuError, match="is not a JSON summary"):
         read_table(folder)

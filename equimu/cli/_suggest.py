@@ -14,7 +14,7 @@ def target_of(given: tuple[str, ...], config: SweepConfig) -> dict[str, float]:
     """The sizes that `--suggest` names.
 
     Raises:
-        EquimuError: a text that is no size, one that the sweep is not over or is named twice, or one that is missing.
+        EquimuError: a text is not a size, or the sizes are not those that the sweep varies, each once.
     """
     found: dict[str, float] = {}
     for text in given:

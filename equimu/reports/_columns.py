@@ -58,7 +58,7 @@ class Columns:
         return next((WORDS[end] for end in ends if end in WORDS), ends[-1])
 
     def of(self, role: str, row: Row) -> Any:
-        """What stands in the column of a role; None where there is no such column, or nothing in it."""
+        """The value in the column of a role; None if there is no such column, or if it is empty."""
         value = row.values.get(self.names[role]) if role in self.names else None
         value = value.strip() if isinstance(value, str) else value
         return None if value == "" else value

@@ -63,7 +63,7 @@ def wandb_rows(folder: Path, configs: Iterable[str]) -> list[Row]:
         except FileNotFoundError:
             values["State"] = "running"
         except ValueError as error:
-            raise EquimuError(f"{folder / summary} is no summary in JSON: {error}; leave the run out") from None
+            raise EquimuError(f"{folder / summary} is not a JSON summary: {error}; leave the run out") from None
         else:
             values |= {f"summary.{key}": value for key, value in flattened(found)}
         rows.append(Row(where=f"run {files.parent}", values=values))

@@ -50,7 +50,7 @@ class TuneConfig:
         check(Seed, sampler_seed=self.sampler_seed)
         check_keys("search", self.search)
         if self.seeds < 2:
-            raise EquimuError("seeds must be at least 2: of one there is no noise to compare with")
+            raise EquimuError("seeds must be at least 2: one seed does not tell the noise")
         if self.run.seed != 0:
             raise EquimuError(
                 f"seed={self.run.seed} is for a single run; tuning takes the first {self.seeds + 1} seeds"
