@@ -261,6 +261,38 @@ def diverging(config, policy):
     return dataclasses.replace(config, optimizer=optimizer, on_nonfinite=policy, steps=20)
 
 
+def test_run_is_left_at_steps_and_goes_on_to_the_same_bits(whole, tmp_path):
+    seen = []
+
+    def left(until):
+        seen.clear()
+        return train(config_of(whole), out=tmp_path, until=until, on_row=lambda row: seen.append(row["step"]))
+
+    run = left(5)
+    assert run.status == "paused" and math.isnan(run.validation_loss)
+    assert without_times(run.rows) == without_times(row for row in whole.rows if row["step"] <= 5)
+    assert left(5) == run and not seen  # it is read, and not trained again
+    assert left(7).rows == run.rows and not seen  # no step of those has a row
+    assert left(11).rows[-1]["step"] == 10 and seen == [10]
+    assert left(5).rows == run.rows and not seen  # it is beyond that step
+    assert without_times(left(10**6).rows) == without_times(whole.rows)
+    assert left(5).status == "finished"
+
+
+def test_run_beyond_the_step_it_is_to_be_left_at_is_left_where_it_is(whole, cut):
+    run = train(config_of(whole), out=cut.parent, until=3)
+    assert run.status == "paused" and [row["step"] for row in run.rows] == [1]
+    assert without_times(resumed(whole, cut.parent).rows) == without_times(whole.rows)
+
+
+def test_run_that_began_anew_after_it_was_left_is_trained_to_that_step_again(whole, tmp_path):
+    folder = train(config_of(whole), out=tmp_path, until=7).folder
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.jsonl").write_bytes(b"")
+    run = train(config_of(whole), out=tmp_path, until=7)
+    assert [row["step"] for row in run.rows] == [1, 5]
+
+
 def test_number_that_is_none_stops_the_run_with_the_last_good_checkpoint(whole, tmp_path):
     runtime = RuntimeConfig(checkpoint_every=1, keep=100)
     with pytest.raises(NotFiniteError, match=r"of step \d+ is not finite; .*lower the learning rate") as stop:

@@ -27,6 +27,7 @@ from equimu.runs._number_paths import short_names as short_names
 from equimu.runs._number_paths import usual_number as usual_number
 from equimu.runs._number_paths import with_numbers as with_numbers
 from equimu.runs._run import Run as Run
+from equimu.runs._run import read_paused as read_paused
 from equimu.runs._run import read_run as read_run
 from equimu.runs._run import read_runs as read_runs
 from equimu.runs._warm_start import WarmStart as WarmStart

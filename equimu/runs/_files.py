@@ -1,13 +1,14 @@
 """The files in the folder of a run.
 
-`done` is written last, so a folder without it is a run that was interrupted. While it is trained there is a `lock`, and once it
-was saved a folder `checkpoints`. Nothing of it is reached through a link; see `equimu.files`.
+`done` is written last, so a folder without it is a run that was interrupted, or was left at a step that `paused` names. While
+it is trained there is a `lock`, and once it was saved a folder `checkpoints`. Nothing of it is reached through a link; see `equimu.files`.
 """
 
 import re
 
-CONFIG, RULES, METRICS, SOURCE, DONE = "config.json", "rules.json", "metrics.jsonl", "source", "done"
+CONFIG, RULES, METRICS, SOURCE = "config.json", "rules.json", "metrics.jsonl", "source"
+DONE, PAUSED = "done", "paused"
 LOCK, CHECKPOINTS = "lock", "checkpoints"
-NAMES = (CONFIG, RULES, METRICS, SOURCE, DONE, LOCK, CHECKPOINTS)
+NAMES = (CONFIG, RULES, METRICS, SOURCE, DONE, PAUSED, LOCK, CHECKPOINTS)
 LEFTOVER = re.compile(rf"{LOCK}(-[0-9a-f]+)?|({RULES}|{METRICS}|{SOURCE})(\.tmp)?|{CONFIG}\.tmp")
 """What a start leaves that was killed before the config was there."""

@@ -13,7 +13,7 @@ from equimu._errors import EquimuError, ExitCode, printable
 from equimu._json import loads
 from equimu.files import open_inside, read_inside, refuse_special, write_inside
 from equimu.runs._config import RunConfig, digest, identity_of_run
-from equimu.runs._files import CHECKPOINTS, CONFIG, DONE, LEFTOVER, METRICS, NAMES, RULES, SOURCE
+from equimu.runs._files import CHECKPOINTS, CONFIG, DONE, LEFTOVER, METRICS, NAMES, PAUSED, RULES, SOURCE
 from equimu.runs._lock import FolderLock
 from equimu.runs._rows import Rows, is_mark, read_rows, seal, taken_up
 from equimu.tasks import source_digest
@@ -156,6 +156,15 @@ class RunFolder:
         message = {"status": status, "sha256": sha256, "check": seal(self._name, status, sha256)}
         with self._storing(step):
             self._write(DONE, json.dumps(message).encode())
+
+    def pause(self, step: int) -> None:
+        """Notes that the run was saved after a step and left there, to be gone on with.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with self._storing(step):
+            self._write(PAUSED, json.dumps({"step": step, **self._rows.mark, "text": None}).encode())
 
     def check_source(self) -> None:
         """Says on stderr, once for a root, if the file of the task is another than the run began with."""

@@ -11,7 +11,7 @@ from equimu._errors import EquimuError, Interrupted, printable
 from equimu._values import check_function, checked
 from equimu.runs._tensorboard import TensorBoard
 
-Status = Literal["finished", "diverged", "interrupted", "failed"]
+Status = Literal["finished", "diverged", "paused", "interrupted", "failed"]
 
 
 class Logger(Protocol):
@@ -43,7 +43,7 @@ class Logger(Protocol):
         ...
 
     def end(self, status: Status, /) -> None:
-        """Training ends. `interrupted` by a signal or `failed`, it can go on; a process that is killed sends no end."""
+        """Training ends. `paused`, `interrupted` by a signal or `failed`, it can go on; a process that is killed sends no end."""
         ...
 
 

@@ -1,11 +1,12 @@
 """Finished runs, as their folders tell them."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +15,20 @@ from equimu._json import loads
 from equimu._values import Count, NotNegative, Seed, Size, checked
 from equimu.files import read_inside
 from equimu.runs._config import RunConfig, Sizes, config_from_dict, digest
-from equimu.runs._files import CONFIG, DONE, METRICS
-from equimu.runs._rows import read_rows, seal
+from equimu.runs._files import CONFIG, DONE, METRICS, PAUSED
+from equimu.runs._rows import read_rows, seal, taken_up
 from equimu.storage import one_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
-    """A finished run, as its folder tells it.
+    """A finished run, or one that was left at a step, as its folder tells it.
 
     - `identity`: what it is, in plain JSON types: its `config`, and a fingerprint of its `data`.
     - `task`, `parameterization`: by which names tables and figures call them.
     - `size`, `learning_rate`, `seed`, `steps`: of its config.
-    - `status`: `"finished"`, or `"diverged"` where the loss was not finite.
-    - `validation_loss`: after the last step, in what the task's loss is in; infinite if diverged.
+    - `status`: `"finished"`, `"diverged"` where the loss was not finite, or `"paused"` where `train` was given `until`.
+    - `validation_loss`: after the last step, in what the task's loss is in; infinite if diverged, NaN if paused.
     - `rows`: the rows of `metrics.jsonl`.
     """
 
@@ -39,7 +40,7 @@ class Run:
     learning_rate: float
     seed: int
     steps: int
-    status: Literal["finished", "diverged"]
+    status: Literal["finished", "diverged", "paused"]
     validation_loss: float
     rows: tuple[Mapping[str, Any], ...]
 
@@ -71,13 +72,9 @@ def read_run(folder: Path) -> Run | None:
     """
     if not os.path.lexists(folder / DONE):
         return None
-    try:
+    with _reading(folder):
         done = loads(read_inside(folder, DONE))
-        identity = loads(read_inside(folder, CONFIG))
-        name = digest(identity)
-        if folder.absolute().name != name:
-            raise ValueError(f"its {CONFIG} is that of {name}, whose folder has that name")
-        known = _known(identity["config"])
+        name, identity, known = _identity(folder)
         content = read_inside(folder, METRICS)
         status = done["status"]
         # Before rows had checks, `done` held the status alone.
@@ -89,10 +86,44 @@ def read_run(folder: Path) -> Run | None:
             if hashlib.sha256(content).hexdigest() != done["sha256"]:
                 raise ValueError(f"{METRICS} is not the one that the run ended with")
         loss = _loss(status, rows)
+        return Run(folder=folder, identity=identity, status=status, validation_loss=loss, rows=tuple(rows), **known)
+
+
+def read_paused(folder: Path, step: int) -> Run | None:
+    """The run in a folder up to a step, where it was left after that step or a later one; else None.
+
+    Raises:
+        EquimuError: as `read_run`.
+    """
+    if not os.path.lexists(folder / PAUSED):
+        return None
+    with _reading(folder):
+        paused = loads(read_inside(folder, PAUSED))
+        name, identity, known = _identity(folder)
+        content = taken_up(read_inside(folder, METRICS), paused)
+        if paused["step"] < step or content is None:  # or it began anew since then
+            return None
+        rows = tuple(row for row in read_rows(content, name, checked=True) if row["step"] <= step)
+        return Run(folder=folder, identity=identity, status="paused", validation_loss=math.nan, rows=rows, **known)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Generator[None, None, None]:
+    """What is wrong with the files of a run, as an `EquimuError`."""
+    try:
+        yield
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         message = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
         raise EquimuError(f"{folder} is not a readable run ({message}); move it away and run it again") from None
-    return Run(folder=folder, identity=identity, status=status, validation_loss=loss, rows=tuple(rows), **known)
+
+
+def _identity(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The hash that names a run, what it is, and what everybody asks of it."""
+    identity = loads(read_inside(folder, CONFIG))
+    name = digest(identity)
+    if folder.absolute().name != name:
+        raise ValueError(f"its {CONFIG} is that of {name}, whose folder has that name")
+    return name, identity, _known(identity["config"])
 
 
 def _known(config: Any) -> dict[str, Any]:

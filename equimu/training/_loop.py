@@ -14,7 +14,7 @@ import numpy as np
 
 from equimu._errors import EquimuError, Interrupted
 from equimu._types import PyTree
-from equimu._values import check, check_function
+from equimu._values import Count, check, check_function
 from equimu.data import Data, ValidationBatches
 from equimu.files import local_folder
 from equimu.parameterization import to_json
@@ -28,7 +28,7 @@ from equimu.processes import (
     on_process_zero,
     report_failure,
 )
-from equimu.runs import LoggerFeed, Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_run, run_config
+from equimu.runs import LoggerFeed, Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_paused, read_run, run_config
 from equimu.sharding import make_mesh, place_batch, rows_of_process
 from equimu.tasks import Task
 from equimu.training._build import build_tree
@@ -53,6 +53,7 @@ def train(
     runtime: RuntimeConfig | None = None,
     on_row: OnRow | None = None,
     programs: Programs | None = None,
+    until: int | None = None,
     **fields: Any,
 ) -> Run:
     """Trains one model, goes on with a run that was interrupted, or reads the run if it was done before.
@@ -68,10 +69,11 @@ def train(
         on_row: called with each row of metrics as it is written, on process 0.
         programs: compiled programs that runs share which differ only in numbers; by default those of the
             last two runs of this process.
+        until: a step after which the run is saved and left; it goes on from there when it is trained again. By default to its end.
         fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
 
     Returns:
-        The finished run.
+        The finished run; or the run up to `until`, with the status `"paused"`.
 
     Raises:
         EquimuError: whatever is wrong with the config, before anything is written; another process that owns the folder.
@@ -85,6 +87,7 @@ def train(
     config = run_config(task, size, fields)
     runtime = RuntimeConfig() if runtime is None else runtime
     check(RuntimeConfig, runtime=runtime)
+    check(Count | None, until=until)
     if on_row is not None:
         check_function("on_row", on_row, "of a row of metrics")
     root = local_folder(out, "--out")
@@ -96,11 +99,11 @@ def train(
             raise EquimuError(f"restore_from is of step {source.step}, and the run has only steps={config.steps}")
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
         folder.check()
-        if on_process_zero(lambda: folder.is_done):
+        if on_process_zero(lambda: folder.is_done or _is_left(folder.path, until)):
             on_process_zero(folder.check_source)
         else:
-            _train(config, runtime, data, folder, source, on_row or (lambda row: None), programs)
-        return _read(folder.path)
+            _train(config, runtime, data, folder, source, on_row or (lambda row: None), programs, until)
+        return _read(folder.path, until)
     except Interrupted:
         raise  # at the same step in all processes
     except BaseException as error:
@@ -137,6 +140,7 @@ def _train(
     source: WarmStart | None,
     on_row: OnRow,
     programs: Programs | None,
+    until: int | None,
 ) -> None:
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
@@ -188,9 +192,18 @@ def _train(
             on_process_zero(lambda: folder.sync(step))
             saving.save(step, state, metrics_log.record, folder.mark)
 
+        def leave(step: int) -> None:
+            saving.finish()
+            on_process_zero(lambda: folder.pause(step))
+            feed.end("paused")
+
+        if until is not None and until <= first < config.steps:
+            leave(first)
+            return
         for step in range(first + 1, config.steps + 1):
             wish = agreed(step)
-            saves = wish.save or wish.signum != 0 or saving.is_due(step)
+            leaves = step == until and step < config.steps
+            saves = wish.save or wish.signum != 0 or leaves or saving.is_due(step)
             logs = step % config.log_every == 0 or step in (1, config.steps)
             batch = place(next(batches))
             state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs or saves))
@@ -201,6 +214,9 @@ def _train(
                 save(step)
             if wish.signum:
                 _stop(wish.signum, f"after step {step} of {config.steps}", saving)
+            if leaves:
+                leave(step)
+                return
         sums: dict[str, tuple[float, float]] = {}
         for number in range(len(validation)):
             batch, weights = place((validation.batch(number, rows), validation.weights(number, rows)))
@@ -236,11 +252,15 @@ def _owning(folder: RunFolder) -> Generator[None, None, None]:
         yield
 
 
-def _read(folder: Path) -> Run:
-    """The run that just ended. The first process wrote it; the others may see that later."""
+def _is_left(folder: Path, until: int | None) -> bool:
+    return until is not None and read_paused(folder, until) is not None
+
+
+def _read(folder: Path, until: int | None) -> Run:
+    """The run that just ended, or was left. The first process wrote it; the others may see that later."""
     barrier("end")
     seen_by = time.monotonic() + _SEEN_SECONDS
-    while (run := read_run(folder)) is None:
+    while (run := read_run(folder) or (until and read_paused(folder, until)) or None) is None:
         if is_process_zero() or time.monotonic() > seen_by:
             raise EquimuError(
                 f"process {jax.process_index()} does not see {folder}; give --out on a file system that all share"
