@@ -25,7 +25,8 @@ _EXAMPLES = Path(__file__).parent.parent / "examples"
 _SEARCH = {"learning_rate": (2**-9, 2**-3), "input.multiplier": (2**-3, 2**3), "output.multiplier": (2**-3, 2**3)}
 
 
-def _example(name: str, task: str) -> Any:
+def example(name: str, task: str) -> Any:
+    """A task of a file in `examples/`, as it is by default."""
     spec = importlib.util.spec_from_file_location(name, _EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -66,7 +67,7 @@ def main() -> None:
 def _compared(case: Case, out: str) -> Comparison:
     text = mu.LanguageModel(model=mu.tasks.ModelConfig(head_dim=32, unroll=2), text=mu.tasks.TextConfig(rows=8, seq=64))
     run = mu.RunConfig(
-        task=text if case.example is None else _example(*case.example),
+        task=text if case.example is None else example(*case.example),
         size=case.small,
         base=case.small,
         parameterization=case.table,

@@ -1,6 +1,7 @@
 """`equimu sweep`, and `equimu report` on what it left."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from equimu._progress import progress
@@ -12,7 +13,8 @@ from equimu.cli._running import loss_text, one_core_each
 from equimu.cli._suggest import print_suggestions, target_of
 from equimu.files import local_folder
 from equimu.reports import cells_of, read_cells
-from equimu.sweeps import SweepConfig, sweep
+from equimu.runs import Runs
+from equimu.sweeps import SweepConfig, cells, sweep
 from equimu.training import RuntimeConfig
 
 
@@ -27,6 +29,8 @@ class Sweep(Command):
     """Root of the run folders; the report is written there too."""
     workers: Size | None = None
     """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    early_stopping: bool = False
+    """Leave cells that cannot be the best of their curve; others are trained to their end where the verdict needs them."""
     suggest: tuple[str, ...] = ()
     """Sizes too large to sweep, e.g. width=1024 steps=8000: says which cells would halve the interval predicted there."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -41,13 +45,25 @@ class Sweep(Command):
                 out=self.out,
                 workers=self.workers,
                 runtime=self.runtime,
+                early_stopping=self.early_stopping,
                 on_cell=lambda run, done, total: bar.update(
                     done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
                 ),
             )
         made = print_report(cells_of(runs), self.out)
+        if self.early_stopping:
+            print(_saved(runs, [cell.steps for cell in cells(self.config)]))
         if target:
             print_suggestions(made, target, self.config, self.out)
+
+
+def _saved(runs: Runs, steps: Sequence[int]) -> str:
+    """What early stopping left out of a grid whose cells have so many steps."""
+    done = sum(run.rows[-1]["step"] for run in (*runs, *runs.stopped))
+    return (
+        f"early stopping: {len(runs)} of {len(steps)} cells were trained to their end; with what the others were trained, that "
+        f"is {done / sum(steps):.0%} of all steps"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

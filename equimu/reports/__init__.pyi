@@ -5,6 +5,8 @@ from equimu.reports._cells import Curve as Curve
 from equimu.reports._fit import Fit as Fit
 from equimu.reports._fit import Optimum as Optimum
 from equimu.reports._fitted import Fitted as Fitted
+from equimu.reports._fitted import fitted as fitted
+from equimu.reports._fitted import scale_of as scale_of
 from equimu.reports._held_out import HeldOut as HeldOut
 from equimu.reports._joint_law import Exponent as Exponent
 from equimu.reports._joint_law import JointLaw as JointLaw

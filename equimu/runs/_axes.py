@@ -30,15 +30,17 @@ class Runs(list[Run]):
     """The finished runs of a sweep, a list that prints as a summary and the first few of them.
 
     - `axes`: what the sweep varied; None where that is to be read off the runs.
+    - `stopped`: runs that were left before their end, as early stopping does.
     """
 
-    def __init__(self, runs: Iterable[Run] = (), axes: Axes | None = None):
+    def __init__(self, runs: Iterable[Run] = (), axes: Axes | None = None, stopped: Iterable[Run] = ()):
         super().__init__(runs)
-        self.axes = axes
+        self.axes, self.stopped = axes, tuple(stopped)
 
     def __repr__(self) -> str:
         lost = sum(run.status == "diverged" for run in self)
-        lines = [f"{len(self)} runs, {lost} diverged"]
+        left = f", {len(self.stopped)} stopped early" if self.stopped else ""
+        lines = [f"{len(self)} runs, {lost} diverged{left}"]
         fit = "optimizer.learning_rate" if self.axes is None else self.axes.fit
         for run in self[:_SHOWN]:
             value = value_at(run.identity["config"], fit)

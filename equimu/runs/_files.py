@@ -1,7 +1,8 @@
 """The files in the folder of a run.
 
 `done` is written last, so a folder without it is a run that was interrupted, or was left at a step that `paused` names. While
-it is trained there is a `lock`, and once it was saved a folder `checkpoints`. Nothing of it is reached through a link; see `equimu.files`.
+it is trained there is a `lock`, and once it was saved a folder `checkpoints`. Nothing of it is reached through a link; see
+`equimu.files`.
 """
 
 import re

@@ -43,7 +43,7 @@ class Logger(Protocol):
         ...
 
     def end(self, status: Status, /) -> None:
-        """Training ends. `paused`, `interrupted` by a signal or `failed`, it can go on; a process that is killed sends no end."""
+        """Training ends. `paused`, `interrupted` by a signal or `failed`, it can go on; one that is killed sends no end."""
         ...
 
 

@@ -153,7 +153,7 @@ def read_runs(root: Path) -> Iterator[Run]:
             folders = sorted((entry.name, entry.is_symlink()) for entry in entries if entry.is_dir())
     except OSError as error:
         raise EquimuError(f"cannot read {root}: {error.strerror}") from None
-    finished = unfinished = 0
+    finished = unfinished = left = 0
     for name, is_link in folders:
         if is_link and os.path.lexists(root / name / DONE):
             raise EquimuError(
@@ -163,12 +163,15 @@ def read_runs(root: Path) -> Iterator[Run]:
         if run is not None:
             finished += 1
             yield run
-        unfinished += run is None and os.path.lexists(root / name / CONFIG)
+        if run is None and os.path.lexists(root / name / CONFIG):
+            unfinished += 1
+            left += os.path.lexists(root / name / PAUSED)
     deeper = [] if finished + unfinished else sorted({path.parent.parent.name for path in root.glob(f"*/*/{CONFIG}")})
     if deeper:
         raise EquimuError(f"{root} holds no runs, but folders of them: name one of {', '.join(deeper[:9])}")
     if unfinished:
-        message = f"{unfinished} of the runs in {root} have not ended, and are left out"
+        early = f" ({left} were stopped early)" if left else ""
+        message = f"{unfinished} of the runs in {root} have not ended{early}, and are left out"
         print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
 
 

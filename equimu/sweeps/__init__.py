@@ -1,8 +1,10 @@
 """Sweeps: grids of runs."""
 
 from equimu.runs import Runs as Runs
+from equimu.sweeps._early_stopping import early_stopping as early_stopping
 from equimu.sweeps._grid import SweepConfig as SweepConfig
 from equimu.sweeps._grid import cells as cells
+from equimu.sweeps._grid import curves as curves
 from equimu.sweeps._grid import octaves as octaves
 from equimu.sweeps._grid import refuse_former as refuse_former
 from equimu.sweeps._grid import sweep_config_from_dict as sweep_config_from_dict

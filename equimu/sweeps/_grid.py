@@ -217,6 +217,11 @@ def sweep_config_of(run: RunConfig, fields: Mapping[str, Any]) -> SweepConfig:
 
 def cells(config: SweepConfig) -> Iterator[RunConfig]:
     """The runs of the grid, ordered such that those of one size, which share a compiled program, are neighbours."""
+    return itertools.chain.from_iterable(curves(config))
+
+
+def curves(config: SweepConfig) -> Iterator[list[RunConfig]]:
+    """The runs of the grid in the same order, those together that differ in the number that is fitted and in seeds alone."""
     run, axes = config.run, config.axes
     smallest = {
         path.removeprefix("size."): int(min(values))
@@ -226,17 +231,16 @@ def cells(config: SweepConfig) -> Iterator[RunConfig]:
     base = Sizes({**run.size, **smallest, **config.base})
     panels = [_of_panel(run, panel) for panel in config.panels]
     (fit,) = config.fit.values()
-    for over, panel, seed, value in itertools.product(
-        itertools.product(*config.over.values()), panels, cast(tuple[int, ...], config.seeds), fit
-    ):
-        shared = dataclasses.replace(
-            panel,
-            base=base,
-            seed=seed,
-            # One cell that diverges is a result, and no reason to stop the others.
-            on_nonfinite="record" if run.on_nonfinite == "stop" else run.on_nonfinite,
-        )
-        yield with_numbers(shared, {**dict(zip(axes.over, over, strict=True)), axes.fit: value})
+    seeds = cast(tuple[int, ...], config.seeds)
+    # One cell that diverges is a result, and no reason to stop the others.
+    on_nonfinite = "record" if run.on_nonfinite == "stop" else run.on_nonfinite
+    for values, panel in itertools.product(itertools.product(*config.over.values()), panels):
+        shared = dataclasses.replace(panel, base=base, on_nonfinite=on_nonfinite)
+        over = dict(zip(axes.over, values, strict=True))
+        yield [
+            with_numbers(dataclasses.replace(shared, seed=seed), {**over, axes.fit: value})
+            for seed, value in itertools.product(seeds, fit)
+        ]
 
 
 def _of_panel(run: RunConfig, panel: Any) -> RunConfig:

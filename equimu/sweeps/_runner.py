@@ -2,10 +2,11 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from equimu._values import Size, check, check_function
 from equimu.files import local_folder
 from equimu.processes import handle_signals, launcher
 from equimu.runs import Run, RunConfig, Runs
-from equimu.sweeps._grid import SweepConfig, cells, sweep_config
+from equimu.sweeps._early_stopping import TrainUntil
+from equimu.sweeps._early_stopping import early_stopping as stop_early
+from equimu.sweeps._grid import SweepConfig, curves, sweep_config
 from equimu.tasks import Task
-from equimu.training import Programs, RuntimeConfig, build_tree, data_of, train
+from equimu.training import Programs, RuntimeConfig, build_tree, compile_ahead, data_of, program_key, train
+
+_AHEAD = 4  # programs that are compiled at the same time, of cells that are not trained yet
 
 OnCell = Callable[[Run, int, int], None]
 
@@ -35,6 +40,7 @@ def sweep(
     workers: int | None = None,
     runtime: RuntimeConfig | None = None,
     on_cell: OnCell | None = None,
+    early_stopping: bool = False,
     **fields: Any,
 ) -> Runs:
     """Trains every cell of the grid that is not done yet. Interrupted and called again, it goes on where it was.
@@ -50,12 +56,13 @@ def sweep(
         runtime: how to carry each cell out. Cells of several devices each are trained one after the other, and a sweep is one
             process.
         on_cell: called after each cell with its run, the number of cells done, and of all cells.
-
+        early_stopping: whether cells that cannot be the best of their curve are left before their end, and others trained to
+            it where the verdict needs them. Called again without it, the sweep trains what was left to its end.
         fields: the other fields of `SweepConfig` (`over`, `fit`, `fit_scale`, `panels`, `seeds`, `base`) and of the
             `RunConfig` that all cells share (`steps`, `optimizer`, `size`, ...).
 
     Returns:
-        The finished runs in the order of the grid, diverged ones among them.
+        The finished runs in the order of the grid, diverged ones among them, and those that were stopped early.
 
     Raises:
         EquimuError: whatever is wrong with any cell, before the first is trained.
@@ -69,10 +76,25 @@ def sweep(
     if on_cell is not None:
         check_function("on_cell", on_cell, "of a run, the number of cells done, and of all")
     pool = RunPool(config.run, out=out, workers=workers, runtime=runtime)
-    grid = list(cells(config))
+    of_curves = list(curves(config))
+    grid = [cell for curve in of_curves for cell in curve]
     check_trees(grid)
+    check(bool, early_stopping=early_stopping)
+    if early_stopping:
+        return stop_early(of_curves, config.axes, _counted(pool, on_cell, len(grid)))
     runs = pool.train(grid, on_cell)
     return Runs((runs[cell] for cell in grid), config.axes)
+
+
+def _counted(pool: "RunPool", on_cell: OnCell | None, total: int) -> TrainUntil:
+    """Trains cells in several calls, with one count of those that ended."""
+    ended = itertools.count(1)
+
+    def on_run(run: Run, done: int, of: int) -> None:
+        if on_cell is not None and run.status != "paused":
+            on_cell(run, next(ended), total)
+
+    return lambda until: pool.train(list(until), on_run, until)
 
 
 class RunPool:
@@ -113,12 +135,15 @@ class RunPool:
         self.workers, self._out, self._programs = workers, out, Programs()
         self._runtime = dataclasses.replace(runtime, cluster="none")
 
-    def train(self, cells: Sequence[RunConfig], on_cell: OnCell | None = None) -> dict[RunConfig, Run]:
+    def train(
+        self, cells: Sequence[RunConfig], on_cell: OnCell | None = None, until: Mapping[RunConfig, int] | None = None
+    ) -> dict[RunConfig, Run]:
         """Trains those that are not done yet.
 
         Args:
             cells: the runs.
             on_cell: as of `sweep`.
+            until: a step of each at which it is left, as of `train`; None for their ends.
 
         Raises:
             Interrupted: a signal came.
@@ -126,9 +151,11 @@ class RunPool:
         runs: dict[RunConfig, Run] = {}
         with handle_signals() as stop, concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             # The largest first: small cells at the end leave no worker without work.
-            ordered = sorted(cells, key=lambda cell: -math.prod(cell.size.values()) * cell.steps)
+            steps = {cell: cell.steps for cell in cells} if until is None else until
+            ordered = sorted(cells, key=lambda cell: -math.prod(cell.size.values()) * steps[cell])
             shared: dict[str, Any] = {"out": self._out, "runtime": self._runtime, "programs": self._programs}
-            futures = {pool.submit(train, cell, **shared): cell for cell in ordered}
+            ahead = self._compile_ahead(ordered)
+            futures = {pool.submit(train, cell, until=steps[cell], **shared): cell for cell in ordered}
             try:
                 for future in concurrent.futures.as_completed(futures):
                     run = runs[futures[future]] = future.result()
@@ -137,12 +164,26 @@ class RunPool:
             except BaseException as reason:
                 stop.ask(stop.signum or signal.SIGINT)
                 pool.shutdown(cancel_futures=True)
+                ahead.shutdown(cancel_futures=True)
                 if not isinstance(reason, Interrupted):
                     raise
                 done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
                 message = f"stopped with {done} of {len(cells)} cells done; the same command goes on, from the last steps saved"
                 raise Interrupted(stop.signum, message) from None
+            ahead.shutdown()
         return runs
+
+    def _compile_ahead(self, ordered: Sequence[RunConfig]) -> concurrent.futures.Executor:
+        """Compiles the programs of the next cells while others are trained, where there are cores that have nothing to do."""
+        spare = cores() - self.workers
+        pool = concurrent.futures.ThreadPoolExecutor(max(1, min(spare, _AHEAD)))
+        if spare > 0:
+            first: dict[Hashable, RunConfig] = {}
+            for cell in ordered:
+                first.setdefault(program_key(cell), cell)
+            for cell in first.values():
+                pool.submit(compile_ahead, cell, out=self._out, runtime=self._runtime, programs=self._programs)
+        return pool
 
 
 def check_trees(grid: Iterable[RunConfig]) -> None:

@@ -2,6 +2,7 @@
 
 from equimu.training._build import build_parameterization as build_parameterization
 from equimu.training._build import build_tree as build_tree
+from equimu.training._loop import compile_ahead as compile_ahead
 from equimu.training._loop import data_of as data_of
 from equimu.training._loop import train as train
 from equimu.training._loss_record import NotFiniteError as NotFiniteError
@@ -9,6 +10,7 @@ from equimu.training._program import Programs as Programs
 from equimu.training._program import build_optimizer as build_optimizer
 from equimu.training._program import hyperparameters_of as hyperparameters_of
 from equimu.training._program import program_for as program_for
+from equimu.training._program import program_key as program_key
 from equimu.training._runtime import RuntimeConfig as RuntimeConfig
 from equimu.training._step import Outcome as Outcome
 from equimu.training._step import StepMetrics as StepMetrics

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jax
-import numpy as np
 
 from equimu._errors import EquimuError, Interrupted
-from equimu._types import PyTree
 from equimu._values import Count, check, check_function
 from equimu.data import Data, ValidationBatches
 from equimu.files import local_folder
@@ -28,14 +26,23 @@ from equimu.processes import (
     on_process_zero,
     report_failure,
 )
-from equimu.runs import LoggerFeed, Run, RunConfig, RunFolder, WarmStart, find_warm_start, read_paused, read_run, run_config
-from equimu.sharding import make_mesh, place_batch, rows_of_process
+from equimu.runs import (
+    LoggerFeed,
+    Run,
+    RunConfig,
+    RunFolder,
+    WarmStart,
+    find_warm_start,
+    read_paused,
+    read_run,
+    run_config,
+)
 from equimu.tasks import Task
-from equimu.training._build import build_tree
+from equimu.training._bound_program import BoundProgram
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
 from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
-from equimu.training._program import Programs, hyperparameters_of, program_for
+from equimu.training._program import Programs
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
 
@@ -69,7 +76,7 @@ def train(
         on_row: called with each row of metrics as it is written, on process 0.
         programs: compiled programs that runs share which differ only in numbers; by default those of the
             last two runs of this process.
-        until: a step after which the run is saved and left; it goes on from there when it is trained again. By default to its end.
+        until: a step after which the run is saved and left; trained again, it goes on from there. None for its end.
         fields: the other fields of `RunConfig`: `base`, `parameterization`, `optimizer`, `steps`, `seed`, ...
 
     Returns:
@@ -145,20 +152,10 @@ def _train(
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
-    mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
-    rows = rows_of_process(mesh, data.rows)
-    tree = build_tree(config, data.rows)
-    loader = data.training(config.seed)
+    bound = BoundProgram(config, runtime, data, programs)
     validation = _validation(config.task, config.validation_batches)
-    program, numbers = program_for(config, tree, mesh, programs)
-    hyper = hyperparameters_of(config)
-
-    def place(batch: PyTree) -> PyTree:
-        return place_batch(batch, mesh, rows, data.rows)
-
-    compiled = program.compiled(place(loader.batch(0, rows)), numbers, hyper)
-    rules = to_json(tree)
-    saving = CheckpointSchedule(folder.path, runtime, program, {**folder.identity, "rules": json.loads(rules)})
+    rules = to_json(bound.tree)
+    saving = CheckpointSchedule(folder.path, runtime, bound.program, {**folder.identity, "rules": json.loads(rules)})
 
     def log(row: Mapping[str, Any]) -> None:
         if is_process_zero():
@@ -175,11 +172,11 @@ def _train(
             begun = saving.begin_from(source)
         on_process_zero(lambda: folder.start(rules, own, mark))
         if begun is None:
-            begun = ResumePoint(compiled.init(numbers, hyper, jax.random.key(config.seed)), 0, LossRecord())
+            begun = ResumePoint(bound.init(), 0, LossRecord())
         state, first = begun.leaves, begun.step
-        metrics_log = MetricsLog(config, data, tree, begun.record, first, log, saving.resume_point)
-        agreed = Consensus(mesh, lambda: StopVote(stop.signum, saving.is_time()))
-        batches = loader.iterate(first, rows)
+        metrics_log = MetricsLog(config, data, bound.tree, begun.record, first, log, saving.resume_point)
+        agreed = Consensus(bound.mesh, lambda: StopVote(stop.signum, saving.is_time()))
+        batches = bound.batches(first)
         feed.begin(folder.identity, folder.path, first)
         barrier("start")  # a collective that one process enters half a minute late may fail
 
@@ -205,8 +202,7 @@ def _train(
             leaves = step == until and step < config.steps
             saves = wish.save or wish.signum != 0 or leaves or saving.is_due(step)
             logs = step % config.log_every == 0 or step in (1, config.steps)
-            batch = place(next(batches))
-            state, metrics = compiled.step(state, batch, numbers, hyper, np.bool_(logs or saves))
+            state, metrics = bound.step(state, next(batches), logs or saves)
             if not metrics_log.add(step, metrics, logs=logs, at_once=logs or saves):
                 end("diverged", step)
                 return
@@ -219,8 +215,7 @@ def _train(
                 return
         sums: dict[str, tuple[float, float]] = {}
         for number in range(len(validation)):
-            batch, weights = place((validation.batch(number, rows), validation.weights(number, rows)))
-            for name, (total, count) in compiled.evaluate(state, batch, weights, numbers).items():
+            for name, (total, count) in bound.evaluate(state, validation, number).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + float(total), before[1] + float(count))
             if signum := agreed(config.steps + 1 + number).signum:
@@ -233,6 +228,21 @@ def _train(
         if saving.saves_final and math.isfinite(loss):
             save(config.steps)
         end("finished" if math.isfinite(loss) else "diverged", config.steps)
+
+
+def compile_ahead(config: RunConfig, *, out: str | Path, runtime: RuntimeConfig, programs: Programs) -> None:
+    """Compiles the program of a run that `train` is to be given with the same programs, unless the run is done.
+
+    Args:
+        config: the run, which begins with fresh weights.
+        out, runtime, programs: as of `train`.
+
+    Raises:
+        EquimuError: as `train`.
+    """
+    data = data_of(config.task)
+    if not RunFolder(local_folder(out, "--out"), config, data.fingerprint).is_done:
+        BoundProgram(config, runtime, data, programs)
 
 
 def _stop(signum: int, where: str, saving: CheckpointSchedule) -> NoReturn:

@@ -5,6 +5,7 @@ parameterizations, compiles once per width.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import threading
@@ -115,11 +116,14 @@ class Program:
                 init = jax.jit(
                     lambda *args: jax.tree.leaves(self._init(*args)), out_shardings=[x.sharding for x in state]
                 )
-                init = init.lower(numbers, hyper, jax.random.key(0)).compile()
-                step = self.traced_step(batch, numbers, hyper).lower().compile()
                 spread = jax.tree.leaves(batch)[0].sharding
                 weights = jax.ShapeDtypeStruct(_rows_of(batch), jnp.float32, sharding=spread)
-                evaluate = jax.jit(self._evaluate).lower(state, batch, weights, numbers).compile()
+                # The step takes longest, and begins first.
+                step = self.traced_step(batch, numbers, hyper).lower()
+                evaluate = jax.jit(self._evaluate).lower(state, batch, weights, numbers)
+                init = init.lower(numbers, hyper, jax.random.key(0))
+                with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                    step, evaluate, init = pool.map(lambda lowered: lowered.compile(), (step, evaluate, init))
                 self._compiled = _Compiled(init, step, evaluate)
             return self._compiled
 
@@ -203,7 +207,7 @@ class Programs:
     The programs that were asked for last are kept, and all are freed with the object. Threads may share it.
     """
 
-    def __init__(self, most: int = 8):
+    def __init__(self, most: int = 24):
         """Keeps no program yet.
 
         Args:
@@ -254,6 +258,11 @@ def program_for(
     programs = _LAST if programs is None else programs
     program = programs.find(key, lambda: Program(config, tree, mesh))
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
+
+
+def program_key(config: RunConfig) -> Hashable:
+    """What a config says of its program. Runs of one key share a program, unless their tables treat arrays in other ways."""
+    return config.task.program, config.size, _inputs_cleared(config), _optimizer_key(config.optimizer)
 
 
 def _optimizer_key(optimizer: Optimizer) -> Hashable:

@@ -1,0 +1,70 @@
+"""The compiled program of one run, with the run's own inputs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from equimu._types import PyTree
+from equimu.data import Data, ValidationBatches
+from equimu.runs import RunConfig
+from equimu.sharding import make_mesh, place_batch, rows_of_process
+from equimu.training._build import build_tree
+from equimu.training._program import Programs, hyperparameters_of, program_for
+from equimu.training._runtime import RuntimeConfig
+from equimu.training._step import StepMetrics
+
+
+class BoundProgram:
+    """What a run computes with: a program that runs share, compiled, and the numbers and batches that are this run's.
+
+    Args:
+        config: the run.
+        runtime: its devices.
+        data: of its task.
+        programs: compiled programs that runs share; None for those of the last runs.
+
+    Attributes:
+        mesh: of its devices.
+        tree: its tree of rules.
+        program: what is compiled.
+
+    Raises:
+        EquimuError: whatever is wrong with the config's sizes, its data or its devices.
+    """
+
+    def __init__(self, config: RunConfig, runtime: RuntimeConfig, data: Data, programs: Programs | None):
+        self.mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
+        self._rows = rows_of_process(self.mesh, data.rows)
+        self._rows_of_batch = data.rows
+        self.tree = build_tree(config, data.rows)
+        self._seed, self._loader = config.seed, data.training(config.seed)
+        self.program, self._numbers = program_for(config, self.tree, self.mesh, programs)
+        self._hyper = hyperparameters_of(config)
+        batch = self._place(self._loader.batch(0, self._rows))
+        self._compiled = self.program.compiled(batch, self._numbers, self._hyper)
+
+    def init(self) -> list[Array]:
+        """The state that the run begins with."""
+        return self._compiled.init(self._numbers, self._hyper, jax.random.key(self._seed))
+
+    def batches(self, first: int) -> Iterator[PyTree]:
+        """Its batches from a step on, which counts from 0, on the devices."""
+        return map(self._place, self._loader.iterate(first, self._rows))
+
+    def step(self, state: list[Array], batch: PyTree, measure: bool) -> tuple[list[Array], StepMetrics]:
+        """One step, which consumes the state; `measure` as of `update`."""
+        return self._compiled.step(state, batch, self._numbers, self._hyper, np.bool_(measure))
+
+    def evaluate(
+        self, state: list[Array], batches: ValidationBatches, number: int
+    ) -> Mapping[str, tuple[Array, Array]]:
+        """Pairs of a sum and its weight over one batch, of the loss and of each metric of the task."""
+        batch, weights = batches.batch(number, self._rows), batches.weights(number, self._rows)
+        placed: Any = self._place((batch, weights))
+        return self._compiled.evaluate(state, *placed, self._numbers)
+
+    def _place(self, batch: PyTree) -> PyTree:
+        return place_batch(batch, self.mesh, self._rows, self._rows_of_batch)
