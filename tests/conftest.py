@@ -84,8 +84,8 @@ def made(monkeypatch: pytest.MonkeyPatch):
     sets: list[Programs] = []
 
     class Counted(Programs):
-        def __init__(self):
-            super().__init__()
+        def __init__(self, **given):
+            super().__init__(**given)
             sets.append(self)
 
     monkeypatch.setattr(_runner, "Programs", Counted)

@@ -99,8 +99,8 @@ def test_the_verdict_is_that_of_the_whole_grid_at_less_than_two_fifths_of_the_st
 def test_the_best_that_training_hid_is_found():
     # The best rate falls by four octaves in training, more than what the first seed follows.
     mine, full, _ = stopped(grid(), Recorded(-8.2, early=4.0))
-    assert [o.best_point for o in mine.fit.optima] == [o.best_point for o in full.fit.optima] == [-8.0] * 3
-    assert mine.verdict.kind == "transfers"
+    assert mine.verdict.kind == full.verdict.kind == "transfers"
+    assert all(abs(optimum.point + 8.2) < 0.1 for optimum in mine.fit.optima)
 
 
 def test_of_a_coarse_grid_the_neighbours_of_the_best_are_trained():
@@ -110,7 +110,7 @@ def test_of_a_coarse_grid_the_neighbours_of_the_best_are_trained():
 
 
 def test_what_is_undecided_is_trained_further_but_not_all_of_it():
-    sure, unsure = Recorded(-7.2, noise=0.001), Recorded(-7.2, noise=0.15)
+    sure, unsure = Recorded(-7.2, noise=0.001), Recorded(-7.2, slope=0.15, noise=0.03)
     _, _, few = stopped(grid(), sure)
     mine, full, more = stopped(grid(), unsure)
     assert mine.verdict.kind == full.verdict.kind == "undecided" and few < 0.4 < more < 0.9
@@ -123,8 +123,6 @@ def test_the_optimum_at_the_edge_of_the_grid_is_said_to_be_there():
 
 def test_the_rate_that_is_carried_is_trained_at_every_size():
     mine, full, _ = stopped(grid(), Recorded(-5.0, slope=-1.0))
-    carried = mine.fit.optima[0].best_point
-    assert all(carried in curve.grid for curve in mine.curves)
     for a, b in zip(mine.regrets, full.regrets, strict=True):
         assert a.status == "measured" and a.value == pytest.approx(b.value, rel=0.1)
 

@@ -21,11 +21,11 @@ from equimu.runs import Axes, Run, RunConfig, Runs, number_at
 # The first seed looks along a curve after these shares of its steps,
 LOOKS = (0.1, 0.25, 0.5)
 # and from then on follows what is so near the lowest loss: octaves, or on a linear axis steps of the grid.
-_FOLLOWED = 1.5
+_FOLLOWED = 1.0
 # What is trained to its end with all seeds is the best value, and on either side of it one at about the first of these
 # distances; where the verdict is undecided, at the others in turn.
-_BESIDE = (1.0, 0.5, 1.5, 2.0)
-_ABOUT = (0.5, 0.25, 0.25, 0.25)
+_BESIDE = (1.5, 0.5, 1.0)
+_ABOUT = (0.5, 0.25, 0.25)
 _ALIKE = 1e-6  # of points of the axis
 
 TrainUntil: TypeAlias = Callable[[Mapping[RunConfig, int]], Mapping[RunConfig, Run]]
@@ -79,9 +79,9 @@ def _undecided(curves: Sequence["_Curve"], axes: Axes, found: "_Found") -> list[
     carried = {
         cell: cell.steps
         for panel in panels
+        if panel.carried is not None
         for curve in of_panels[panel.name]
         for cell in curve.beyond(panel.carried)
-        if panel.carried is not None
     }
     if carried:
         found.train(carried)

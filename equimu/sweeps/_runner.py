@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import os
+import queue
 import signal
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from equimu.sweeps._grid import SweepConfig, curves, sweep_config
 from equimu.tasks import Task
 from equimu.training import Programs, RuntimeConfig, build_tree, compile_ahead, data_of, program_key, train
 
+_LANES = 8  # cells of one shape that a device computes together, at most
 _AHEAD = 4  # programs that are compiled at the same time, of cells that are not trained yet
 
 OnCell = Callable[[Run, int, int], None]
@@ -102,7 +104,7 @@ class RunPool:
 
     Args:
         run: what all of them share.
-        out, workers, runtime: as of `sweep`.
+        out, workers, runtime, vectorize: as of `sweep`.
 
     Attributes:
         workers: runs that are trained at the same time.
@@ -112,9 +114,16 @@ class RunPool:
     """
 
     def __init__(
-        self, run: RunConfig, *, out: str | Path, workers: int | None = None, runtime: RuntimeConfig | None = None
+        self,
+        run: RunConfig,
+        *,
+        out: str | Path,
+        workers: int | None = None,
+        runtime: RuntimeConfig | None = None,
+        vectorize: bool | None = None,
     ):
         check(Size | None, workers=workers)
+        check(bool | None, vectorize=vectorize)
         runtime = RuntimeConfig() if runtime is None else runtime
         check(RuntimeConfig, runtime=runtime)
         local_folder(out, "--out")
@@ -126,13 +135,23 @@ class RunPool:
             )
         if run.restore_from is not None:
             raise EquimuError("restore_from is for a single run; the cells of a sweep begin with fresh weights")
-        devices = runtime.data * runtime.fsdp * runtime.tensor
+        mesh, is_cpu = runtime.data * runtime.fsdp * runtime.tensor, jax.default_backend() == "cpu"
+        vectorize = not is_cpu and mesh == 1 if vectorize is None else vectorize
+        # Virtual devices of a CPU share its cores.
+        devices = [None] if is_cpu or mesh > 1 else jax.local_devices()
         if workers is None:
-            workers = cores() if jax.default_backend() == "cpu" and devices == 1 else 1
-        if workers > 1 and devices > 1:
+            workers = 1 if mesh > 1 else cores() if is_cpu else _LANES * len(devices) if vectorize else len(devices)
+        if mesh > 1 and (workers > 1 or vectorize):
             # Two programs with collectives on the same devices can wait for each other.
-            raise EquimuError(f"workers={workers} cannot share a mesh of {devices} devices; leave workers out")
-        self.workers, self._out, self._programs = workers, out, Programs()
+            what = f"workers={workers}" if workers > 1 else "cells that are vectorised"
+            raise EquimuError(f"{what} cannot share a mesh of {mesh} devices; leave {what.split('=')[0]} out")
+        lanes = math.ceil(workers / len(devices)) if vectorize else 1
+        self.workers, self._out = workers, out
+        self._programs = [Programs(lanes=lanes, device=device) for device in devices]
+        # Whose programs a worker takes: in turn those of each device.
+        self._turns: queue.SimpleQueue[Programs] = queue.SimpleQueue()
+        for worker in range(workers):
+            self._turns.put(self._programs[worker % len(devices)])
         self._runtime = dataclasses.replace(runtime, cluster="none")
 
     def train(
@@ -153,9 +172,8 @@ class RunPool:
             # The largest first: small cells at the end leave no worker without work.
             steps = {cell: cell.steps for cell in cells} if until is None else until
             ordered = sorted(cells, key=lambda cell: -math.prod(cell.size.values()) * steps[cell])
-            shared: dict[str, Any] = {"out": self._out, "runtime": self._runtime, "programs": self._programs}
             ahead = self._compile_ahead(ordered)
-            futures = {pool.submit(train, cell, until=steps[cell], **shared): cell for cell in ordered}
+            futures = {pool.submit(self._train, cell, steps[cell]): cell for cell in ordered}
             try:
                 for future in concurrent.futures.as_completed(futures):
                     run = runs[futures[future]] = future.result()
@@ -173,6 +191,13 @@ class RunPool:
             ahead.shutdown()
         return runs
 
+    def _train(self, cell: RunConfig, until: int) -> Run:
+        programs = self._turns.get()
+        try:
+            return train(cell, out=self._out, runtime=self._runtime, programs=programs, until=until)
+        finally:
+            self._turns.put(programs)
+
     def _compile_ahead(self, ordered: Sequence[RunConfig]) -> concurrent.futures.Executor:
         """Compiles the programs of the next cells while others are trained, where there are cores that have nothing to do."""
         spare = cores() - self.workers
@@ -181,8 +206,8 @@ class RunPool:
             first: dict[Hashable, RunConfig] = {}
             for cell in ordered:
                 first.setdefault(program_key(cell), cell)
-            for cell in first.values():
-                pool.submit(compile_ahead, cell, out=self._out, runtime=self._runtime, programs=self._programs)
+            for cell, programs in itertools.product(first.values(), self._programs):
+                pool.submit(compile_ahead, cell, out=self._out, runtime=self._runtime, programs=programs)
         return pool
 
 

@@ -12,6 +12,7 @@ from equimu.data import Data, ValidationBatches
 from equimu.runs import RunConfig
 from equimu.sharding import make_mesh, place_batch, rows_of_process
 from equimu.training._build import build_tree
+from equimu.training._functions import Functions
 from equimu.training._program import Programs, hyperparameters_of, program_for
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
@@ -19,6 +20,8 @@ from equimu.training._step import StepMetrics
 
 class BoundProgram:
     """What a run computes with: a program that runs share, compiled, and the numbers and batches that are this run's.
+
+    A context: what computes several runs together waits for this one while it is entered.
 
     Args:
         config: the run.
@@ -36,7 +39,9 @@ class BoundProgram:
     """
 
     def __init__(self, config: RunConfig, runtime: RuntimeConfig, data: Data, programs: Programs | None):
-        self.mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor)
+        device = None if programs is None else programs.device
+        devices = None if device is None else [device]
+        self.mesh = make_mesh(runtime.data, runtime.fsdp, runtime.tensor, devices=devices)
         self._rows = rows_of_process(self.mesh, data.rows)
         self._rows_of_batch = data.rows
         self.tree = build_tree(config, data.rows)
@@ -44,11 +49,24 @@ class BoundProgram:
         self.program, self._numbers = program_for(config, self.tree, self.mesh, programs)
         self._hyper = hyperparameters_of(config)
         batch = self._place(self._loader.batch(0, self._rows))
-        self._compiled = self.program.compiled(batch, self._numbers, self._hyper)
+        self._join = self.program.ready(batch, self._numbers, self._hyper)
+        self._functions: Functions | None = None
+
+    def __enter__(self) -> "BoundProgram":
+        self._functions = self._join()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call.leave()
+
+    @property
+    def _call(self) -> Functions:
+        assert self._functions is not None, "the program is used before it is entered"
+        return self._functions
 
     def init(self) -> list[Array]:
         """The state that the run begins with."""
-        return self._compiled.init(self._numbers, self._hyper, jax.random.key(self._seed))
+        return self._call.init(self._numbers, self._hyper, jax.random.key(self._seed))
 
     def batches(self, first: int) -> Iterator[PyTree]:
         """Its batches from a step on, which counts from 0, on the devices."""
@@ -56,7 +74,7 @@ class BoundProgram:
 
     def step(self, state: list[Array], batch: PyTree, measure: bool) -> tuple[list[Array], StepMetrics]:
         """One step, which consumes the state; `measure` as of `update`."""
-        return self._compiled.step(state, batch, self._numbers, self._hyper, np.bool_(measure))
+        return self._call.step(state, batch, self._numbers, self._hyper, np.bool_(measure))
 
     def evaluate(
         self, state: list[Array], batches: ValidationBatches, number: int
@@ -64,7 +82,7 @@ class BoundProgram:
         """Pairs of a sum and its weight over one batch, of the loss and of each metric of the task."""
         batch, weights = batches.batch(number, self._rows), batches.weights(number, self._rows)
         placed: Any = self._place((batch, weights))
-        return self._compiled.evaluate(state, *placed, self._numbers)
+        return self._call.evaluate(state, *placed, self._numbers)
 
     def _place(self, batch: PyTree) -> PyTree:
         return place_batch(batch, self.mesh, self._rows, self._rows_of_batch)

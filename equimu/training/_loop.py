@@ -163,7 +163,7 @@ def _train(
             on_row(row)
             feed.row(row)
 
-    with _owning(folder), contextlib.closing(saving), feed, handle_signals() as stop:
+    with _owning(folder), contextlib.closing(saving), feed, bound, handle_signals() as stop:
         if on_process_zero(lambda: folder.is_done):
             return
         begun = saving.restore()

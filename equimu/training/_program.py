@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import sys
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -20,12 +21,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from equimu._errors import printable
 from equimu._types import Key, PyTree
 from equimu.optim import AdamW, Optimizer
 from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
 from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
+from equimu.training._functions import Functions
+from equimu.training._lanes import Lanes
 from equimu.training._leaf_measures import measure_leaves
 from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
 
@@ -69,28 +73,21 @@ def build_optimizer(optimizer: Optimizer, tree: PyTree, hyper: Hyperparameters) 
     )
 
 
-class _Compiled(NamedTuple):
-    """The compiled functions of a program.
-
-    - `init`: (numbers, hyperparameters, key) → state.
-    - `step`: (state, batch, numbers, hyperparameters, measure) → (state, metrics); it consumes the state.
-    - `evaluate`: (state, batch, row weights, numbers) → pairs of a sum and its weight, of the loss and of each metric.
-    """
-
-    init: Any
-    step: Any
-    evaluate: Any
-
-
 class Program:
     """Compiled initialisation, step and evaluation of all runs that share a program.
 
     A state is passed as the flat list of its arrays: taking modules apart and putting them together again would cost the
     loop more than a small model's step does.
+
+    Args:
+        config: of one of the runs.
+        tree: its tree of rules.
+        mesh: of their devices.
+        lanes: runs that are computed together, vectorised.
     """
 
-    def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh):
-        self.mesh = mesh
+    def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh, lanes: int = 1):
+        self.mesh, self._lanes = mesh, lanes
         self._config = config
         self._tree = tree
         # The model less its arrays: activation functions and the like.
@@ -105,27 +102,48 @@ class Program:
         all_specs = (specs, of_optimizer, PartitionSpec(), *whole)
         self._state_like = jax.tree.leaves(with_specs(tuple(state), all_specs, mesh))
         self._state_structure = jax.tree.structure(state)
-        self._compiled: _Compiled | None = None
+        self._compiled: Callable[[], Functions] | None = None
         self._lock = threading.Lock()
 
-    def compiled(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> "_Compiled":
-        """The compiled functions, for arguments like these. Threads that ask for them together compile them once."""
+    def compiled(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
+        """The compiled functions of one run, for arguments like these. Threads that ask for them together compile them once."""
+        return self.ready(batch, numbers, hyper)()
+
+    def ready(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Callable[[], Functions]:
+        """Compiles, and gives what gives each run its functions."""
         with self._lock:
             if self._compiled is None:
-                state = self.state_like
-                init = jax.jit(
-                    lambda *args: jax.tree.leaves(self._init(*args)), out_shardings=[x.sharding for x in state]
-                )
-                spread = jax.tree.leaves(batch)[0].sharding
-                weights = jax.ShapeDtypeStruct(_rows_of(batch), jnp.float32, sharding=spread)
-                # The step takes longest, and begins first.
-                step = self.traced_step(batch, numbers, hyper).lower()
-                evaluate = jax.jit(self._evaluate).lower(state, batch, weights, numbers)
-                init = init.lower(numbers, hyper, jax.random.key(0))
-                with concurrent.futures.ThreadPoolExecutor(3) as pool:
-                    step, evaluate, init = pool.map(lambda lowered: lowered.compile(), (step, evaluate, init))
-                self._compiled = _Compiled(init, step, evaluate)
+                self._compiled = self._vectorized(batch, numbers, hyper) if self._lanes > 1 else None
+            if self._compiled is None:
+                functions = self._of_one_run(batch, numbers, hyper)
+                self._compiled = lambda: functions
             return self._compiled
+
+    def _of_one_run(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
+        state = self.state_like
+        # The step takes longest, and begins first.
+        step = self.traced_step(batch, numbers, hyper).lower()
+        evaluate = jax.jit(self._evaluate).lower(state, batch, _weights_like(batch), numbers)
+        init = jax.jit(self._initial_leaves, out_shardings=[x.sharding for x in state])
+        init = init.lower(numbers, hyper, jax.random.key(0))
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            step, evaluate, init = pool.map(lambda lowered: lowered.compile(), (step, evaluate, init))
+        return Functions(init, step, evaluate)
+
+    def _vectorized(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Callable[[], Functions] | None:
+        """None where something in the model cannot be vectorised."""
+        weights = jax.device_put(jnp.ones(_rows_of(batch)), _weights_like(batch).sharding)
+        examples = (numbers, hyper, jax.random.key(0)), (batch, numbers, hyper), (batch, weights, numbers)
+        functions = Functions(self._initial_leaves, self._step, self._evaluate)
+        try:
+            return Lanes(functions, self.state_like, self.mesh, self._lanes, examples).join
+        except Exception as error:  # what is wrong without it, too, will be said again
+            reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            print(f"equimu: cells are trained one by one, as they cannot be vectorised ({reason})", file=sys.stderr)
+            return None
+
+    def _initial_leaves(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> list[Array]:
+        return jax.tree.leaves(self._init(numbers, hyper, key))
 
     def traced_step(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> jax.stages.Traced:
         """The step for arguments like these, arrays or their shapes, before it is compiled."""
@@ -201,18 +219,25 @@ def _rows_of(batch: PyTree) -> tuple[int, ...]:
     return jax.tree.leaves(batch)[0].shape[:1]
 
 
+def _weights_like(batch: PyTree) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(_rows_of(batch), jnp.float32, sharding=jax.tree.leaves(batch)[0].sharding)
+
+
 class Programs:
     """Compiled programs, shared by runs that differ only in the inputs of their program.
 
     The programs that were asked for last are kept, and all are freed with the object. Threads may share it.
     """
 
-    def __init__(self, most: int = 24):
+    def __init__(self, most: int = 24, *, lanes: int = 1, device: Any = None):
         """Keeps no program yet.
 
         Args:
             most: that are kept. A program is some 20 MB in some 900 pieces of memory, of which a process may have 65 530.
+            lanes: runs of one program that are computed together, vectorised; they are trained in threads of their own.
+            device: of runs that take one device; by default the first.
         """
+        self.lanes, self.device = lanes, device
         self._most = most
         self._kept: collections.OrderedDict[Any, Program] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -256,7 +281,7 @@ def program_for(
     what = (config.task.program, _inputs_cleared(config), _optimizer_key(config.optimizer))
     key = (*what, shapes, jax.tree.structure(tree), mesh)
     programs = _LAST if programs is None else programs
-    program = programs.find(key, lambda: Program(config, tree, mesh))
+    program = programs.find(key, lambda: Program(config, tree, mesh, programs.lanes))
     return program, jnp.asarray(jax.tree.leaves(numbers), jnp.float32)
 
 

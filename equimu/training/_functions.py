@@ -1,0 +1,19 @@
+"""What a run asks the devices for."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Functions(NamedTuple):
+    """The functions of a program, to be traced or compiled.
+
+    - `init`: (numbers, hyperparameters, key) → state.
+    - `step`: (state, batch, numbers, hyperparameters, measure) → (state, metrics); compiled, it consumes the state.
+    - `evaluate`: (state, batch, row weights, numbers) → pairs of a sum and its weight, of the loss and of each metric.
+    - `leave`: says that the run asks for nothing more.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    leave: Callable[[], None] = lambda: None
