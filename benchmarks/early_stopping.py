@@ -1,29 +1,40 @@
 """Whether early stopping changes verdicts, and what it saves: full sweeps, recorded once, and replayed.
 
-python -m benchmarks.early_stopping --record --out runs/early-stopping      # an hour on two cores
+python -m benchmarks.early_stopping --record --out runs/early-stopping      # half an hour on two cores
 python -m benchmarks.early_stopping --out runs/early-stopping
+python -m benchmarks.early_stopping --synthetic 50
 
 Three tasks are swept in full over three widths, 13 learning rates and 6 seeds, under μP and the standard parameterization. A
-replay is one such sweep with some of the seeds, early stopping deciding from the recorded rows which cells go on.
+replay is one such sweep with some of the seeds, early stopping deciding from the recorded rows which cells go on. Beside how
+often the verdict is that of the full sweep stands how often full sweeps of other seeds agree with each other.
+
+Synthetic sweeps are those of `benchmarks.verdicts`, whose truth is known: how often verdicts are wrong, of the full sweep and
+with early stopping.
 """
 
 import argparse
 import collections
 import dataclasses
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 import equimu as mu
 from benchmarks.carried import example
-from equimu.reports import cells_of, report
-from equimu.runs import Axes, Run, RunConfig, Runs, config_from_dict, read_runs
+from benchmarks.verdicts._judge import SLOPES, compare
+from benchmarks.verdicts._sweeps import KINDS, Sweep, draw
+from equimu.reports import Cell, Panel, cells_of, report
+from equimu.runs import Axes, Run, RunConfig, Runs, Sizes, config_from_dict, read_runs
 from equimu.sweeps import early_stopping
 from equimu.tasks import Task
 
 _AXES = Axes(fit="optimizer.learning_rate", over=("size.width",), scale="log2")
 _LOG_EVERY, _SEEDS = 5, 6
+_STEPS = 100  # of a synthetic run
 _SUBSETS = (2, 3, 4)  # seeds of a replay
 
 
@@ -65,10 +76,15 @@ SWEEPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """What early stopping came to: of each panel the verdict of the full sweep and its own, and its share of the steps."""
+    """What early stopping came to: each panel of the full sweep beside its own, and its share of the steps."""
 
-    verdicts: tuple[tuple[str, str], ...]
+    panels: tuple[tuple[Panel, Panel], ...]
     share: float
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """Of each panel, both verdicts."""
+        return [(full.verdict.kind, mine.verdict.kind) for full, mine in self.panels]
 
 
 def replay(cells: Mapping[RunConfig, Run]) -> Replay:
@@ -83,10 +99,11 @@ def replay(cells: Mapping[RunConfig, Run]) -> Replay:
         return {cell: _left_at(cells[cell], step) for cell, step in until.items()}
 
     found = early_stopping(list(curves.values()), _AXES, train)
-    full, mine = _verdicts(Runs(cells.values(), _AXES)), _verdicts(found)
-    pairs = tuple((full[name], mine[name]) for name in full)
+    full, mine = (report(cells_of(runs)).panels for runs in (Runs(cells.values(), _AXES), found))
+    assert [panel.name for panel in full] == [panel.name for panel in mine]
     steps = {cell: run.rows[-1]["step"] for cell, run in cells.items()}  # fewer where it diverged
-    return Replay(pairs, sum(min(trained[cell], steps[cell]) for cell in trained) / sum(steps.values()))
+    done = sum(min(step, steps[cell]) for cell, step in trained.items())
+    return Replay(tuple(zip(full, mine, strict=True)), done / sum(steps.values()))
 
 
 def main() -> None:
@@ -96,14 +113,20 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", choices=[*SWEEPS, []], help="all by default")
     parser.add_argument("--record", action="store_true", help="train the full sweeps, or what is missing of them")
     parser.add_argument("--out", default="runs/early-stopping", type=Path)
+    parser.add_argument(
+        "--synthetic", type=int, default=0, metavar="N", help="instead, N synthetic sweeps of each kind"
+    )
     given = parser.parse_args()
+    if given.synthetic:
+        _print_synthetic(given.synthetic)
+        return
     names = given.tasks or list(SWEEPS)
     if given.record:
         for name in names:
             SWEEPS[name].record(given.out / name)
         return
-    print("| sweep | grid | seeds | verdicts | unchanged | steps | verdicts that changed |")
-    print("|---|---|---:|---:|---:|---:|---|")
+    print("| sweep | grid | seeds | verdicts | unchanged | steps | other seeds agree | verdicts that changed |")
+    print("|---|---|---:|---:|---:|---:|---:|---|")
     for name in names:
         runs = _by_config(given.out / name, type(SWEEPS[name].task))
         for grid, step in (("half octaves", 1), ("octaves", 2)):
@@ -135,17 +158,97 @@ def _left_at(run: Run, step: int) -> Run:
     )
 
 
-def _verdicts(runs: Runs) -> dict[str, str]:
-    return {panel.name: panel.verdict.kind for panel in report(cells_of(runs)).panels}
-
-
 def _row(name: str, grid: str, count: int, replays: Sequence[Replay]) -> str:
     pairs = [pair for each in replays for pair in each.verdicts]
     changed = collections.Counter(f"{full} → {mine}" for full, mine in pairs if full != mine)
     share = sum(each.share for each in replays) / len(replays)
     unchanged = sum(full == mine for full, mine in pairs) / len(pairs)
     told = ", ".join(f"{text} ({number})" for text, number in changed.items())
-    return f"| {name} | {grid} | {count} | {len(pairs)} | {unchanged:.1%} | {share:.1%} | {told} |"
+    # Of two sweeps drawn from these, as often as their full verdicts are alike.
+    alike = [
+        one[0] == other[0]
+        for a, b in itertools.combinations(replays, 2)
+        for one, other in zip(a.verdicts, b.verdicts, strict=True)
+    ]
+    agree = sum(alike) / len(alike)
+    return f"| {name} | {grid} | {count} | {len(pairs)} | {unchanged:.1%} | {share:.1%} | {agree:.1%} | {told} |"
+
+
+def _print_synthetic(count: int) -> None:
+    """A row per kind: steps, and wrong verdicts of both, a false transfer or a false drift."""
+    print("| kind | steps | unchanged | false transfers | with early stopping | false drifts | with early stopping |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    totals: collections.Counter[str] = collections.Counter()
+    for kind in KINDS:
+        of_kind: collections.Counter[str] = collections.Counter()
+        for number in range(count):
+            of_kind.update(_synthetic(kind, number))
+        totals.update(of_kind)
+        print(_synthetic_row(kind, of_kind, count), flush=True)
+    print(_synthetic_row("all", totals, count * len(KINDS)), flush=True)
+
+
+def _synthetic_row(kind: str, found: Mapping[str, float], count: int) -> str:
+    keys = ("share", "unchanged", "false transfers", "early false transfers", "false drifts", "early false drifts")
+    return " | ".join([f"| {kind}", *(f"{found.get(key, 0) / count:.1%}" for key in keys)]) + " |"
+
+
+def _synthetic(kind: str, number: int) -> dict[str, float]:
+    rng = np.random.default_rng([KINDS.index(kind), number])
+    slope = SLOPES[number % len(SLOPES)]
+    truth = draw(kind, slope, rng)
+    early = rng.uniform(-1.0, 1.5)  # octaves that the best rate falls by in training
+    cells = {
+        RunConfig(
+            size={"width": int(cell.size)},
+            optimizer=mu.AdamW(learning_rate=cell.value),
+            seed=cell.seed,
+            steps=_STEPS,
+            log_every=_LOG_EVERY,
+        ): _synthetic_run(cell, truth, early)
+        for cell in truth.cells
+    }
+    found = replay(cells)
+    row = {"share": found.share, "unchanged": float(len({*found.verdicts[0]}) == 1)}
+    for name, panel in zip(("", "early "), found.panels[0], strict=True):
+        outcome = compare(panel, truth)
+        # Half of the sweeps drift, and half do not.
+        row |= {
+            f"{name}false transfers": 2.0 * outcome.false_transfer,
+            f"{name}false drifts": 2.0 * outcome.false_drift,
+        }
+    return row
+
+
+def _synthetic_run(cell: Cell, truth: Sweep, early: float) -> Run:
+    """The run of a cell, whose loss in training is that of a curve that moves on to where it ends."""
+    width, rate = int(cell.size), math.log2(cell.value)
+    has_diverged = not math.isfinite(cell.loss)
+    error = 0.0 if has_diverged else cell.loss - truth.losses[width](rate)
+    steps = (1, *range(_LOG_EVERY, (_STEPS // 2 if has_diverged else _STEPS) + 1, _LOG_EVERY))
+    left = {step: 1 - step / _STEPS for step in steps}
+    rows = [
+        {"step": step, "loss": left[step] + truth.losses[width](rate - early * left[step]) + error} for step in steps
+    ]
+    config = {
+        "task": {"name": "synthetic"},
+        "parameterization": cell.panel,
+        "size": {"width": width},
+        "seed": cell.seed,
+    }
+    return Run(
+        folder=Path(f"{width}-{cell.value}-{cell.seed}"),
+        identity={"config": {**config, "optimizer": {"name": "adamw", "learning_rate": cell.value}}},
+        task="synthetic",
+        parameterization=cell.panel,
+        size=Sizes(width=width),
+        learning_rate=cell.value,
+        seed=cell.seed,
+        steps=_STEPS,
+        status="diverged" if has_diverged else "finished",
+        validation_loss=math.inf if has_diverged else cell.loss,
+        rows=tuple(rows),
+    )
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_of_a_coarse_grid_the_neighbours_of_the_best_are_trained():
 
 
 def test_what_is_undecided_is_trained_further_but_not_all_of_it():
-    sure, unsure = Recorded(-7.2, noise=0.001), Recorded(-7.2, slope=0.15, noise=0.03)
+    sure, unsure = Recorded(-7.2, noise=0.001), Recorded(-7.2, slope=0.25, noise=0.06, height=0.03)
     _, _, few = stopped(grid(), sure)
     mine, full, more = stopped(grid(), unsure)
     assert mine.verdict.kind == full.verdict.kind == "undecided" and few < 0.4 < more < 0.9

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from benchmarks.verdicts._sweeps import KINDS, draw
-from equimu.reports import report
+from benchmarks.verdicts._sweeps import KINDS, Sweep, draw
+from equimu.reports import Panel, report
 
 # True slopes in octaves per doubling: a transfer, a drift to either side.
 SLOPES = (0.0, 0.0, -0.3, 0.3)
@@ -48,6 +48,12 @@ def judge(kind: str, number: int, seed: int) -> Outcome:
     slope = SLOPES[number % len(SLOPES)]
     truth = draw(kind, slope, np.random.default_rng([seed, KINDS.index(kind), number]))
     (panel,) = report(truth.cells).panels
+    return compare(panel, truth)
+
+
+def compare(panel: Panel, truth: Sweep) -> Outcome:
+    """What the report says of a sweep, beside the truth."""
+    slope = truth.slope
     optima = [
         abs(optimum.point - truth.best[optimum.size]) <= optimum.plus_minus
         for optimum in panel.fit.optima

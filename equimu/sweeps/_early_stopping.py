@@ -24,8 +24,8 @@ LOOKS = (0.1, 0.25, 0.5)
 _FOLLOWED = 1.0
 # What is trained to its end with all seeds is the best value, and on either side of it one at about the first of these
 # distances; where the verdict is undecided, at the others in turn.
-_BESIDE = (1.5, 0.5, 1.0)
-_ABOUT = (0.5, 0.25, 0.25)
+_BESIDE = (1.5, 0.5, 1.0, 2.0)
+_ABOUT = (0.5, 0.25, 0.25, 0.25)
 _ALIKE = 1e-6  # of points of the axis
 
 TrainUntil: TypeAlias = Callable[[Mapping[RunConfig, int]], Mapping[RunConfig, Run]]

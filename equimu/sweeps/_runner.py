@@ -43,6 +43,7 @@ def sweep(
     runtime: RuntimeConfig | None = None,
     on_cell: OnCell | None = None,
     early_stopping: bool = False,
+    vectorize: bool | None = None,
     **fields: Any,
 ) -> Runs:
     """Trains every cell of the grid that is not done yet. Interrupted and called again, it goes on where it was.
@@ -54,12 +55,14 @@ def sweep(
         out: root of the run folders.
         workers: cells that are trained at the same time, in threads that share their compiled programs. By default one for
             each core on CPUs, where two small steps side by side use two cores better than one step does (best with
-            `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`, as the command line sets), and 1 on accelerators.
+            `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`, as the command line sets), and on accelerators 8 for each device.
         runtime: how to carry each cell out. Cells of several devices each are trained one after the other, and a sweep is one
             process.
         on_cell: called after each cell with its run, the number of cells done, and of all cells.
         early_stopping: whether cells that cannot be the best of their curve are left before their end, and others trained to
             it where the verdict needs them. Called again without it, the sweep trains what was left to its end.
+        vectorize: whether cells of one shape are computed together by each device; by default on accelerators. On a CPU each is
+            computed for itself, to the same bits whatever runs beside it; together they differ by the rounding of float32.
         fields: the other fields of `SweepConfig` (`over`, `fit`, `fit_scale`, `panels`, `seeds`, `base`) and of the
             `RunConfig` that all cells share (`steps`, `optimizer`, `size`, ...).
 
@@ -77,7 +80,7 @@ def sweep(
     config = sweep_config(task, fields)
     if on_cell is not None:
         check_function("on_cell", on_cell, "of a run, the number of cells done, and of all")
-    pool = RunPool(config.run, out=out, workers=workers, runtime=runtime)
+    pool = RunPool(config.run, out=out, workers=workers, runtime=runtime, vectorize=vectorize)
     of_curves = list(curves(config))
     grid = [cell for curve in of_curves for cell in curve]
     check_trees(grid)
@@ -143,8 +146,8 @@ class RunPool:
             workers = 1 if mesh > 1 else cores() if is_cpu else _LANES * len(devices) if vectorize else len(devices)
         if mesh > 1 and (workers > 1 or vectorize):
             # Two programs with collectives on the same devices can wait for each other.
-            what = f"workers={workers}" if workers > 1 else "cells that are vectorised"
-            raise EquimuError(f"{what} cannot share a mesh of {mesh} devices; leave {what.split('=')[0]} out")
+            name, given = ("workers", f"={workers}") if workers > 1 else ("vectorize", "")
+            raise EquimuError(f"{name}{given} cannot share a mesh of {mesh} devices; leave {name} out")
         lanes = math.ceil(workers / len(devices)) if vectorize else 1
         self.workers, self._out = workers, out
         self._programs = [Programs(lanes=lanes, device=device) for device in devices]

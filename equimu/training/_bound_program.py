@@ -1,7 +1,7 @@
 """The compiled program of one run, with the run's own inputs."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
@@ -64,7 +64,7 @@ class BoundProgram:
         assert self._functions is not None, "the program is used before it is entered"
         return self._functions
 
-    def init(self) -> list[Array]:
+    def init(self) -> Sequence[Array]:
         """The state that the run begins with."""
         return self._call.init(self._numbers, self._hyper, jax.random.key(self._seed))
 
@@ -72,13 +72,13 @@ class BoundProgram:
         """Its batches from a step on, which counts from 0, on the devices."""
         return map(self._place, self._loader.iterate(first, self._rows))
 
-    def step(self, state: list[Array], batch: PyTree, measure: bool) -> tuple[list[Array], StepMetrics]:
+    def step(self, state: Sequence[Array], batch: PyTree, measure: bool) -> tuple[Sequence[Array], StepMetrics]:
         """One step, which consumes the state; `measure` as of `update`."""
         return self._call.step(state, batch, self._numbers, self._hyper, np.bool_(measure))
 
     def evaluate(
-        self, state: list[Array], batches: ValidationBatches, number: int
-    ) -> Mapping[str, tuple[Array, Array]]:
+        self, state: Sequence[Array], batches: ValidationBatches, number: int
+    ) -> Mapping[str, tuple[SupportsFloat, SupportsFloat]]:
         """Pairs of a sum and its weight over one batch, of the loss and of each metric of the task."""
         batch, weights = batches.batch(number, self._rows), batches.weights(number, self._rows)
         placed: Any = self._place((batch, weights))

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class ResumePoint(NamedTuple):
     - `rows`: what the checkpoint says of the run's rows up to there; None where there is none, or it says nothing.
     """
 
-    leaves: list[Array]
+    leaves: Sequence[Array]
     step: int
     record: LossRecord
     rows: Mapping[str, Any] | None = None
@@ -107,7 +107,7 @@ class CheckpointSchedule:
         self.finish()
         return "there is no checkpoint" if self._last is None else f"the last checkpoint is of step {self._last}"
 
-    def save(self, step: int, leaves: list[Array], record: LossRecord, rows: Mapping[str, Any]) -> None:
+    def save(self, step: int, leaves: Sequence[Array], record: LossRecord, rows: Mapping[str, Any]) -> None:
         """Begins a checkpoint; the arrays may be donated when it returns.
 
         Args:

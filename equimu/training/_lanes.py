@@ -189,9 +189,6 @@ class _Number:
     def __int__(self) -> int:
         return int(np.asarray(self))
 
-    def tolist(self) -> Any:
-        return np.asarray(self).tolist()
-
 
 def _parts(tree: PyTree, lanes: dict[int, Any]) -> dict[int, PyTree]:
     """What each lane is answered, of arrays of all lanes."""

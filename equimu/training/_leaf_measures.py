@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from equimu._types import PyTree
@@ -41,7 +42,7 @@ def measure_leaves(
 
 
 def leaf_rows(
-    tree: PyTree, numbers: Float[Array, "leaves numbers"], *, learning_rate: float, weight_decay: float
+    tree: PyTree, numbers: Float[np.ndarray, "leaves numbers"], *, learning_rate: float, weight_decay: float
 ) -> dict[str, Mapping[str, Any]]:
     """The numbers by path, as a row of metrics holds them.
 

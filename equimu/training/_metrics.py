@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from equimu._types import PyTree
 from equimu.data import Data
 from equimu.runs import RunConfig
@@ -110,7 +112,7 @@ class MetricsLog:
             optimizer = self._config.optimizer
             row["leaves"] = leaf_rows(
                 self._tree,
-                metrics.inspected,
+                np.asarray(metrics.inspected),
                 learning_rate=optimizer.learning_rate,
                 weight_decay=optimizer.weight_decay,
             )

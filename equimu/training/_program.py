@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -157,7 +157,7 @@ class Program:
         """Shape, dtype and sharding of each array of a state, in the order of the list that the functions take."""
         return self._state_like
 
-    def state(self, leaves: list[Any]) -> TrainState:
+    def state(self, leaves: Sequence[Any]) -> TrainState:
         """A state from its arrays, or from what stands for them."""
         return jax.tree.unflatten(self._state_structure, leaves)
 
