@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import shlex
 import shutil
 import sys
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 from equimu._errors import EquimuError, Interrupted, printable
 from equimu._values import Count, Index, Size
 from equimu.processes import handle_signals
-from equimu.runs import Run, RunConfig, read_run
+from equimu.runs import CHECKPOINTS, Run, RunConfig, read_run
 from equimu.sweeps._job import job_of
 from equimu.sweeps._pool import Launcher, OnCell, Pool, checked_cells, folder_of, largest_first
 from equimu.sweeps._slurm_commands import Scheduler, SlurmCommands, Submitted
@@ -23,6 +24,7 @@ from equimu.training import RuntimeConfig
 _MOST_TASKS = 1000  # of an array, where the cluster does not say otherwise
 _SEARCHED_TOGETHER = 8
 _SEEN_SECONDS = 60.0  # until the end of a job is seen on a network file system
+_KILLS_WITHOUT_PROGRESS = 3
 _SILENT_SECONDS = 600.0  # that Slurm may be away
 _ALIVE = frozenset(
     "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED "
@@ -58,7 +60,7 @@ class Slurm(Launcher):
     array_parallelism: Size | None = None
     """Tasks that run at the same time; None for as many as there is room for."""
     restarts: Index = 100
-    """How often a task is queued again at its time limit, and how often after it was killed."""
+    """How often a task is queued again at its time limit."""
     sbatch: str = ""
     """More flags of sbatch: "--constraint=a100 --qos=high"."""
 
@@ -179,11 +181,12 @@ class SlurmPool:
                 finished(name)
             if not left:
                 return runs
-            watch = _Watch(self._scheduler, self._record, self._submitted(left), self._launcher.restarts)
+            watch = _Watch(self._scheduler, self._record, self._submitted(left), self._root)
             while left:
                 watch.look()
-                for name in [name for name in left if not finished(name) and watch.has_failed(name)]:
-                    del left[name]
+                for name in list(left):
+                    if not finished(name) and watch.has_failed(name):
+                        del left[name]
                 until = time.monotonic() + self.poll_seconds
                 while left and time.monotonic() < until and not stop.signum:
                     time.sleep(0.05)
@@ -230,15 +233,15 @@ class _Watch:
         scheduler: Slurm.
         record: where jobs say what went wrong.
         jobs: by the names of their cells.
-        restarts: how often a job that was killed is queued again.
+        root: of the run folders.
     """
 
-    def __init__(self, scheduler: Scheduler, record: SlurmRecord, jobs: Mapping[str, Submitted], restarts: int):
+    def __init__(self, scheduler: Scheduler, record: SlurmRecord, jobs: Mapping[str, Submitted], root: Path):
         self.jobs = jobs
-        self._scheduler, self._record, self._restarts = scheduler, record, restarts
+        self._scheduler, self._record, self._root = scheduler, record, root
         self._states: Mapping[str, str] = {}
         self._heard = time.monotonic()
-        self._restarted: dict[str, int] = {}
+        self._kills: dict[str, list[frozenset[str]]] = {}
         self._ended: dict[str, float] = {}
         self._failures: dict[str, str] = {}
 
@@ -265,18 +268,27 @@ class _Watch:
         since = self._ended.setdefault(name, time.monotonic())
         error = self._record.error(name)
         if error is None:
-            times = self._restarted.get(name, 0)
-            killed = state not in _FOR_GOOD and state
-            if killed and times < self._restarts and self._scheduler.queue_again(job):
-                self._restarted[name] = times + 1
+            if state and state not in _FOR_GOOD and self._gets_on(name) and self._scheduler.queue_again(job):
+                self._kills.setdefault(name, []).append(self._saved(name))
                 del self._ended[name]
                 return False
-            if not killed and state != "CANCELLED" and time.monotonic() - since < _SEEN_SECONDS:
-                return False  # its end may be seen later than Slurm tells of it
+            if state != "CANCELLED" and time.monotonic() - since < _SEEN_SECONDS:
+                return False  # its end may be seen later than Slurm tells of it, or Slurm itself queues it again
             error = f"job {job} ended as {state or 'unknown to Slurm'} before its run did"
         self._failures[name] = f"{error}; its log is {self.jobs[name].log}"
         print(f"equimu: cell {name} failed: {printable(self._failures[name])}", file=sys.stderr, flush=True)
         return True
+
+    def _gets_on(self, name: str) -> bool:
+        """Whether a run was not killed several times at the same place."""
+        return self._kills.get(name, []).count(self._saved(name)) < _KILLS_WITHOUT_PROGRESS
+
+    def _saved(self, name: str) -> frozenset[str]:
+        """The checkpoints of a run."""
+        try:
+            return frozenset(os.listdir(self._root / name / CHECKPOINTS))
+        except OSError:
+            return frozenset()
 
     def raise_failures(self, count: int) -> None:
         """Raises an `EquimuError` if jobs have failed."""
