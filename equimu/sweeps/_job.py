@@ -23,8 +23,8 @@ def job_of(cell: RunConfig, out: Path, runtime: RuntimeConfig) -> dict[str, Any]
         EquimuError: the task's class, or the optimizer's, is in no file that another process could import.
     """
     arguments: dict[str, Any] = {
-        "config": config_to_dict(cell),
         "task": where_of(type(cell.task)),
+        "config": config_to_dict(cell),
         "files": files_of([type(cell.optimizer)]),
         "out": str(out.absolute()),
         "runtime": dataclasses.asdict(runtime),

@@ -48,8 +48,9 @@ def commands(config: SweepConfig, *, out: str | Path, runtime: RuntimeConfig | N
 
 def _with_place(cell: RunConfig) -> dict[str, Any]:
     """The config, whose task is called by where its class is."""
+    place = where_of(type(cell.task))
     config = config_to_dict(cell)
-    return {**config, "task": {**config["task"], "name": where_of(type(cell.task))}}
+    return {**config, "task": {**config["task"], "name": place}}
 
 
 def _store(cell: RunConfig) -> list[str]:

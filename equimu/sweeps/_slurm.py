@@ -202,7 +202,10 @@ class SlurmPool:
         with self._record.owned():
             known = self._record.jobs()
             waiting = self._alive(cells, known, self._scheduler.states())
-            new = [name for name in cells if name not in waiting]
+            # A job may have ended since its cell was looked at.
+            new = [
+                name for name, cell in cells.items() if name not in waiting and not folder_of(cell, self._root).is_done
+            ]
             for name in new:
                 self._record.forget_error(name)
             for begin in range(0, len(new), _MOST_TASKS):

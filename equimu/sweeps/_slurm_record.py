@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu.files import check_inside, read_inside, write_inside
+from equimu.files import read_inside, refuse_special, write_inside
 from equimu.runs import FolderLock
 from equimu.sweeps._slurm_commands import Submitted
 
@@ -50,8 +50,8 @@ class SlurmRecord:
             EquimuError: another one does, or the folder cannot be made.
         """
         try:
+            refuse_special(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            check_inside(self._root, FOLDER)
             lock = FolderLock(self.folder)
         except OSError as error:
             raise EquimuError(f"cannot write {self.folder}: {error.strerror}; choose another --out") from None
