@@ -266,7 +266,8 @@ def test_a_second_start_waits_for_the_jobs_of_the_first(tmp_path, quick):
     assert fake.submitted == 1 and len(fake.begun) == len(set(fake.begun)) == 4
 
 
-def test_cells_whose_jobs_are_gone_are_submitted_again(tmp_path, quick):
+def test_cells_whose_jobs_are_gone_are_submitted_again(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr("equimu.sweeps._slurm._SEEN_SECONDS", 0.0)
     grid, fake = list(cells(lines())), FakeSlurm(["CANCELLED", "COMPLETED", "CANCELLED", "COMPLETED"])
     with pytest.raises(
         EquimuError, match=r"2 of 4 cells failed, .*: job 1_0 ended as CANCELLED .*; its log is log of 1_0"
@@ -362,6 +363,17 @@ def losses_below(out):
     return {run.folder.name: run.validation_loss for run in runs}
 
 
+@pytest.fixture(scope="module")
+def local_losses(tmp_path_factory):
+    out = tmp_path_factory.mktemp("local")
+    local = start_sweep(out / "runs", "local", environment_of(out))
+    said = local.communicate(timeout=120)
+    assert local.returncode == 0, said
+    found = losses_below(out / "runs")
+    assert len(set(found.values())) == 6
+    return found
+
+
 def until(condition, seconds=60):
     limit = time.monotonic() + seconds
     while not condition():
@@ -371,7 +383,7 @@ def until(condition, seconds=60):
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is not None, reason=f"{why_not()}")
-def test_a_sweep_by_slurm_whose_jobs_are_killed(tmp_path):
+def test_a_sweep_by_slurm_whose_jobs_are_killed(tmp_path, local_losses):
     """Killed, requeued, ahead of the limit, and with the driver stopped: each cell ends once, with the bits of a local run."""
     pytest.importorskip("submitit")
     out = tmp_path / "jobs"
@@ -381,20 +393,29 @@ def test_a_sweep_by_slurm_whose_jobs_are_killed(tmp_path):
         def slurm(*command):
             return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
+        def jobs():
+            record = json.loads((out / ".slurm" / "jobs.json").read_text())
+            return {name: each["job"] for name, each in record.items()}
+
         def running():
             found = slurm("squeue", "--array", "--noheader", "--states=R", "--format=%i").split()
-            jobs = {each["job"]: name for name, each in json.loads((out / ".slurm" / "jobs.json").read_text()).items()}
-            return [job for job in found if any((out / jobs[job]).glob("checkpoints/*/*")) and job not in hit]
+            saved = [job for name, job in jobs().items() if any((out / name).glob("checkpoints/*/*"))]
+            return [job for job in found if job in saved and job not in hit]
 
         def strike(*command):
             until(running)
             hit.append(random.choice(running()))
-            slurm(*command, hit[-1])
+            if command:
+                slurm(*command, hit[-1])
+            else:
+                name = {job: cell for cell, job in jobs().items()}[hit[-1]]
+                os.kill(json.loads((out / name / "lock").read_text())["pid"], signal.SIGKILL)
 
         hit = []
         driver = start_sweep(out, "slurm(minutes=5)", environment)
         until((out / ".slurm" / "jobs.json").exists)
-        strike("scancel", "--signal=KILL")
+        strike("scancel", "--signal=KILL")  # which Slurm takes for a cancellation
+        until(lambda: subprocess.run(["scontrol", "requeue", hit[0]], env=environment).returncode == 0)
         strike("scontrol", "requeue")
         driver.send_signal(signal.SIGINT)
         stopped = driver.communicate(timeout=60)[1].splitlines()[-1]
@@ -402,25 +423,24 @@ def test_a_sweep_by_slurm_whose_jobs_are_killed(tmp_path):
             driver.returncode == 130 and "the same command waits for them again, and scancel 1 cancels them" in stopped
         )
         driver = start_sweep(out, "slurm(minutes=5)", environment)
-        strike("scancel", "--signal=KILL")
+        strike()
         strike("scancel", "--signal=USR2")
         said = driver.communicate(timeout=120)
         assert driver.returncode == 0, said
         ids = set(slurm("squeue", "--states=all", "--noheader", "--format=%A").split())
         arrays = set(slurm("squeue", "--states=all", "--noheader", "--format=%F").split())
         assert len(ids) == 6 and arrays == {"1"}  # nothing was submitted twice
-    local = start_sweep(tmp_path / "local", "local", environment)
-    assert local.wait(120) == 0
-    assert len(losses_below(out)) == 6 and losses_below(out) == losses_below(tmp_path / "local")
+    assert losses_below(out) == local_losses
     logs = {path.name: path.read_text() for path in (out / ".slurm").glob("*_log.out")}
     assert len(logs) == 6 and len(set(hit)) == 4
     for name, text in logs.items():
         begun, ended = text.count("Starting with"), text.count("Job completed successfully")
-        assert ended == 1 and begun == 1 + (name.removesuffix("_0_log.out") in hit), text
+        # Slurm may send a signal twice, to a job that had begun again in between.
+        assert ended == 1 and (begun > 1 if name.removesuffix("_0_log.out") in hit else begun == 1), text
 
 
 @pytest.mark.slow
-def test_a_sweep_by_ray(tmp_path):
+def test_a_sweep_by_ray(tmp_path, local_losses):
     """On a cluster that it starts; one of the processes is killed in mid-run."""
     pytest.importorskip("ray")
     out = tmp_path / "tasks"
@@ -432,6 +452,4 @@ def test_a_sweep_by_ray(tmp_path):
     os.kill(killed, signal.SIGKILL)
     said = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
-    local = start_sweep(tmp_path / "local", "local", environment)
-    assert local.wait(120) == 0
-    assert len(losses_below(out)) == 6 and losses_below(out) == losses_below(tmp_path / "local")
+    assert losses_below(out) == local_losses

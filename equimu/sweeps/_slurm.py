@@ -275,8 +275,8 @@ class _Watch:
                 self._kills.setdefault(name, []).append(self._saved(name))
                 del self._ended[name]
                 return False
-            if state != "CANCELLED" and time.monotonic() - since < _SEEN_SECONDS:
-                return False  # its end may be seen later than Slurm tells of it, or Slurm itself queues it again
+            if time.monotonic() - since < _SEEN_SECONDS:
+                return False  # its end may be seen later than Slurm tells of it, or somebody queues it again
             error = f"job {job} ended as {state or 'unknown to Slurm'} before its run did"
         self._failures[name] = f"{error}; its log is {self.jobs[name].log}"
         print(f"equimu: cell {name} failed: {printable(self._failures[name])}", file=sys.stderr, flush=True)
