@@ -1,6 +1,7 @@
 """The cells of a sweep as tasks of Ray."""
 
 import dataclasses
+import importlib
 import importlib.util
 import logging
 from collections.abc import Sequence
@@ -118,8 +119,7 @@ class RayPool:
             raise EquimuError(f"a cell failed in Ray: {lines[0] if cause is error else lines[-1]}") from None
 
     def _ray(self) -> Any:
-        import ray
-
+        ray = importlib.import_module("ray")
         if not ray.is_initialized():
             try:
                 ray.init(
