@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,15 @@ class RayPool:
         ray = importlib.import_module("ray")
         if not ray.is_initialized():
             try:
-                ray.init(
-                    address=self._launcher.address,
-                    log_to_driver=False,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                )
+                with warnings.catch_warnings():
+                    # JAX warns of forks; what Ray forks becomes another program at once.
+                    warnings.filterwarnings("ignore", r"os\.fork\(\)", RuntimeWarning)
+                    ray.init(
+                        address=self._launcher.address,
+                        log_to_driver=False,
+                        include_dashboard=False,
+                        logging_level=logging.ERROR,
+                    )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 message = (str(error).splitlines() or [type(error).__name__])[0]
                 raise EquimuError(

@@ -155,7 +155,8 @@ class SlurmPool:
         waiting = self._alive(names, self._record.jobs(), self._scheduler.states())
         new = len(cells) - len(waiting)
         here = "the default partition" if self._launcher.partition is None else f"partition {self._launcher.partition}"
-        array = f"as an array of {new} tasks on {here}, each with {self._launcher.told()}"
+        tasks = "one task" if new == 1 else f"an array of {new} tasks"
+        array = f"as {tasks} on {here}, {'' if new == 1 else 'each '}with {self._launcher.told()}"
         already = f"{len(waiting)} by jobs that are queued or running"
         return ", ".join(([array] if new else []) + ([already] if waiting else []))
 

@@ -1,6 +1,7 @@
 """Slurm as a sweep uses it: arrays are submitted by submitit, and states are asked of `squeue`."""
 
 import contextlib
+import io
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -61,10 +62,11 @@ class SlurmCommands:
         executor = submitit.SlurmExecutor(self._folder, max_num_timeout=self._restarts)
         executor.update_parameters(**self._parameters)
         try:
-            with _outside_of_jobs():
+            # What sbatch says of a refusal is in the error, too.
+            with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):
                 made = executor.map_array(SlurmJob(), *zip(*jobs, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise EquimuError(f"Slurm refuses the jobs: {_last_line(str(error))}") from None
+            raise EquimuError(f"Slurm refuses the jobs: {_words(str(error), 'sbatch: error: ')}") from None
         return [Submitted(job.job_id, str(job.paths.stdout)) for job in made]
 
     def states(self) -> Mapping[str, str]:
@@ -75,7 +77,7 @@ class SlurmCommands:
         """
         done = _run("squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T")
         if done.returncode:
-            raise EquimuError(f"Slurm does not answer: {_last_line(done.stderr)}")
+            raise EquimuError(f"Slurm does not answer: {_words(done.stderr, 'squeue: error: ')}")
         return dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
 
     def queue_again(self, job: str) -> bool:
@@ -99,6 +101,8 @@ def _outside_of_jobs() -> contextlib.AbstractContextManager[None]:
     return submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or ["no word of why"])[-1][:300]
+def _words(text: str, mark: str) -> str:
+    """What a command says of an error: the lines with a mark, or else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no word of why"]
+    marked = [line.removeprefix(mark) for line in lines if line.startswith(mark)]
+    return "; ".join(dict.fromkeys(marked or lines[-1:]))[:300]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
@@ -44,11 +45,12 @@ class SlurmRecord:
 
     @contextlib.contextmanager
     def owned(self) -> Generator[None, None, None]:
-        """Context in which no other process submits jobs for this root.
+        """Context in which no other process submits jobs for this root. What it began is not left behind if that fails.
 
         Raises:
             EquimuError: another one does, or the folder cannot be made.
         """
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         try:
             refuse_special(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,8 +59,18 @@ class SlurmRecord:
             raise EquimuError(f"cannot write {self.folder}: {error.strerror}; choose another --out") from None
         try:
             yield
-        finally:
+        except EquimuError:
             lock.release()
+            if made and not self.jobs():
+                shutil.rmtree(self.folder, ignore_errors=True)
+                for path in made[1:]:
+                    with contextlib.suppress(OSError):  # it is not empty any more
+                        path.rmdir()
+            raise
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
 
     def add(self, jobs: Mapping[str, Submitted]) -> None:
         """Records jobs, in place of former ones of the same cells."""
