@@ -143,13 +143,13 @@ def test_printed_commands_train_the_cells_of_the_sweep(tmp_path):
     config, out = lines(), tmp_path / "out"
     printed = commands(config, out=out, runtime=RuntimeConfig(checkpoint_every=3, save_final=False))
     assert len(printed) == 4
+    (program, *flags), (_, *others) = map(shlex.split, printed[:2])
+    assert program == "equimu"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = []
-    for line in printed[:2]:
-        program, *flags = shlex.split(line)
-        assert program == "equimu"
-        running.append(subprocess.Popen([sys.executable, "-m", "equimu", *flags], env=environment, cwd=tmp_path))
-    assert [process.wait() for process in running] == [0, 0]
+    with subprocess.Popen([sys.executable, "-m", "equimu", *flags], env=environment, cwd=tmp_path) as process:
+        with pytest.raises(SystemExit) as stop:
+            main(others)
+    assert process.returncode == stop.value.code == 0
     assert dry_run(config, out=out, workers=1).startswith("4 cells: 2 done, 2 to train")
     assert commands(config, out=out) == [
         line.replace(" --runtime.checkpoint-every 3 --runtime.save-final False", "") for line in printed[2:]
@@ -158,6 +158,12 @@ def test_printed_commands_train_the_cells_of_the_sweep(tmp_path):
     runs = sweep(config, out=out)
     assert len(trained) == 2 and all(path.stat().st_mtime_ns == time for path, time in trained.items())
     assert losses(runs) == losses(sweep(config, out=tmp_path / "local"))
+
+
+def test_ray_would_train_on_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    said = dry_run(lines(), out=tmp_path / "out", launcher="ray(address=auto, cpus=4, gpus=0.5)")
+    assert said == "4 cells: 0 done, 4 to train as tasks of Ray, with 4 CPUs and 0.5 GPUs for each, on the cluster auto"
 
 
 # The job.

@@ -9,18 +9,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from equimu._errors import EquimuError, Interrupted, printable
-from equimu._values import Count, Index, Size
+from equimu._values import Count, Index, Range, Size
 from equimu.processes import handle_signals
 from equimu.runs import CHECKPOINTS, Run, RunConfig, read_run
 from equimu.sweeps._job import job_of
-from equimu.sweeps._pool import Launcher, OnCell, Pool, checked_cells, folder_of, largest_first
+from equimu.sweeps._pool import Launcher, OnCell, Pool, checked_cells, devices, folder_of, largest_first
 from equimu.sweeps._slurm_commands import Scheduler, SlurmCommands, Submitted
 from equimu.sweeps._slurm_record import SlurmRecord
 from equimu.training import RuntimeConfig
 
+Minutes: TypeAlias = Annotated[int, Range(least=5, below=2**31)]
 _MOST_TASKS = 1000  # of an array, where the cluster does not say otherwise
 _SEARCHED_TOGETHER = 8
 _SEEN_SECONDS = 60.0  # until the end of a job is seen on a network file system
@@ -55,8 +56,8 @@ class Slurm(Launcher):
     cpus: Count = 1
     """Of each task; gpus and minutes, too."""
     gpus: Index = 0
-    minutes: Count = 60
-    """After which a task is saved and queued again."""
+    minutes: Minutes = 60
+    """After which a task is saved and queued again; at least 5, as Slurm says so some two minutes ahead."""
     array_parallelism: Size | None = None
     """Tasks that run at the same time; None for as many as there is room for."""
     restarts: Index = 100
@@ -87,9 +88,7 @@ class Slurm(Launcher):
 
     def told(self) -> str:
         """What each task has, in words."""
-        found = [f"{self.cpus} {'CPU' if self.cpus == 1 else 'CPUs'}"]
-        found += [f"{self.gpus} {'GPU' if self.gpus == 1 else 'GPUs'}"] if self.gpus else []
-        found += [f"{self.memory} of memory"] if self.memory else []
+        found = [*devices(self.cpus, self.gpus), *([f"{self.memory} of memory"] if self.memory else [])]
         return f"{', '.join(found)} and {self.minutes} minutes"
 
     def _flags(self) -> dict[str, str | bool]:
@@ -184,14 +183,14 @@ class SlurmPool:
                 return runs
             watch = _Watch(self._scheduler, self._record, self._submitted(left), self._root)
             while left:
-                watch.look()
+                known = watch.look()
                 for name in list(left):
-                    if not finished(name) and watch.has_failed(name):
+                    if not finished(name) and known and watch.has_failed(name):
                         del left[name]
                 until = time.monotonic() + self.poll_seconds
                 while left and time.monotonic() < until and not stop.signum:
                     time.sleep(0.05)
-                if stop.signum:
+                if left and stop.signum:
                     raise Interrupted(stop.signum, self._words_of_stop(len(runs), len(cells), watch, left))
         watch.raise_failures(len(cells))
         return runs
@@ -249,8 +248,8 @@ class _Watch:
         self._ended: dict[str, float] = {}
         self._failures: dict[str, str] = {}
 
-    def look(self) -> None:
-        """Asks for the states of all jobs.
+    def look(self) -> bool:
+        """Asks for the states of all jobs, and returns whether Slurm answered.
 
         Raises:
             EquimuError: Slurm has not answered for long.
@@ -258,9 +257,11 @@ class _Watch:
         try:
             self._states = self._scheduler.states()
             self._heard = time.monotonic()
+            return True
         except EquimuError:
             if time.monotonic() - self._heard > _SILENT_SECONDS:
                 raise
+            return False
 
     def has_failed(self, name: str) -> bool:
         """Whether the job of a cell that is not done has ended for good. One that was killed is queued again."""
