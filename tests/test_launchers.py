@@ -79,7 +79,7 @@ def test_a_text_is_the_call_that_makes_the_launcher(text, value):
     [
         ("slrm", ["launcher 'slrm' is unknown", "did you mean 'slurm'? (valid: local, ray, slurm)"]),
         ("slurm(partion=gpu)", ["unknown key 'slurm.partion'", "did you mean 'partition'"]),
-        ("slurm(minutes=0)", ["slurm.minutes must be at least 1", "got 0"]),
+        ("slurm(minutes=0)", ["slurm.minutes must be at least 5", "got 0"]),
         ("slurm(gpus=one)", ["slurm.gpus must be int, got 'one'"]),
         ("slurm(gpu)", ["write fields by name, e.g. slurm(gpu=...)"]),
         ("slurm(gpus=1, gpus=2)", ["gives gpus twice"]),

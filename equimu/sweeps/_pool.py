@@ -93,3 +93,9 @@ def largest_first(cells: Iterable[RunConfig]) -> list[RunConfig]:
 def folder_of(cell: RunConfig, root: Path) -> RunFolder:
     """The folder that a cell has below the root; nothing is created."""
     return RunFolder(root, cell, data_of(cell.task).fingerprint)
+
+
+def devices(cpus: int, gpus: float) -> list[str]:
+    """So many processors, in words."""
+    counts = {"CPU": cpus, "GPU": gpus}
+    return [f"{count:g} {name if count == 1 else f'{name}s'}" for name, count in counts.items() if count]

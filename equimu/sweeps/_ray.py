@@ -14,7 +14,7 @@ from equimu._values import Count, Index, NotNegative
 from equimu.processes import handle_signals
 from equimu.runs import Run, RunConfig, read_run
 from equimu.sweeps._job import job_of, train_cell
-from equimu.sweeps._pool import Launcher, OnCell, Pool, checked_cells, folder_of, largest_first
+from equimu.sweeps._pool import Launcher, OnCell, Pool, checked_cells, devices, folder_of, largest_first
 from equimu.training import RuntimeConfig
 
 _POLL_SECONDS = 0.5
@@ -63,7 +63,8 @@ class RayPool:
         """As of `Pool`."""
         address = self._launcher.address
         where = "a cluster that runs here, or else is started here" if address is None else f"the cluster {address}"
-        return f"as {len(cells)} tasks of Ray on {where}, each with {self._launcher.cpus} CPUs and {self._launcher.gpus:g} GPUs"
+        each = " and ".join(devices(self._launcher.cpus, self._launcher.gpus))
+        return f"as tasks of Ray, with {each} for each, on {where}"
 
     def train(self, cells: Sequence[RunConfig], on_cell: OnCell | None = None) -> dict[RunConfig, Run]:
         """As of `Pool`.
