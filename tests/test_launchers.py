@@ -24,6 +24,7 @@ from equimu.runs import read_run
 from equimu.sweeps import cells, commands, dry_run, launcher_from_text
 from equimu.sweeps._job import job_of, train_cell
 from equimu.sweeps._pool import folder_of
+from equimu.sweeps._ray import RayPool
 from equimu.sweeps._slurm import SlurmPool
 from equimu.sweeps._slurm_commands import Submitted
 from equimu.sweeps._slurm_job import SlurmJob
@@ -160,10 +161,10 @@ def test_printed_commands_train_the_cells_of_the_sweep(tmp_path):
     assert losses(runs) == losses(sweep(config, out=tmp_path / "local"))
 
 
-def test_ray_would_train_on_a_cluster(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    said = dry_run(lines(), out=tmp_path / "out", launcher="ray(address=auto, cpus=4, gpus=0.5)")
-    assert said == "4 cells: 0 done, 4 to train as tasks of Ray, with 4 CPUs and 0.5 GPUs for each, on the cluster auto"
+def test_ray_would_train_on_a_cluster(tmp_path):
+    pool = RayPool(mu.Ray(address="auto", cpus=4, gpus=0.5), tmp_path, RuntimeConfig())
+    words = "as tasks of Ray, with 4 CPUs and 0.5 GPUs for each, on the cluster auto"
+    assert pool.plan(list(cells(lines()))) == words
 
 
 # The job.
