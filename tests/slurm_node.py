@@ -75,10 +75,13 @@ def slurm_node(cpus: int = 2) -> Generator[dict[str, str], None, None]:
         host = socket.gethostname().partition(".")[0]
         ports = {"control": _free_port(), "daemon": _free_port()}
         (folder / "slurm.conf").write_text(_CONF.format(folder=folder, host=host, cpus=cpus, **ports))
-        # Jobs are told apart by their processes, so no cgroups are needed.
-        (folder / "cgroup.conf").write_text(
-            f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={folder}/cgroup\nCgroupAutomount=no\n"
-        )
+        # Jobs are told apart by their processes, so no cgroups are needed; Slurm 22 has no word for that.
+        version = subprocess.run(
+            [_found("slurmd") or "slurmd", "-V"], capture_output=True, text=True, timeout=60
+        ).stdout
+        is_old = int(version.split()[-1].partition(".")[0]) < 23
+        plugin = f"cgroup/v1\nCgroupMountpoint={folder}/cgroup\nCgroupAutomount=no" if is_old else "disabled"
+        (folder / "cgroup.conf").write_text(f"CgroupPlugin={plugin}\n")
         environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
         def start(program: str, *arguments: str) -> None:
