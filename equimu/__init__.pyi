@@ -73,6 +73,9 @@ from equimu.reports import report as report
 from equimu.runs import Logger as Logger
 from equimu.runs import RunConfig as RunConfig
 from equimu.runs import register_logger as register_logger
+from equimu.sweeps import Local as Local
+from equimu.sweeps import Ray as Ray
+from equimu.sweeps import Slurm as Slurm
 from equimu.sweeps import SweepConfig as SweepConfig
 from equimu.sweeps import octaves as octaves
 from equimu.sweeps import sweep as sweep

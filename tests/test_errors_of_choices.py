@@ -57,6 +57,11 @@ WRONG = {
     "mu.mup().tune('output', multiplier=float('nan'))": ["multiplier of output must be finite, got nan"],
     "mu.mup().tune('output', lr='2')": ["lr of output must be float, got '2'"],
     "mu.mup().shift('output', 0)": ["a shift is by a positive factor, got 0"],
+    "mu.sweep(mu.SweepConfig(), out='out', launcher=mu.Slurm)": [
+        "a launcher, e.g. equimu.Slurm() or 'slurm'",
+        "class Slurm",
+    ],
+    "mu.sweep(mu.SweepConfig(), out='out', launcher='sloorm')": ["launcher 'sloorm'", "did you mean 'slurm'"],
     "mu.mup().replace('output', init_std='x')": ["a law must be float, got 'x'"],
     "mu.completep('1')": ["alpha must be float, got '1'"],
     "mu.parameterization.parameterization_from_text('tpv(4)')": ["table 4", "3, 8, 9"],

@@ -4,20 +4,24 @@ import concurrent.futures
 import dataclasses
 import os
 import signal
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import in_grid, small_run
+from runs import small_run
 
 import equimu as mu
 from equimu import EquimuError, SweepConfig, octaves, sweep
 from equimu._errors import Interrupted
 from equimu.sweeps import RunPool
+from equimu.sweeps import cells as cells_of_grid
+from equimu.tasks import find_task
 from equimu.training import Programs, train
 
+LINES = f"{Path(__file__).parent / 'launched' / 'lines.py'}:Lines"
 LANES = 4
 RTOL = 2e-5  # float32, after twelve steps
 
@@ -107,14 +111,15 @@ def test_what_fails_on_the_device_fails_for_all_that_are_computed_together(cells
                 future.result(120)
 
 
-def small_grid(corpus, **given):
-    fields = {"over": {"width": (8, 16)}, "fit": {"learning_rate": octaves(-7, -5)}, "panels": ("mup",), "seeds": 2}
-    return SweepConfig(run=in_grid(small_run(corpus)), **{**fields, **given})
+def small_grid(**given):
+    run = mu.RunConfig(task=find_task(LINES)(), steps=8, log_every=2, validation_batches=2)
+    fields = {"over": {"width": (4, 8)}, "fit": {"learning_rate": octaves(-5, -3)}, "panels": ("mup",), "seeds": 2}
+    return SweepConfig(run=run, **{**fields, **given})
 
 
-def test_a_sweep_is_vectorised_where_it_is_told_to(corpus, tmp_path, made):
-    config = small_grid(corpus)
-    together = sweep(config, out=tmp_path / "together", vectorize=True, workers=3)
+def test_a_sweep_is_vectorised_where_it_is_told_to(tmp_path, made):
+    config = small_grid()
+    together = sweep(config, out=tmp_path / "together", launcher=mu.Local(vectorize=True, workers=3))
     (programs,) = made
     assert programs.lanes == 3 and programs.made == 2
     for one, other in zip(together, sweep(config, out=tmp_path / "alone"), strict=True):
@@ -122,32 +127,33 @@ def test_a_sweep_is_vectorised_where_it_is_told_to(corpus, tmp_path, made):
     assert made[1].lanes == 1  # on a CPU, unless told otherwise
 
 
-def test_a_vectorised_sweep_that_is_interrupted_goes_on(corpus, tmp_path):
-    config = small_grid(corpus, over={"width": (8,)})
+def test_a_vectorised_sweep_that_is_interrupted_goes_on(tmp_path):
+    config = small_grid(over={"width": (8,)})
 
     def stop(run, done, total):
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        sweep(config, out=tmp_path, vectorize=True, workers=2, on_cell=stop)
-    assert len(sweep(config, out=tmp_path, vectorize=True, workers=2)) == 6
+        sweep(config, out=tmp_path, launcher="local(vectorize=true, workers=2)", on_cell=stop)
+    assert len(sweep(config, out=tmp_path, launcher="local(vectorize=true, workers=2)")) == 6
 
 
-def test_each_device_computes_cells_of_its_own(corpus, tmp_path, monkeypatch):
+def test_each_device_computes_cells_of_its_own(tmp_path, monkeypatch):
     # Eight virtual devices of a CPU, taken for accelerators.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:2])
-    pool = RunPool(in_grid(small_run(corpus)), out=tmp_path, workers=4)
+    config = small_grid(over={"width": (8,)}, fit={"learning_rate": (0.125, 0.25)})
+    pool = RunPool(config.run, out=tmp_path, workers=4)
     assert [programs.device for programs in pool._programs] == jax.devices()[:2]
     assert [programs.lanes for programs in pool._programs] == [2, 2]
-    cells = [small_run(corpus, seed=seed) for seed in range(4)]
-    runs = pool.train(cells)
+    runs = pool.train(grid := list(cells_of_grid(config)))
     monkeypatch.undo()
-    for cell in cells:
+    for cell in grid:
         assert_alike(runs[cell], train(cell, out=tmp_path / "alone"))
 
 
+@dataclasses.dataclass(frozen=True)
 class Counting(mu.Task):
     """A layer that calls back to the host, which cannot be vectorised."""
 
@@ -165,7 +171,7 @@ class Counting(mu.Task):
             shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
             return jax.pure_callback(np.square, shape, z, vmap_method=None)
 
-        scale = jax.lax.stop_gradient(square(jnp.float32(2) * jnp.sum(model.weight) * 0 + 1))
+        scale = square(jax.lax.stop_gradient(1 + 0 * jnp.sum(model.weight)))
         return scale * jnp.mean((jax.vmap(model)(x) - y) ** 2, axis=-1)
 
 
@@ -178,14 +184,13 @@ def test_what_cannot_be_vectorised_is_trained_one_by_one_and_said(tmp_path, caps
         seeds=1,
         steps=4,
         out=tmp_path,
-        vectorize=True,
-        workers=2,
+        launcher=mu.Local(vectorize=True, workers=2),
     )
     assert [run.status for run in runs] == ["finished"] * 2
     assert capsys.readouterr().err.count("cells are trained one by one, as they cannot be vectorised") == 1
 
 
-def test_a_mesh_of_several_devices_is_not_vectorised(corpus, tmp_path):
-    with pytest.raises(EquimuError, match="vectorize cannot share a mesh of 2 devices; leave vectorize out"):
-        sweep(small_grid(corpus), out=tmp_path, vectorize=True, runtime=mu.RuntimeConfig(data=2))
+def test_a_mesh_of_several_devices_is_not_vectorised(tmp_path):
+    with pytest.raises(EquimuError, match="vectorize=true cannot share a mesh of 2 devices; leave vectorize out"):
+        sweep(small_grid(), out=tmp_path, launcher="local(vectorize=true)", runtime=mu.RuntimeConfig(data=2))
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_device", "_errors", "_interval", "_json", "_lazy", "_progress", "_types", "_values", "_varying"},
+    0: {"_call", "_device", "_errors", "_interval", "_json", "_lazy", "_progress", "_types", "_values", "_varying"},
     1: {"attention", "declarations", "files", "processes", "tracing"},
     2: {"parameterization", "storage", "tables"},
     3: {"data", "optim", "sharding"},
@@ -30,7 +30,7 @@ LAYERS = {
     13: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
-HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers"}
+HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "submitit", "ray"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -31,12 +31,14 @@ class Compare(Command):
     out: PathLike = "runs/compare"
     """Root of the run folders; the result is written there too."""
     workers: Size | None = None
-    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator. Of local alone."""
+    launcher: str = "local"
+    """Where they are trained: local, slurm, ray, or such a name with fields, "slurm(partition=gpu, gpus=1, minutes=120)"."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __call__(self) -> None:
         """Trains, and writes and prints what was found."""
-        one_core_each(self.workers)
+        one_core_each(self.workers, self.launcher)
         at = sizes_of(self.at, "--at", "width=64,128,256") if self.at else None
         local_folder(self.out, "--out")
         with progress("comparing", 1) as bar:
@@ -51,6 +53,7 @@ class Compare(Command):
                 rates=self.rates,
                 out=self.out,
                 workers=self.workers,
+                launcher=self.launcher,
                 runtime=self.runtime,
                 on_run=tell,
             )

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
+
 from equimu._errors import EquimuError
 from equimu.cli._config_file import read_config
 from equimu.cli._flags import Axes, Flat, flags_class, flags_field, flags_of, take_axes
@@ -72,6 +74,10 @@ def _with_flags(command: Any, task: type[Task], optimizer: type[Optimizer], conf
     cls = flags_class(command.config_class, task, optimizer, axes)
     if isinstance(config, SweepConfig | TuneConfig):
         cls = type(flags_of(config, axes))
-    field: Any = flags_field("config", Annotated[cls, Flat], cls if config is None else lambda: flags_of(config, axes))
+    field: Any = flags_field(
+        "config",
+        Annotated[cls, Flat, tyro.conf.FlagConversionOff],
+        cls if config is None else lambda: flags_of(config, axes),
+    )
     made: Any = dataclasses.make_dataclass(command.__name__, [field], bases=(command,), frozen=True, kw_only=True)
     return made

@@ -173,7 +173,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
                 prog=f"equimu {name}",
                 description=_COMMANDS[name].help,
                 args=flags,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -3,15 +3,20 @@
 import os
 
 from equimu.runs import Run
-from equimu.sweeps import cores
+from equimu.sweeps import Local, cores, launcher_from_text
 
 
-def one_core_each(workers: int | None) -> None:
+def one_core_each(workers: int | None, launcher: str = "local") -> None:
     """As many steps side by side as there are cores, each on one. XLA reads this when its backend starts, later.
 
     Args:
         workers: runs side by side; None for one on each core.
+        launcher: where they are trained; the processes of others than local have cores of their own.
     """
+    local = launcher_from_text(launcher)
+    if not isinstance(local, Local):
+        return
+    workers = local.workers if workers is None else workers
     if workers is None or workers >= cores():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from equimu._errors import EquimuError
 from equimu._progress import progress
 from equimu._values import PathLike, Size
 from equimu.cli._command import Command, Place
@@ -14,7 +15,7 @@ from equimu.cli._suggest import print_suggestions, target_of
 from equimu.files import local_folder
 from equimu.reports import cells_of, read_cells
 from equimu.runs import Runs
-from equimu.sweeps import SweepConfig, cells, sweep
+from equimu.sweeps import SweepConfig, cells, commands, dry_run, sweep
 from equimu.training import RuntimeConfig
 
 
@@ -28,23 +29,43 @@ class Sweep(Command):
     out: PathLike = "runs/sweep"
     """Root of the run folders; the report is written there too."""
     workers: Size | None = None
-    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator. Of local alone."""
+    launcher: str = "local"
+    """Where they are trained: local, slurm, ray, or such a name with fields, "slurm(partition=gpu, gpus=1, minutes=120)"."""
     early_stopping: bool = False
     """Leave cells that cannot be the best of their curve; others are trained to their end where the verdict needs them."""
     suggest: tuple[str, ...] = ()
     """Sizes too large to sweep, e.g. width=1024 steps=8000: says which cells would halve the interval predicted there."""
     runtime: RuntimeConfig = RuntimeConfig()
+    dry_run: bool = False
+    """Only says how many cells are done, and where the others would be trained; writes nothing."""
+    print_commands: bool = False
+    """Only prints a command for each cell that is not done, for any scheduler, to run in this folder; the configs of the cells
+    are written to OUT/commands. Afterwards this sweep without the flag finds the cells done, and reports."""
 
     def __call__(self) -> None:
         """Trains what is not done yet, and writes and prints the report."""
+        if self.dry_run and self.print_commands:
+            raise EquimuError("--dry-run writes nothing, and --print-commands writes configs; give one of them")
+        if self.print_commands:
+            for line in commands(self.config, out=self.out, runtime=self.runtime):
+                print(line)
+            return
+        where: dict[str, Any] = {
+            "out": self.out,
+            "workers": self.workers,
+            "launcher": self.launcher,
+            "runtime": self.runtime,
+        }
+        if self.dry_run:
+            print(dry_run(self.config, **where))
+            return
         target = target_of(self.suggest, self.config)
-        one_core_each(self.workers)
+        one_core_each(self.workers, self.launcher)
         with progress("sweeping", 1) as bar:
             runs = sweep(
                 self.config,
-                out=self.out,
-                workers=self.workers,
-                runtime=self.runtime,
+                **where,
                 early_stopping=self.early_stopping,
                 on_cell=lambda run, done, total: bar.update(
                     done, f"{self.config.cell_text(run)}: {loss_text(run)}", total

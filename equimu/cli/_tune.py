@@ -31,12 +31,14 @@ class Tune(Command):
     out: PathLike = "runs/tune"
     """Root of the run folders; the result is written there too."""
     workers: Size | None = None
-    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator."""
+    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator. Of local alone."""
+    launcher: str = "local"
+    """Where they are trained: local, slurm, ray, or such a name with fields, "slurm(partition=gpu, gpus=1, minutes=120)"."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __call__(self) -> None:
         """Searches, and writes and prints what was found."""
-        one_core_each(self.workers)
+        one_core_each(self.workers, self.launcher)
         sizes: dict[str, int] = {}
         for name, (value, *more) in sizes_of(self.carry, "--carry", "width=1024 depth=24").items():
             if more:
@@ -51,6 +53,7 @@ class Tune(Command):
                 self.config,
                 out=self.out,
                 workers=self.workers,
+                launcher=self.launcher,
                 runtime=self.runtime,
                 on_trial=lambda run, done, most: bar.update(done, loss_text(run), most),
             )

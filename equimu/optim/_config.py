@@ -1,10 +1,8 @@
 """Optimizers as values: what a config holds, with their schedule; and their names."""
 
 import abc
-import ast
 import copy
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from equimu._call import call_of, name_of_call
 from equimu._errors import EquimuError, nearest
 from equimu._types import PyTree, Scalar
 from equimu._values import (
@@ -34,9 +33,6 @@ from equimu.optim._schedule import check_schedule, warmup_schedule
 from equimu.parameterization import DecayRule, Family
 
 _NAME = "name"
-_CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:\((.*)\))?", re.DOTALL)
-
-
 _TRACED = "traced"
 _Self = TypeVar("_Self", bound="Optimizer")
 
@@ -310,19 +306,11 @@ def optimizer_from_text(text: str, like: Optimizer | None = None) -> Optimizer:
     Raises:
         EquimuError: the text is not such a call; an unknown name or field, with the nearest valid one.
     """
-    found = _CALL.fullmatch(text.strip())
-    if found is None:
+    call = call_of(text)
+    if call is None:
         raise EquimuError(f"{shown(text)} is not an optimizer; write a name, or a call: lion(b2=0.98)")
-    cls = optimizer_class(found.group(1))
-    own: dict[str, Any] = {}
-    for part in filter(None, map(str.strip, (found.group(2) or "").split(","))):
-        name, equals, value = (each.strip() for each in part.partition("="))
-        if not equals:
-            raise EquimuError(f"{shown(text)}: write fields by name, e.g. {found.group(1)}(weight_decay=0.1)")
-        try:
-            own[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            own[name] = value
+    name, own = call
+    cls = optimizer_class(name)
     common = type(like) if isinstance(like, cls) else Optimizer
     given = {} if like is None else {field.name: getattr(like, field.name) for field in dataclasses.fields(common)}
     return fields_from_dict(cls, {**given, **own}, "optimizer.")
@@ -330,5 +318,4 @@ def optimizer_from_text(text: str, like: Optimizer | None = None) -> Optimizer:
 
 def is_optimizer_text(text: str) -> bool:
     """Whether a text begins with the name of an optimizer."""
-    found = _CALL.fullmatch(text.strip())
-    return found is not None and found.group(1) in _REGISTERED
+    return name_of_call(text) in _REGISTERED

@@ -52,10 +52,14 @@ def where_of(cls: type[Task]) -> str:
     """Where `find_task` finds a class in another process.
 
     Raises:
-        EquimuError: it is in no file: it was written in a notebook, or inside a function.
+        EquimuError: it is in no file: it was written in a notebook, or inside a function, or is made of functions.
     """
     if cls is DEFAULT:
         return cls.__name__
+    if cls is FunctionTask:
+        raise EquimuError(
+            "a task of functions is in this process alone; write it as a class in a file, see equimu.Task"
+        )
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     if file is None or getattr(module, cls.__name__, None) is not cls:

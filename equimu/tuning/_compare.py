@@ -12,7 +12,7 @@ from equimu.parameterization import Parameterization
 from equimu.plans import training_flops
 from equimu.reports import cells_of, report
 from equimu.runs import Axes, Run, RunConfig, Runs, Sizes, with_numbers
-from equimu.sweeps import RunPool, check_trees, octaves
+from equimu.sweeps import Launcher, check_trees, octaves, pool_of
 from equimu.tasks import Task
 from equimu.training import RuntimeConfig
 from equimu.tuning._comparison import Comparison, Trained
@@ -33,6 +33,7 @@ def compare(
     rates: Sequence[float] = RATES,
     out: str | Path,
     workers: int | None = None,
+    launcher: str | Launcher | None = None,
     runtime: RuntimeConfig | None = None,
     on_run: OnRun | None = None,
     **fields: Any,
@@ -49,7 +50,7 @@ def compare(
         against: the other table; None for the one that was tuned, with the numbers that were found, the rate apart.
         rates: base learning rates of the other table.
         out: root of the run folders; those of the search are below its `tune`.
-        workers, runtime: as of `equimu.sweep`.
+        workers, launcher, runtime: as of `equimu.sweep`.
         on_run: called after each run with what it was for (`"tuning"`, `"carrying"` or the other table's name), the run, the
             number of runs done, and of all that may come.
         fields: as of `tune`.
@@ -67,12 +68,19 @@ def compare(
         raise EquimuError("rates is empty; give at least one learning rate")
     grid = _cells(untuned, along, sizes, seeds, rates)
     check_trees(grid)
-    pool = RunPool(config.run, out=out, workers=workers, runtime=runtime)
+    pool = pool_of(launcher, config.run, out=out, workers=workers, runtime=runtime)
 
     def tell(what: str) -> Callable[[Run, int, int], None] | None:
         return None if on_run is None else functools.partial(on_run, what)
 
-    tuned = tune(config, out=Path(out) / "tune", workers=workers, runtime=runtime, on_trial=tell("tuning"))
+    tuned = tune(
+        config,
+        out=Path(out) / "tune",
+        workers=workers,
+        launcher=launcher,
+        runtime=runtime,
+        on_trial=tell("tuning"),
+    )
     if against is None:
         grid = _cells(tuned.config, along, sizes, seeds, rates)
     best = (tuned.config.optimizer.learning_rate,)

@@ -14,7 +14,7 @@ from equimu._interval import half_width, mean_half_width
 from equimu._values import check_function
 from equimu.plans import training_flops
 from equimu.runs import Run, RunConfig, Runs, run_config
-from equimu.sweeps import RunPool, check_trees
+from equimu.sweeps import Launcher, Pool, check_trees, pool_of
 from equimu.tasks import Task
 from equimu.training import RuntimeConfig
 from equimu.tuning._config import TuneConfig
@@ -33,6 +33,7 @@ def tune(
     *,
     out: str | Path,
     workers: int | None = None,
+    launcher: str | Launcher | None = None,
     runtime: RuntimeConfig | None = None,
     on_trial: OnTrial | None = None,
     **fields: Any,
@@ -48,7 +49,7 @@ def tune(
     Args:
         task: what is trained, the small run as a `RunConfig`, or the whole search as a `TuneConfig`.
         out: root of the run folders, one for each trial.
-        workers, runtime: as of `equimu.sweep`.
+        workers, launcher, runtime: as of `equimu.sweep`.
         on_trial: called after each run with it, the number of runs done, and of all that may come.
         fields: the other fields of `TuneConfig` (`search`, `trials`, `seeds`, `finalists`) and of the `RunConfig` of the small
             run (`steps`, `optimizer`, `size`, ...).
@@ -64,7 +65,8 @@ def tune(
     config = tune_config(task, fields)
     if on_trial is not None:
         check_function("on_trial", on_trial, "of a run, the number of runs done, and of all")
-    return _Search(config, RunPool(config.run, out=out, workers=workers, runtime=runtime), on_trial).result()
+    pool = pool_of(launcher, config.run, out=out, workers=workers, runtime=runtime)
+    return _Search(config, pool, on_trial).result()
 
 
 def tune_config(task: Task | RunConfig | TuneConfig, fields: Mapping[str, Any]) -> TuneConfig:
@@ -88,7 +90,7 @@ def tune_config(task: Task | RunConfig | TuneConfig, fields: Mapping[str, Any]) 
 class _Search:
     """One search, with the losses that are known."""
 
-    def __init__(self, config: TuneConfig, pool: RunPool, on_trial: OnTrial | None):
+    def __init__(self, config: TuneConfig, pool: Pool, on_trial: OnTrial | None):
         self._config, self._pool, self._on_trial = config, pool, on_trial
         self._numbers = config.numbers
         self._runs: dict[RunConfig, Run] = {}
