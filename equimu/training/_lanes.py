@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool
 
 from equimu._types import PyTree
 from equimu.training._functions import Functions
+from equimu.training._step import StepMetrics
 
 _SHARE = 0.9  # of a device's memory that a step may take
 
@@ -44,7 +45,7 @@ class Lanes:
             self._whole = NamedSharding(mesh, PartitionSpec())
             like = [jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=self._whole) for x in state_like]
             step = self._jit(_vectorized_step(functions.step), 0)
-            self._step = step.lower(like, [of_step] * count, np.bool_(True), np.ones(count, bool)).compile()
+            self._step = step.lower(like, [of_step] * count, *[np.ones(count, bool)] * 2).compile()
             if count == 1 or _bytes(self._step) <= _SHARE * _memory(mesh):
                 break
             count = (count + 1) // 2
@@ -128,10 +129,8 @@ class Lanes:
     def _step_all(self, mine: dict[int, Any]) -> dict[int, PyTree]:
         lanes = range(len(self._free) + len(self._taken))
         inputs = [mine[lane][0] if lane in mine else self._idle_step for lane in lanes]
-        measure = any(measure for _, measure in mine.values())
-        self._state, metrics = self._step(
-            self._state, inputs, np.bool_(measure), np.array([lane in mine for lane in lanes])
-        )
+        measure = np.array([lane in mine and mine[lane][1] for lane in lanes])
+        self._state, metrics = self._step(self._state, inputs, measure, np.array([lane in mine for lane in lanes]))
         return _parts(metrics, mine)
 
     def _evaluate_all(self, mine: dict[int, Any]) -> dict[int, PyTree]:
@@ -202,16 +201,18 @@ def _stacked(parts: Sequence[PyTree]) -> PyTree:
 
 
 def _vectorized_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(lanes: Bool[Array, " lanes"], one: Array, other: Any) -> Array:
+        return jnp.where(lanes.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+
     def vectorized(
-        state: list[Array], inputs: Sequence[Any], measure: Any, mine: Bool[Array, " lanes"]
-    ) -> tuple[list[Array], PyTree]:
-        # Whether to measure is one for all, so that nothing is computed where nobody does.
-        new, metrics = jax.vmap(step, (0, 0, 0, 0, None))(state, *_stacked(inputs), measure)
-        chosen = [
-            jnp.where(mine.reshape(-1, *(1,) * (after.ndim - 1)), after, before)
-            for after, before in zip(new, state, strict=True)
-        ]
-        return chosen, metrics
+        state: list[Array], inputs: Sequence[Any], measure: Bool[Array, " lanes"], mine: Bool[Array, " lanes"]
+    ) -> tuple[list[Array], StepMetrics]:
+        # All are measured or none, so that nothing is computed where nobody wants it.
+        new, metrics = jax.vmap(step, (0, 0, 0, 0, None))(state, *_stacked(inputs), measure.any())
+        norms = metrics.grad_norm, metrics.update_rms, metrics.inspected
+        grad_norm, update_rms, inspected = jax.tree.map(lambda x: choose(measure, x, jnp.nan), norms)
+        metrics = metrics._replace(grad_norm=grad_norm, update_rms=update_rms, inspected=inspected)
+        return [choose(mine, after, before) for after, before in zip(new, state, strict=True)], metrics
 
     return vectorized
 
