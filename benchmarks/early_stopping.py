@@ -1,8 +1,7 @@
 """Whether early stopping changes verdicts, and what it saves: full sweeps, recorded once, and replayed.
 
 python -m benchmarks.early_stopping --record --out runs/early-stopping      # half an hour on two cores
-python -m benchmarks.early_stopping --out runs/early-stopping
-python -m benchmarks.early_stopping --synthetic 50
+python -m benchmarks.early_stopping --out runs/early-stopping > page.md
 
 Three tasks are swept in full over three widths, 13 learning rates and 6 seeds, under μP and the standard parameterization. A
 replay is one such sweep with some of the seeds, early stopping deciding from the recorded rows which cells go on. Beside how
@@ -17,6 +16,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -107,34 +107,36 @@ def replay(cells: Mapping[RunConfig, Run]) -> Replay:
 
 
 def main() -> None:
-    """Prints a row per task."""
+    """Prints a page of two tables."""
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", choices=[*SWEEPS, []], help="all by default")
     parser.add_argument("--record", action="store_true", help="train the full sweeps, or what is missing of them")
     parser.add_argument("--out", default="runs/early-stopping", type=Path)
-    parser.add_argument(
-        "--synthetic", type=int, default=0, metavar="N", help="instead, N synthetic sweeps of each kind"
-    )
+    parser.add_argument("--synthetic", type=int, default=50, metavar="N", help="synthetic sweeps of each kind")
     given = parser.parse_args()
-    if given.synthetic:
-        _print_synthetic(given.synthetic)
-        return
     names = given.tasks or list(SWEEPS)
     if given.record:
         for name in names:
             SWEEPS[name].record(given.out / name)
         return
+    print("# Early stopping\n")
+    print(f"Python {platform.python_version()}; `python -m benchmarks.early_stopping` says what is counted.\n")
+    print("## Recorded sweeps, replayed\n")
     print("| sweep | grid | seeds | verdicts | unchanged | steps | other seeds agree | verdicts that changed |")
     print("|---|---|---:|---:|---:|---:|---:|---|")
-    for name in names:
-        runs = _by_config(given.out / name, type(SWEEPS[name].task))
-        for grid, step in (("half octaves", 1), ("octaves", 2)):
-            rates = SWEEPS[name].rates[::step]
+    for grid, step in (("half octaves", 1), ("octaves", 2)):
+        together: list[Replay] = []
+        for name in names:
+            runs = _by_config(given.out / name, type(SWEEPS[name].task))
+            some = {cell: run for cell, run in runs.items() if run.learning_rate in SWEEPS[name].rates[::step]}
             for count in _SUBSETS:
-                some = {cell: run for cell, run in runs.items() if run.learning_rate in rates}
                 replays = [replay(cells) for cells in _subsets(some, count)]
-                print(_row(name, grid, count, replays), flush=True)
+                together += replays
+                print(_row(name, grid, str(count), replays, _agreement(replays)), flush=True)
+        print(_row("all", grid, "2 to 4", together, ""), flush=True)
+    print("\n## Synthetic sweeps\n")
+    _print_synthetic(given.synthetic)
 
 
 def _by_config(root: Path, task: type[Task]) -> dict[RunConfig, Run]:
@@ -158,20 +160,23 @@ def _left_at(run: Run, step: int) -> Run:
     )
 
 
-def _row(name: str, grid: str, count: int, replays: Sequence[Replay]) -> str:
-    pairs = [pair for each in replays for pair in each.verdicts]
-    changed = collections.Counter(f"{full} → {mine}" for full, mine in pairs if full != mine)
-    share = sum(each.share for each in replays) / len(replays)
-    unchanged = sum(full == mine for full, mine in pairs) / len(pairs)
-    told = ", ".join(f"{text} ({number})" for text, number in changed.items())
-    # Of two sweeps drawn from these, as often as their full verdicts are alike.
+def _agreement(replays: Sequence[Replay]) -> str:
+    """How often the full verdicts of two of them are alike."""
     alike = [
         one[0] == other[0]
         for a, b in itertools.combinations(replays, 2)
         for one, other in zip(a.verdicts, b.verdicts, strict=True)
     ]
-    agree = sum(alike) / len(alike)
-    return f"| {name} | {grid} | {count} | {len(pairs)} | {unchanged:.1%} | {share:.1%} | {agree:.1%} | {told} |"
+    return f"{sum(alike) / len(alike):.1%}"
+
+
+def _row(name: str, grid: str, seeds: str, replays: Sequence[Replay], agreement: str) -> str:
+    pairs = [pair for each in replays for pair in each.verdicts]
+    changed = collections.Counter(f"{full} → {mine}" for full, mine in pairs if full != mine)
+    share = sum(each.share for each in replays) / len(replays)
+    unchanged = sum(full == mine for full, mine in pairs) / len(pairs)
+    told = ", ".join(f"{text} ({number})" for text, number in changed.items())
+    return f"| {name} | {grid} | {seeds} | {len(pairs)} | {unchanged:.1%} | {share:.1%} | {agreement} | {told} |"
 
 
 def _print_synthetic(count: int) -> None:
