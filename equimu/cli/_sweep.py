@@ -82,8 +82,7 @@ def _saved(runs: Runs, steps: Sequence[int]) -> str:
     """What early stopping left out of a grid whose cells have so many steps."""
     done = sum(run.rows[-1]["step"] for run in (*runs, *runs.stopped))
     return (
-        f"early stopping: {len(runs)} of {len(steps)} cells were trained to their end; with what the others were trained, that "
-        f"is {done / sum(steps):.0%} of all steps"
+        f"early stopping: {len(runs)} of {len(steps)} cells trained to their end, {done / sum(steps):.0%} of all steps"
     )
 
 

@@ -119,6 +119,11 @@ class Program:
                 self._compiled = lambda: functions
             return self._compiled
 
+    @property
+    def functions(self) -> Functions:
+        """The functions of one run, before they are compiled."""
+        return Functions(self._initial_leaves, self._step, self._evaluate)
+
     def _of_one_run(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         state = self.state_like
         # The step takes longest, and begins first.
@@ -134,9 +139,8 @@ class Program:
         """None where something in the model cannot be vectorised."""
         weights = jax.device_put(jnp.ones(_rows_of(batch)), _weights_like(batch).sharding)
         examples = (numbers, hyper, jax.random.key(0)), (batch, numbers, hyper), (batch, weights, numbers)
-        functions = Functions(self._initial_leaves, self._step, self._evaluate)
         try:
-            return Lanes(functions, self.state_like, self.mesh, self._lanes, examples).join
+            return Lanes(self.functions, self.state_like, self.mesh, self._lanes, examples).join
         except Exception as error:  # what is wrong without it, too, will be said again
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
             print(f"equimu: cells are trained one by one, as they cannot be vectorised ({reason})", file=sys.stderr)
