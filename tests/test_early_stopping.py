@@ -145,6 +145,14 @@ def test_rows_too_rare_to_look_at_are_refused():
         early_stopping(list(curves(config)), config.axes, Recorded(-7.2))
 
 
+def test_runs_of_several_lengths_are_refused():
+    config = SweepConfig(
+        run=RunConfig(log_every=5), over={"width": (32, 64)}, fit={"steps": (50, 100)}, panels=("mup",)
+    )
+    with pytest.raises(EquimuError, match="runs of one length, and this sweep fits steps"):
+        early_stopping(list(curves(config)), config.axes, Recorded(-7.2))
+
+
 def test_a_sweep_that_stops_early_goes_on_and_can_be_completed(corpus, tmp_path, made):
     run = dataclasses.replace(in_grid(small_run(corpus)), log_every=2, steps=20)
     config = SweepConfig(

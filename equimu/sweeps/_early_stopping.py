@@ -44,8 +44,11 @@ def early_stopping(curves: Sequence[Sequence[RunConfig]], axes: Axes, train: Tra
         The runs that ended, in the order of the grid; `stopped` are those that were left.
 
     Raises:
-        EquimuError: a run writes no row of metrics before its first look.
+        EquimuError: runs of a curve differ in length, or write too few rows to look at.
     """
+    for cells in curves:
+        if len({cell.steps for cell in cells}) > 1:
+            raise EquimuError("early stopping compares runs of one length, and this sweep fits steps; sweep without it")
     values = {_number(cell, axes.fit) for cells in curves for cell in cells}
     name = axes.fit.rpartition(".")[2]
     scale = axes.scale or scale_of(name, values)

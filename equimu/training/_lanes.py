@@ -4,6 +4,7 @@ Runs are trained in threads of their own, by the same loop as ever. What they as
 lane have asked; then one call computes it for all. A run that ends leaves its lane to the next one.
 """
 
+import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,17 +42,20 @@ class Lanes:
         examples: tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]],
     ):
         of_init, of_step, of_evaluate = examples
-        while True:
-            self._whole = NamedSharding(mesh, PartitionSpec())
-            like = [jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=self._whole) for x in state_like]
-            step = self._jit(_vectorized_step(functions.step), 0)
-            self._step = step.lower(like, [of_step] * count, *[np.ones(count, bool)] * 2).compile()
-            if count == 1 or _bytes(self._step) <= _SHARE * _memory(mesh):
-                break
-            count = (count + 1) // 2
-        evaluate = self._jit(_vectorized_evaluate(functions.evaluate))
-        self._evaluate = evaluate.lower(like, [of_evaluate] * count).compile()
-        self._init = self._jit(functions.init).lower(*of_init).compile()
+        self._whole = NamedSharding(mesh, PartitionSpec())
+        with concurrent.futures.ThreadPoolExecutor(2) as beside:
+            init = beside.submit(self._jit(functions.init).lower(*of_init).compile)
+            while True:
+                like = [jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=self._whole) for x in state_like]
+                evaluate = self._jit(_vectorized_evaluate(functions.evaluate)).lower(like, [of_evaluate] * count)
+                step = self._jit(_vectorized_step(functions.step), 0)
+                step = step.lower(like, [of_step] * count, *[np.ones(count, bool)] * 2)
+                evaluated = beside.submit(evaluate.compile)
+                self._step = step.compile()
+                if count == 1 or _bytes(self._step) <= _SHARE * _memory(mesh):
+                    break
+                count = (count + 1) // 2
+            self._init, self._evaluate = init.result(), evaluated.result()
         self._load = self._jit(_load, 0)
         self._take = self._jit(_take)
         self._state = self._jit(lambda: [jnp.zeros(x.shape, x.dtype) for x in like])()
