@@ -1,12 +1,16 @@
 """Runs small enough for the tests."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from equimu import LanguageModel
 from equimu.optim import AdamW
 from equimu.runs import RunConfig, Sizes
 from equimu.tasks import ModelConfig, TextConfig
+
+LINES = f"{Path(__file__).parent / 'launched' / 'lines.py'}:Lines"
+"""A task that compiles at once, as the command line names it."""
 
 
 def small_run(

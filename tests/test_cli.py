@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from runs import LINES
 
 from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
@@ -75,18 +76,11 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     assert (code, again) == (0, out)
 
 
-def test_sweep_suggests_cells(capsys, corpus, tmp_path):
+def test_sweep_suggests_cells(capsys, tmp_path):
     arguments = [
-        *("sweep", "--over.width", "8", "16", "--over.steps", "4", "8", "--panels", "mup", "--seeds", "2"),
-        *(
-            "--fit.learning-rate",
-            *(f"2**{x}" for x in range(-8, 1)),
-            "--run.model.head-dim",
-            "8",
-            "--run.text.seq",
-            "16",
-        ),
-        *("--run.text.rows", "4", "--run.validation-batches", "2", "--run.text.corpus", corpus, "--out", tmp_path),
+        *("sweep", LINES, "--over.width", "8", "16", "--over.steps", "4", "8", "--panels", "mup", "--seeds", "2"),
+        *("--fit.learning-rate", *(f"2**{x}" for x in range(-8, 1))),
+        *("--run.validation-batches", "2", "--out", tmp_path),
     ]
     code, out, err = call(capsys, *arguments, "--suggest", "width=64", "steps=32")
     assert code == 0, err
@@ -98,7 +92,8 @@ def test_sweep_suggests_cells(capsys, corpus, tmp_path):
     )
     for line in lines[lines.index(said) + 1 : -1]:
         assert (
-            line.startswith("  equimu sweep --panels mup --over.width ")
+            line.startswith("  equimu sweep ")
+            and " --panels mup --over.width " in line
             and "--base.width 8 --fit.learning-rate 2**" in line
         )
 

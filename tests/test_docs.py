@@ -25,9 +25,10 @@ make = functools.partial(mu.nn.Transformer, vocab_size=7, n_layer=2, head_dim=4)
 tree = mu.parameterize(make, mu.mup(), base={"d_model": 8}, target={"d_model": 16})
 """
         code = setup + code
-    if page.stem == "sweeps":
+    if page.stem in ("sweeps", "tune"):
         text = f"mu.tasks.TextConfig(corpus={corpus!r}, seq=8, rows=2)"
-        code = code.replace("mu.LanguageModel()", f"mu.LanguageModel(text={text})").replace("steps=500", "steps=2")
+        code = code.replace("mu.LanguageModel()", f"mu.LanguageModel(text={text})")
+        code = re.sub(r"\bsteps=(500|20)\b", "steps=2", code)
     exec(compile(code, str(page), "exec"), names)
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import in_grid, small_run
+from runs import LINES
 
 from equimu import EquimuError, RunConfig, SweepConfig, octaves, sweep
 from equimu.reports import cells_of, report
 from equimu.runs import Run
 from equimu.sweeps import cells, curves, early_stopping
+from equimu.tasks import find_task
 
 STEPS = 100
 RATES = octaves(-10, -4, 0.5)
@@ -153,8 +154,8 @@ def test_runs_of_several_lengths_are_refused():
         early_stopping(list(curves(config)), config.axes, Recorded(-7.2))
 
 
-def test_a_sweep_that_stops_early_goes_on_and_can_be_completed(corpus, tmp_path, made):
-    run = dataclasses.replace(in_grid(small_run(corpus)), log_every=2, steps=20)
+def test_a_sweep_that_stops_early_goes_on_and_can_be_completed(tmp_path, made):
+    run = RunConfig(task=find_task(LINES)(), log_every=2, steps=20, validation_batches=2)
     config = SweepConfig(
         run=run, over={"width": (8, 16)}, fit={"learning_rate": octaves(-9, -3)}, panels=("mup",), seeds=1
     )

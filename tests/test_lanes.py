@@ -4,14 +4,13 @@ import concurrent.futures
 import dataclasses
 import os
 import signal
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import small_run
+from runs import LINES, small_run
 
 import equimu as mu
 from equimu import EquimuError, SweepConfig, octaves, sweep
@@ -21,7 +20,7 @@ from equimu.sweeps import cells as cells_of_grid
 from equimu.tasks import find_task
 from equimu.training import Programs, train
 
-LINES = f"{Path(__file__).parent / 'launched' / 'lines.py'}:Lines"
+pytestmark = pytest.mark.usefixtures("light_compilation")
 LANES = 4
 RTOL = 2e-5  # float32, after twelve steps
 

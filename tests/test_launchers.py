@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from runs import LINES
 from slurm_node import slurm_node, why_not
 
 import equimu as mu
@@ -32,8 +33,7 @@ from equimu.sweeps._slurm_record import SlurmRecord
 from equimu.tasks import find_task
 from equimu.training import RuntimeConfig
 
-FILE = Path(__file__).parent / "launched" / "lines.py"
-LINES = f"{FILE}:Lines"
+FILE = Path(LINES.partition(":")[0])
 ROOT = Path(__file__).parents[1]
 
 

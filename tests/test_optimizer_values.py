@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import small_run
+from runs import LINES
 
 import equimu as mu
 from equimu.optim import optimizer_class, optimizer_from_dict, optimizer_name, optimizer_to_dict
 from equimu.runs import read_runs
+from equimu.tasks import find_task
 from equimu.training import Programs
 
 NAMES = {"adamw": mu.AdamW, "lion": mu.Lion, "sgd": mu.SGD, "adafactor": mu.Adafactor, "muon": mu.Muon}
@@ -101,9 +102,9 @@ def test_mistakes_with_schedules_are_one_line(call, words):
         call()
 
 
-def test_runs_that_differ_in_numbers_of_the_optimizer_share_a_program(corpus, tmp_path):
+def test_runs_that_differ_in_numbers_of_the_optimizer_share_a_program(tmp_path):
     programs = Programs()
-    config = small_run(corpus, steps=3)
+    config = mu.RunConfig(task=find_task(LINES)(), size={"width": 8}, steps=3, validation_batches=3)
     for numbers in ({}, {"b1": 0.5}, {"b2": 0.99, "eps": 1e-4}, {"floor": 0.5}):
         optimizer = dataclasses.replace(config.optimizer, **numbers)
         mu.train(dataclasses.replace(config, optimizer=optimizer), out=tmp_path, programs=programs)
