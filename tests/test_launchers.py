@@ -54,6 +54,14 @@ def losses(runs):
     return [(run.folder.name, run.validation_loss) for run in runs]
 
 
+def test_what_early_stopping_leaves_is_not_known_beforehand(tmp_path, capsys):
+    for flag in ("--dry-run", "--print-commands"):
+        with pytest.raises(SystemExit) as stop:
+            main(["sweep", LINES, "--early-stopping", flag, "--out", str(tmp_path / "runs")])
+        assert stop.value.code == 2 and not list(tmp_path.iterdir())
+        assert f"{flag} knows the whole grid, and not what early stopping will leave" in capsys.readouterr().err
+
+
 # Texts.
 
 

@@ -386,3 +386,19 @@ def test_undecided_says_how_many_seeds_would_decide():
     # The advice is from one draw of the slope and the noise; as many seeds as the median says decide more often than not.
     after = [panel_of(sweep(shape, seeds=int(np.median(needed)), **again)).verdict.kind for _ in range(12)]
     assert after.count("undecided") < 6
+
+
+def test_a_loss_beyond_float32_is_that_of_a_run_that_diverged():
+    cells = [dataclasses.replace(cell, loss=cell.loss * (1e300 if cell.value > 2**-4 else 1)) for cell in sweep()]
+    assert [cell.diverged for cell in cells] == [cell.value > 2**-4 for cell in cells]
+    assert panel_of(cells).verdict.kind == panel_of(sweep()).verdict.kind
+
+
+def test_the_least_value_that_there_can_be_is_not_asked_to_be_lowered():
+    cells = [
+        Cell(panel="mup", size=size, value=value, seed=0, loss=3 + value, fitted="weight_decay", scale="linear")
+        for size in (32, 64)
+        for value in (0.0, 0.1, 0.2, 0.3)
+    ]
+    sentence = panel_of(cells).verdict.sentence
+    assert "weight_decay 0); 0 may be the best; if not, run values of weight_decay between 0 and 0.1 at" in sentence

@@ -22,8 +22,10 @@ def one_core_each(workers: int | None, launcher: str = "local") -> None:
 
 
 def loss_text(run: Run) -> str:
-    """The loss and the metrics of a run, or that it has none."""
+    """The loss and the metrics of a run, or that it has none, or not yet."""
     if run.status == "diverged":
         return "diverged"
+    if run.status == "paused":
+        return f"loss {run.rows[-1]['loss']:.4f} in training at step {run.rows[-1]['step']} of {run.steps}"
     known = {name: value for name, value in run.validation_metrics.items() if value is not None}
     return ", ".join([f"loss {run.validation_loss:.4f}", *(f"{name} {value:.4f}" for name, value in known.items())])

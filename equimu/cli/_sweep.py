@@ -47,6 +47,9 @@ class Sweep(Command):
         """Trains what is not done yet, and writes and prints the report."""
         if self.dry_run and self.print_commands:
             raise EquimuError("--dry-run writes nothing, and --print-commands writes configs; give one of them")
+        if self.early_stopping and (self.dry_run or self.print_commands):
+            flag = "--dry-run" if self.dry_run else "--print-commands"
+            raise EquimuError(f"{flag} knows the whole grid, and not what early stopping will leave; give one of them")
         if self.print_commands:
             for line in commands(self.config, out=self.out, runtime=self.runtime):
                 print(line)

@@ -24,6 +24,9 @@ def values(curve: Curve, optimum: Optimum) -> str:
         return f"run those beside it {at}{_listed(curve, ': ', best - 2, best - 1, best + 1, best + 2)}"
     if optimum.status == "edge":
         sign = -1 if best == grid[0] else 1
+        if best == 0 and curve.fitted.scale == "linear" and sign < 0:
+            beside = f"between 0 and {curve.fitted.text(float(grid[1]))}"
+            return f"0 may be the best; if not, run {curve.fitted.several} {beside} {at}"
         further = sorted((best + sign * step, best + 2 * sign * step))
         return f"run {'lower' if sign < 0 else 'higher'} {curve.fitted.several} {at}{_listed(curve, ': ', *further)}"
     ends = _listed(curve, ", ", grid[0] - step, grid[-1] + step)

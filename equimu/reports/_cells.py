@@ -12,6 +12,7 @@ from equimu.reports._fitted import Fitted, Scale, fitted
 
 # A run diverged if its training loss ends this share of its initial loss above it; less than that is noise of the batches.
 _WORSE = 0.05
+_LARGEST = 3.4e38  # of float32; a larger loss, in a table of others, is that of a run that diverged, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,11 @@ class Cell:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is not finite, or the training loss ends more than 5 % of its initial value above it.
+        """Whether the loss is not finite in float32, or the training loss ends more than 5 % of its initial value above it.
 
         Both are training losses: a task may validate by another measure.
         """
-        if not math.isfinite(self.loss):
+        if not abs(self.loss) <= _LARGEST:
             return True
         if self.initial_loss is None or self.final_loss is None:
             return False

@@ -94,7 +94,8 @@ class RunPool:
                 if not isinstance(reason, Interrupted):
                     raise
                 done = sum(f.done() and not f.cancelled() and f.exception() is None for f in futures)
-                message = f"stopped with {done} of {len(cells)} cells done; the same command goes on, from the last steps saved"
+                what = f"{done} of {len(cells)} {'cells' if until is None else 'cells of this round'} done"
+                message = f"stopped with {what}; the same command goes on, from the last steps saved"
                 raise Interrupted(stop.signum, message) from None
             ahead.shutdown()
         return runs

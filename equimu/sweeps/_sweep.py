@@ -1,6 +1,5 @@
 """Running a grid, wherever its cells are trained; and what running it would do."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,8 @@ def sweep(
             `equimu.Ray(...)`; or the text of such a call, `"slurm(partition=gpu, gpus=1)"`.
         runtime: how to carry each cell out. Cells of several devices each are trained one after the other, and a sweep is one
             process.
-        on_cell: called after each cell with its run, the number of cells done, and of all cells.
+        on_cell: called after each cell with its run, the number of cells done, and of all cells; with early stopping also with
+            the runs of cells that are left, whose status is `"paused"`.
         early_stopping: whether cells that cannot be the best of their curve are left before their end, and others trained to
             it where the verdict needs them. Called again without it, the sweep trains what was left to its end.
         fields: the other fields of `SweepConfig` (`over`, `fit`, `fit_scale`, `panels`, `seeds`, `base`) and of the
@@ -75,11 +75,13 @@ def sweep(
 
 def _counted(pool: Pool, on_cell: OnCell | None, total: int) -> TrainUntil:
     """Trains cells in several calls, with one count of those that ended."""
-    ended = itertools.count(1)
+    ended = 0
 
     def on_run(run: Run, done: int, of: int) -> None:
-        if on_cell is not None and run.status != "paused":
-            on_cell(run, next(ended), total)
+        nonlocal ended
+        ended += run.status != "paused"
+        if on_cell is not None:
+            on_cell(run, ended, total)
 
     return lambda until: pool.train(list(until), on_run, until)
 
