@@ -24,7 +24,7 @@ LAYERS = {
     7: {"training"},
     8: {"diagnostics", "plans", "reports"},
     9: {"sweeps"},
-    10: {"tuning"},
+    10: {"presets", "tuning"},
     11: {"cli"},
     12: {"__main__"},
     13: {"__init__"},

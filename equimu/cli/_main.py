@@ -56,6 +56,12 @@ _COMMANDS: dict[str, _Entry] = {
         "Compare",
         "Tune a small run, carry it to larger sizes, and compare with another table carried and retuned at each size.",
     ),
+    "reproduce": _Entry(
+        "_reproduce",
+        "Reproduce",
+        "Run experiments of arXiv 2404.05728 at a scale, and put the paper's claims beside what comes out.",
+        has_config=False,
+    ),
     "report": _Entry(
         "_sweep", "Report", "Report on the finished runs below a folder: table, figure and verdict.", has_config=False
     ),

@@ -1,0 +1,12 @@
+"""Experiments of papers, as data."""
+
+from equimu.presets._page import summary as summary
+from equimu.presets._page import summary_rows as summary_rows
+from equimu.presets._page import write_reproduction as write_reproduction
+from equimu.presets._paper import PAPER as PAPER
+from equimu.presets._paper import Group as Group
+from equimu.presets._paper import group as group
+from equimu.presets._paper import groups as groups
+from equimu.presets._paper import scales as scales
+from equimu.presets._reproduce import Reproduced as Reproduced
+from equimu.presets._reproduce import reproduce as reproduce

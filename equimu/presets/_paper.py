@@ -1,0 +1,153 @@
+"""The experiments of arXiv 2404.05728 as sweeps: at the paper's scale, or scaled down by one rule."""
+
+import dataclasses
+import functools
+import importlib.resources
+import math
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from equimu._errors import EquimuError, nearest
+from equimu.runs import flat
+from equimu.sweeps import SweepConfig, octaves, sweep_config_from_dict
+
+PAPER = "paper"  # the scale that the experiments were made at
+_FIRST = "baseline"
+# What stands in a group beside the fields of its sweep that it changes.
+_OWN = ("text", "claim", "best", "rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group of experiments, which differ from the baseline in what is named.
+
+    Attributes:
+        name: by which the paper's code calls it.
+        text: what it changes, in words.
+        claim: whether the paper says that the best learning rate transfers; None where it says nothing.
+        best: log2 of the best learning rate at the widths 128, 512, 2048 and so on, as the paper has it; empty where it is not
+            known.
+        rate: what the paper's learning rate is multiplied by, in this group.
+        changes: paths of the sweep's config, and their values at the paper's scale.
+    """
+
+    name: str
+    text: str
+    claim: bool | None
+    best: tuple[int, ...]
+    rate: float
+    changes: Mapping[str, Any]
+
+    def sweep(self, scale: str = PAPER) -> SweepConfig:
+        """The sweep of the group at a scale.
+
+        Raises:
+            EquimuError: an unknown scale.
+        """
+        found = _merged(_paper()["baseline"], _nested(self.changes))
+        found["run"]["validation_batches"] = None
+        found = found if scale == PAPER else _scaled(found, scale)
+        first, second, *_, last = (math.log2(rate) for rate in found["fit"]["learning_rate"])
+        step = found.pop("octaves", second - first)
+        found["fit"] = {"learning_rate": [self.rate * rate for rate in octaves(first, last, step)]}
+        return sweep_config_from_dict(found)
+
+
+def groups() -> tuple[str, ...]:
+    """The names of all groups, the baseline first."""
+    return tuple(_paper()["groups"])
+
+
+def scales() -> tuple[str, ...]:
+    """The names of all scales."""
+    return (*_paper()["scales"], PAPER)
+
+
+def scale_text(scale: str) -> str:
+    """A scale in words."""
+    return "that of the paper" if scale == PAPER else _paper()["scales"][scale]["text"]
+
+
+def group(name: str) -> Group:
+    """A group by its name.
+
+    Raises:
+        EquimuError: there is none of that name.
+    """
+    known = _paper()["groups"]
+    if name not in known:
+        raise EquimuError(f"the paper has no group {name[:99]!r}: {nearest(name, known)}")
+    values = known[name]
+    changes = {key: value for key, value in values.items() if key not in _OWN}
+    return Group(
+        name=name,
+        text=values["text"],
+        claim=values.get("claim"),
+        best=tuple(values.get("best", ())),
+        rate=values.get("rate", 1.0),
+        changes=dict(flat(changes)),
+    )
+
+
+def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """A sweep of the paper's scale at another one.
+
+    Widths, depth, steps, rows and positions are divided, and the size of a head as the widths are. So the shares of warm-up and
+    decay in a run, the ratios between batches, and the product of steps and weight decay stay what they are. Text is that of
+    this machine, in bytes, without padding, as so short rows of documents would be little else; computed in float32.
+    """
+    known = _paper()["scales"]
+    if scale not in known:
+        raise EquimuError(f"scale {scale[:99]!r} is unknown: {nearest(scale, scales())}")
+    by = known[scale]
+    widths = sweep["over"]["width"]
+    run = sweep["run"]
+    task, decay = run["task"], run["optimizer"].get("weight_decay", 0.0)
+    model = {key: value for key, value in task["model"].items() if key not in ("vocab_size", "remat")}
+    smaller = {
+        "over": {"width": [width // by["width"] for width in widths[: int(by["widths"] * len(widths))]]},
+        "base": {"width": sweep["base"]["width"] // by["width"]},
+        "octaves": by["octaves"],
+        "run": {
+            "steps": round(run["steps"] / by["steps"]),
+            "size": {"depth": math.ceil(run["size"]["depth"] / by["depth"])},
+            "validation_batches": by["validation_batches"],
+            "task": {
+                "model": {"head_dim": task["model"]["head_dim"] // by["width"], "dtype": "float32"},
+                "text": {
+                    "windows": "concatenate",
+                    "seq": task["text"]["seq"] // by["seq"],
+                    "rows": max(1, task["text"]["rows"] // by["rows"]),
+                },
+            },
+            "optimizer": {"weight_decay": decay * by["steps"]},
+        },
+    }
+    return _merged({**sweep, "run": {**run, "task": {**task, "model": model}}}, smaller)
+
+
+@functools.cache
+def _paper() -> Mapping[str, Any]:
+    text = importlib.resources.files("equimu.presets").joinpath("paper.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping with others' values in the place of its own."""
+    found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = _merged(found[key], value) if both else value
+    return found
+
+
+def _nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, value in changes.items():
+        *names, last = path.split(".")
+        within = found
+        for name in names:
+            within = within.setdefault(name, {})
+        within[last] = value
+    return found

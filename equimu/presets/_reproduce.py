@@ -1,0 +1,116 @@
+"""Experiments of the paper, run, and what the paper says of them beside what was found."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from equimu._errors import EquimuError, nearest
+from equimu._values import Size, check
+from equimu.presets._paper import PAPER, Group, group
+from equimu.reports import Panel, Report, cells_of, report
+from equimu.runs import Run, Runs
+from equimu.sweeps import Launcher, SweepConfig, sweep
+from equimu.tasks import LanguageModel
+from equimu.training import RuntimeConfig
+
+OnGroup = Callable[[str, Run, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduced:
+    """A group of the paper, run at a scale.
+
+    Attributes:
+        group: what the paper has.
+        runs: of its sweep.
+        report: on them, of one panel.
+    """
+
+    group: Group
+    runs: Runs
+    report: Report
+
+    @property
+    def panel(self) -> Panel:
+        """The panel of its table or optimizer."""
+        return self.report.panels[0]
+
+    @property
+    def best(self) -> tuple[float | None, ...]:
+        """log2 of the best learning rate of the grid at each width, in the paper's α; None where all diverged."""
+        shift = math.log2(self.group.rate)
+        points = [optimum.best_point for optimum in self.panel.fit.optima]
+        return tuple(None if point is None else point - shift for point in points)
+
+    @property
+    def agreement(self) -> Literal["agrees", "disagrees", "undecided", "no claim"]:
+        """Whether the verdict is what the paper claims."""
+        if self.group.claim is None:
+            return "no claim"
+        if self.panel.verdict.kind == "undecided":
+            return "undecided"
+        transfers = self.panel.verdict.kind == "transfers" or self.panel.verdict.harmless
+        return "agrees" if transfers == self.group.claim else "disagrees"
+
+
+def reproduce(
+    names: Sequence[str],
+    *,
+    scale: str,
+    out: str | Path,
+    seeds: int | None = None,
+    text: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    launcher: str | Launcher | None = None,
+    runtime: RuntimeConfig | None = None,
+    early_stopping: bool = False,
+    on_cell: OnGroup | None = None,
+) -> tuple[Reproduced, ...]:
+    """Runs groups of experiments of arXiv 2404.05728. Interrupted and called again, it goes on where it was.
+
+    Args:
+        names: of the groups, as `groups()` has them.
+        scale: as `scales()` has them; at the paper's own, `runtime` and a tokenizer of 32 100 tokens are needed.
+        out: root of the run folders, which groups share: a run that is in two of them is trained once.
+        seeds: of each cell; by default one at the paper's scale, as there, and two at others.
+        text: fields of `TextConfig` in the place of the group's: `store`, `corpus`, `tokenizer`. By default the text of this
+            machine, which is not the paper's.
+        workers, launcher, runtime, early_stopping: as of `equimu.sweeps.sweep`.
+        on_cell: called after each cell with the name of the group and as that of `sweep`.
+
+    Raises:
+        EquimuError: an unknown group or scale, or whatever is wrong with a sweep.
+        Interrupted: a signal came.
+    """
+    check(Size | None, seeds=seeds)
+    if not names:
+        raise EquimuError("name at least one group of the paper, e.g. baseline, or all")
+    wanted = [group(name) for name in dict.fromkeys(names)]
+    count = (1 if scale == PAPER else 2) if seeds is None else seeds
+    sweeps = [dataclasses.replace(_with_text(each.sweep(scale), text or {}), seeds=count) for each in wanted]
+    found: list[Reproduced] = []
+    for each, config in zip(wanted, sweeps, strict=True):
+        runs = sweep(
+            config,
+            out=out,
+            workers=workers,
+            launcher=launcher,
+            runtime=runtime,
+            early_stopping=early_stopping,
+            on_cell=None if on_cell is None else lambda *done, name=each.name: on_cell(name, *done),
+        )
+        found.append(Reproduced(group=each, runs=runs, report=report(cells_of(runs))))
+    return tuple(found)
+
+
+def _with_text(config: SweepConfig, fields: Mapping[str, Any]) -> SweepConfig:
+    task = config.run.task
+    assert isinstance(task, LanguageModel)
+    known = [field.name for field in dataclasses.fields(task.text)]
+    for name in fields:
+        if name not in known:
+            raise EquimuError(f"text has no field {name!r}: {nearest(name, known)}")
+    task = dataclasses.replace(task, text=dataclasses.replace(task.text, **fields))
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, task=task))

@@ -1,0 +1,270 @@
+"""The experiments of arXiv 2404.05728, field by field, and how they are scaled down."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from equimu import EquimuError
+from equimu.cli import main
+from equimu.optim import AdamW, Lion
+from equimu.presets import PAPER, _paper, group, groups, reproduce, scales, summary
+from equimu.sweeps import cells
+
+# What a run of the baseline is, in the paper's own terms.
+BASELINE = {
+    "width of the base": 128,
+    "layers": 24,
+    "head_dim": 128,
+    "d_ff over width": 4.0,
+    "activation": "relu",
+    "vocabulary": 32_100,
+    "rotary base": 10_000,
+    "attention scale": "1/head_dim",
+    "gains": "none",
+    "norm epsilon": 1e-5,
+    "embedding norm": False,
+    "biases": False,
+    "zero query": False,
+    "key/value heads": None,
+    "tokens a batch": 2**18,
+    "sequence": 256,
+    "windows": "document",
+    "loss over": "positions",
+    "steps": 125_000,
+    "warm-up steps": 10_000,
+    "schedule": "linear",
+    "end of the schedule": 1e-4,
+    "optimizer": "adamw",
+    "betas": (0.9, 0.95),
+    "epsilon": 1e-8,
+    "decay": (0.0, None),
+    "clip": 1.0,
+    "compute": "bfloat16",
+    "first moment": "bfloat16",
+    "table": "mup(eps=constant)",
+    "log2 rates": [-10, -8, -6, -4, -2],
+    "widths": (128, 256, 512, 1024, 2048),
+    "seeds": 1,
+}
+LION = {"optimizer": "lion", "betas": (0.95, 0.98), "epsilon": None}
+SP = {"table": "sp.replace(output, init_std=fan_in**-0.5)", "attention scale": "1/sqrt(head_dim)"}
+COMBINED = {
+    "layers": 12,
+    "zero query": True,
+    "activation": "squared_relu",
+    "tokens a batch": 2**21,
+    "steps": 90_000,
+    "warm-up steps": 7_000,
+    "widths": (128, 256, 512, 1024, 2048, 4096),
+}
+COMBINED_LION = {**COMBINED, **LION, "table": "mup(form=absolute)", "decay": (1e-4, "independent")}
+# What changes from it, and whether the rate transfers, by the paper.
+GROUPS = {
+    "baseline": ({}, True),
+    "baseline_abs": ({"table": "mup(form=absolute, eps=constant)"}, None),
+    "biases": ({"biases": True}, True),
+    "gains_vector": ({"gains": "vector"}, False),
+    "gains_scalar": ({"gains": "scalar"}, False),
+    "qinit": ({"zero query": True}, True),
+    "qkscale": ({"attention scale": "1/sqrt(head_dim)"}, False),
+    "uinit": ({"table": "mup(eps=constant).replace(output, init_std=fan_in**-0.5)"}, True),
+    "emb_norm": ({"embedding norm": True}, True),
+    "cosine": ({"schedule": "cosine"}, True),
+    "sqrelu": ({"activation": "squared_relu"}, True),
+    "swiglu": ({"activation": "swiglu", "d_ff over width": 2.67}, True),
+    "mqa": ({"key/value heads": 1, "d_ff over width": 5.0}, True),
+    "bsz_large": (
+        {
+            "tokens a batch": 2**20,
+            "steps": 31_250,
+            "warm-up steps": 2_500,
+            "log2 rates": [-9, -7, -5, -3, -1],
+            "betas": (0.9, 0.98),
+            "epsilon": 1e-9,
+        },
+        True,
+    ),
+    "bsz_small": (
+        {
+            "tokens a batch": 2**16,
+            "steps": 500_000,
+            "warm-up steps": 40_000,
+            "log2 rates": [-11, -9, -7, -5, -3],
+            "betas": (0.9, 0.98),
+            "epsilon": 1e-9,
+        },
+        True,
+    ),
+    "wd_coupled": ({"decay": (0.1, "standard")}, False),
+    "wd_indep_n3": ({"decay": (1e-3, "independent")}, None),
+    "wd_indep_n4": ({"decay": (1e-4, "independent")}, None),
+    "wd_indep_n5": ({"decay": (1e-5, "independent")}, None),
+    "lion": (LION, False),
+    "lion_abs": ({**LION, "table": "mup(form=absolute)"}, None),
+    "sp": ({**SP, "biases": True, "gains": "vector"}, False),
+    "sp_simple": (SP, None),
+    "combined": (COMBINED_LION, True),
+    "combined_dm8192": ({**COMBINED_LION, "widths": (128, 256, 512, 1024, 2048, 4096, 8192)}, True),
+    "combined_no_wd": (COMBINED, None),
+}
+
+
+def in_the_papers_terms(config):
+    run, (table,), (widths,), (rates,) = config.run, config.panels, config.over.values(), config.fit.values()
+    model, text, optimizer = run.task.model, run.task.text, run.optimizer
+    assert isinstance(optimizer, AdamW | Lion) and model.qk_norm is False and not model.tie_embeddings
+    return {
+        "width of the base": config.base["width"],
+        "layers": run.size["depth"],
+        "head_dim": model.head_dim,
+        "d_ff over width": model.d_ff_multiple,
+        "activation": model.activation,
+        "vocabulary": model.vocab_size,
+        "rotary base": model.rotary_base,
+        "attention scale": model.attention_scale,
+        "gains": model.norm_gain,
+        "norm epsilon": model.norm_eps,
+        "embedding norm": model.embedding_norm,
+        "biases": model.use_bias,
+        "zero query": model.zero_query,
+        "key/value heads": model.n_kv_head,
+        "tokens a batch": text.rows * text.seq,
+        "sequence": text.seq,
+        "windows": text.windows,
+        "loss over": run.task.loss_denominator,
+        "steps": run.steps,
+        "warm-up steps": round(optimizer.warmup * run.steps),
+        "schedule": optimizer.schedule,
+        "end of the schedule": optimizer.floor,
+        "optimizer": "adamw" if isinstance(optimizer, AdamW) else "lion",
+        "betas": (optimizer.b1, optimizer.b2),
+        "epsilon": getattr(optimizer, "eps", None),
+        "decay": (optimizer.weight_decay, optimizer.weight_decay_rule if optimizer.weight_decay else None),
+        "clip": optimizer.clip_norm,
+        "compute": model.dtype,
+        "first moment": optimizer.first_moment_dtype,
+        "table": table,
+        "log2 rates": [math.log2(rate) for rate in rates],
+        "widths": widths,
+        "seeds": len(config.seeds),
+    }
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_is_the_papers_field_by_field(name):
+    changes, claim = GROUPS[name]
+    assert in_the_papers_terms(group(name).sweep()) == {**BASELINE, **changes}
+    assert group(name).claim is claim
+
+
+def test_no_group_is_missing():
+    assert groups() == tuple(GROUPS) and scales() == ("gpu", "cpu", PAPER)
+
+
+@pytest.mark.parametrize("scale", ["gpu", "cpu"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_smaller_scale_keeps_the_ratios(name, scale):
+    paper, small = group(name).sweep(), group(name).sweep(scale)
+    for there, here in zip(cells(paper), cells(small), strict=False):
+        assert here.task.model.head_dim == here.base["width"] == min(cell.size["width"] for cell in cells(small))
+        assert round(here.optimizer.warmup * here.steps) / here.steps == pytest.approx(there.optimizer.warmup, abs=0.01)
+        decay = [cell.optimizer.weight_decay * cell.steps for cell in (here, there)]
+        assert decay[0] == pytest.approx(decay[1])
+        same = ("b1", "b2", "schedule", "floor", "clip_norm", "weight_decay_rule")
+        assert all(getattr(here.optimizer, each) == getattr(there.optimizer, each) for each in same)
+        assert here.task.model.activation == there.task.model.activation
+        assert here.parameterization == there.parameterization
+    first = group("baseline").sweep(), group("baseline").sweep(scale)
+    for count in (lambda c: c.run.task.text.rows, lambda c: c.run.steps):
+        assert count(paper) / count(first[0]) == pytest.approx(count(small) / count(first[1]), rel=0.01)
+    (widths,) = small.over.values()
+    assert [b / a for a, b in zip(widths, widths[1:], strict=False)] == [2.0] * (len(widths) - 1)
+    (rates,) = small.fit.values()
+    assert min(rates) == min(paper.fit["learning_rate"]) and max(rates) == max(paper.fit["learning_rate"])
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A scale of runs of a few steps."""
+    paper = dict(_paper._paper())
+    paper["scales"] = {
+        **paper["scales"],
+        "tiny": {
+            "text": "nothing to speak of",
+            "widths": 0.4,
+            "width": 16,
+            "depth": 24,
+            "steps": 15_000,
+            "rows": 512,
+            "seq": 16,
+            "validation_batches": 1,
+            "octaves": 4.0,
+        },
+    }
+    monkeypatch.setattr(_paper, "_paper", lambda: paper)
+    return "tiny"
+
+
+def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            ["reproduce", "baseline", "bsz_large", "--scale", tiny, "--seeds", "1", "--text.corpus", corpus]
+            + ["--out", str(tmp_path / "runs")]
+        )
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("group") and lines[1].startswith("baseline") and lines[2].startswith("bsz_large")
+    assert lines[-1].startswith("2 groups: ") and "agree with the paper" in lines[-1]
+    page = (tmp_path / "runs" / "paper.md").read_text()
+    assert "at the scale `tiny`: nothing to speak of. 2 groups: " in page
+    assert (
+        "`equimu reproduce bsz_large --scale tiny`" in page
+        and "![Loss against learning rate](baseline/report.png)" in page
+    )
+    data = json.loads((tmp_path / "runs" / "paper.json").read_text())
+    assert data["groups"]["baseline"]["claim"] is True and data["groups"]["baseline"]["paper_best"] == [-6, -6, -6]
+    # Learning rates are counted as the paper does, whose alpha is half of the rate of a large batch.
+    assert set(data["groups"]["bsz_large"]["best"]) <= {-10.0, -6.0, -2.0}
+    assert all((tmp_path / "runs" / name).is_dir() for each in data["groups"].values() for name in each["runs"])
+
+
+def test_agreement_is_of_verdicts(tiny, corpus, tmp_path):
+    (found,) = reproduce(["baseline"], scale=tiny, out=tmp_path, seeds=1, text={"corpus": corpus})
+    panel = found.panel
+
+    def judged(kind, claim, harmless=False):
+        verdict = dataclasses.replace(panel.verdict, kind=kind, harmless=harmless)
+        report = dataclasses.replace(found.report, panels=(dataclasses.replace(panel, verdict=verdict),))
+        return dataclasses.replace(found, report=report, group=dataclasses.replace(found.group, claim=claim))
+
+    cases = [
+        *(judged("transfers", True), judged("drifts", True), judged("drifts", True, harmless=True)),
+        *(judged("drifts", False), judged("transfers", False), judged("undecided", True), judged("drifts", None)),
+    ]
+    assert [case.agreement for case in cases] == [
+        *("agrees", "disagrees", "agrees", "agrees", "disagrees", "undecided", "no claim"),
+    ]
+    told = "7 groups: 3 agree with the paper, 2 do not, 1 are undecided, of 1 the paper says nothing"
+    assert summary(cases) == told
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["bassline"], "the paper has no group 'bassline': did you mean 'baseline'?"),
+        (["baseline", "--scale", "big"], "scale 'big' is unknown: give one of cpu, gpu, paper"),
+        ([], "name at least one group of the paper, e.g. baseline, or all"),
+    ],
+)
+def test_mistakes(given, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", *given, "--out", str(tmp_path / "runs")])
+    assert stop.value.code == 2 and words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_field_of_text_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(EquimuError, match="text has no field 'stor': did you mean 'store'"):
+        reproduce(["baseline"], scale="cpu", out=tmp_path, text={"stor": "x"})
