@@ -217,7 +217,7 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     assert stop.value.code == 0, err
     lines = out.splitlines()
     assert lines[0].startswith("group") and lines[1].startswith("baseline") and lines[2].startswith("bsz_large")
-    assert lines[-1].startswith("2 groups: ") and "agree with the paper" in lines[-1]
+    assert lines[-1].startswith("2 groups: ") and "agreeing with the paper " in lines[-1]
     page = (tmp_path / "runs" / "paper.md").read_text()
     assert "at the scale `tiny`: nothing to speak of. 2 groups: " in page
     assert (
@@ -247,7 +247,7 @@ def test_agreement_is_of_verdicts(tiny, corpus, tmp_path):
     assert [case.agreement for case in cases] == [
         *("agrees", "disagrees", "agrees", "agrees", "disagrees", "undecided", "no claim"),
     ]
-    told = "7 groups: 3 agree with the paper, 2 do not, 1 are undecided, of 1 the paper says nothing"
+    told = "7 groups: agreeing with the paper 3, disagreeing 2, undecided 1, without a claim of the paper 1"
     assert summary(cases) == told
 
 
@@ -268,3 +268,24 @@ def test_mistakes(given, words, tmp_path, capsys):
 def test_a_field_of_text_that_is_not_there_is_told(tmp_path):
     with pytest.raises(EquimuError, match="text has no field 'stor': did you mean 'store'"):
         reproduce(["baseline"], scale="cpu", out=tmp_path, text={"stor": "x"})
+
+
+def test_what_a_group_changes_is_shown(capsys):
+    with pytest.raises(SystemExit):
+        main(["show", "lion"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == [
+        "lion: Lion",
+        "the paper says: it does not transfer, with log2 α of -10 -8 -8 at widths 128, 512, 2048",
+    ]
+    changed = {line.split()[0]: line for line in out[2:-1]}
+    assert set(changed) == {"optimizer.name", "optimizer.b1", "optimizer.b2"}
+    assert changed["optimizer.b1"].endswith("0.95  (baseline: 0.9)")
+    assert out[-1] == "equimu reproduce lion --scale paper"
+    with pytest.raises(SystemExit) as stop:
+        main(["show", "lyon"])
+    assert stop.value.code == 2
+    assert (
+        "'lyon' is neither a task, as my.py:NextByte is, nor a group of the paper: did you mean 'lion'?"
+        in capsys.readouterr().err
+    )

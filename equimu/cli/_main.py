@@ -34,7 +34,7 @@ class _Entry:
 
 _COMMANDS: dict[str, _Entry] = {
     "show": _Entry(
-        "_show", "Show", "Print the rule table of a config: how each array is drawn, multiplied and trained."
+        "_show", "Show", "Print the rule table of a config; or, of a group of the paper, such as lion, what it changes."
     ),
     "train": _Entry(
         "_train",
@@ -83,6 +83,7 @@ _COMMANDS: dict[str, _Entry] = {
         "Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not.",
     ),
 }
+_GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is no task: a group of the paper
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
 
 
@@ -130,6 +131,8 @@ def _parse(arguments: list[str]) -> Any:
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
     entry = _COMMANDS[name]
+    if name == "show" and flags and _GROUP.fullmatch(flags[0]):
+        return _flags(name, _Entry("_show_group", "ShowGroup", entry.help).load(), flags)
     path, flags = _take_config_file(flags)
     if not entry.has_config:
         if path is not None:

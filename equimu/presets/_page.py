@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu.files import local_folder, write_files
-from equimu.presets._paper import PAPER, scale_text
+from equimu.presets._paper import scale_text
 from equimu.presets._reproduce import Reproduced
 from equimu.reports import markdown, write_report
 
@@ -43,10 +43,10 @@ def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Pa
 def summary(found: Sequence[Reproduced]) -> str:
     """How many groups agree with the paper."""
     counts = collections.Counter(each.agreement for each in found)
-    texts = [f"{counts['agrees']} agree with the paper", f"{counts['disagrees']} do not"]
-    texts += [f"{counts['undecided']} are undecided"]
+    texts = [f"agreeing with the paper {counts['agrees']}", f"disagreeing {counts['disagrees']}"]
+    texts += [f"undecided {counts['undecided']}"]
     if counts["no claim"]:
-        texts += [f"of {counts['no claim']} the paper says nothing"]
+        texts += [f"without a claim of the paper {counts['no claim']}"]
     return f"{len(found)} {'group' if len(found) == 1 else 'groups'}: {', '.join(texts)}"
 
 
@@ -82,7 +82,7 @@ def page(found: Sequence[Reproduced], scale: str) -> str:
         lines += ["", f"## {each.group.name}", "", f"{each.group.text.capitalize()}."]
         claim = _CLAIMS[each.group.claim]
         lines += ["", f"The paper: {claim or 'says nothing'}. Here: {each.panel.verdict.sentence}.", ""]
-        command = f"equimu reproduce {each.group.name}" + ("" if scale == PAPER else f" --scale {scale}")
+        command = f"equimu reproduce {each.group.name} --scale {scale}"
         lines += [f"`{command}`", "", f"![Loss against learning rate]({each.group.name}/report.png)", ""]
         lines += [markdown(each.report).rstrip()]
     return "\n".join(lines) + "\n"
