@@ -13,7 +13,7 @@ _PART = re.compile(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""")
 
 
 def name_of_call(text: str) -> str | None:
-    """The name that a call begins with; None if the text is no call."""
+    """The name that a call begins with; None if the text is not a call."""
     found = _CALL.fullmatch(text.strip())
     return None if found is None else found.group(1)
 

@@ -83,7 +83,7 @@ _COMMANDS: dict[str, _Entry] = {
         "Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not.",
     ),
 }
-_GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is no task: a group of the paper
+_GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is not a task: a group of the paper
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
 
 

@@ -4,13 +4,12 @@ import dataclasses
 
 import tyro
 
-from equimu._errors import EquimuError, nearest
 from equimu._progress import progress
 from equimu._values import PathLike, Size
 from equimu.cli._command import Command
 from equimu.cli._running import loss_text, one_core_each
 from equimu.files import local_folder
-from equimu.presets import groups, reproduce, scales, summary, summary_rows, write_reproduction
+from equimu.presets import groups, reproduce, summary, summary_rows, write_reproduction
 from equimu.runs import Run
 from equimu.training import RuntimeConfig
 
@@ -53,8 +52,6 @@ class Reproduce(Command):
     def __call__(self) -> None:
         """Runs them, and writes and prints what came out."""
         names = groups() if set(self.groups) & set(_ALL) else self.groups
-        if self.scale not in scales():
-            raise EquimuError(f"scale {self.scale[:99]!r} is unknown: {nearest(self.scale, scales())}")
         out = f"runs/paper-{self.scale}" if self.out is None else self.out
         local_folder(out, "--out")
         one_core_each(self.workers, self.launcher)

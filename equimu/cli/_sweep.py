@@ -29,7 +29,7 @@ class Sweep(Command):
     out: PathLike = "runs/sweep"
     """Root of the run folders; the report is written there too."""
     workers: Size | None = None
-    """Runs trained at the same time; by default one for each core on a CPU, 1 on an accelerator. Of local alone."""
+    """Runs trained at the same time; by default one for each core on a CPU, 8 for each accelerator. Of local alone."""
     launcher: str = "local"
     """Where they are trained: local, slurm, ray, or such a name with fields, "slurm(partition=gpu, gpus=1, minutes=120)"."""
     early_stopping: bool = False

@@ -13,7 +13,6 @@ from equimu.runs import flat
 from equimu.sweeps import SweepConfig, octaves, sweep_config_from_dict
 
 PAPER = "paper"  # the scale that the experiments were made at
-_FIRST = "baseline"
 # What stands in a group beside the fields of its sweep that it changes.
 _OWN = ("text", "claim", "best", "rate")
 

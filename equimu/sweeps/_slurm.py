@@ -43,7 +43,7 @@ class Slurm(Launcher):
     is saved and queued again, and one that was killed goes on from its last checkpoint.
 
     Raises:
-        EquimuError: a field makes no sense.
+        EquimuError: a field is not valid.
     """
 
     name = "slurm"
