@@ -44,17 +44,19 @@ def test_links_lead_somewhere(page):
 
 
 def test_import_is_light():
-    # Seconds of the processor, the best of five: of `import equimu`, and of all its names above jax, equinox and optax.
+    # Seconds of the processor, the best of five, as shares of what jax, equinox and optax take to import: of
+    # `import equimu`, and of all its names above those three.
     code = (
         "import sys, time; t = time.process_time(); import equimu; print(time.process_time() - t, 'jax' in sys.modules);"
-        "import jax, equinox, optax; t = time.process_time(); [getattr(equimu, name) for name in equimu.__all__ "
+        "t = time.process_time(); import jax, equinox, optax; print(time.process_time() - t);"
+        "t = time.process_time(); [getattr(equimu, name) for name in equimu.__all__ "
         "if name not in ('diagnostics', 'coord_check', 'register_sites')]; print(time.process_time() - t);"
         "print(*(sys.modules.keys() & {'grain', 'tensorstore', 'tyro', 'rich', 'matplotlib', 'tokenizers'}))"
     )
     costs = []
     for _ in range(5):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        alone, cost, heavy = done.stdout.splitlines()
+        alone, foundations, names, heavy = done.stdout.splitlines()
         assert alone.endswith("False") and heavy == ""
-        costs.append((float(alone.split()[0]), float(cost)))
-    assert min(alone for alone, _ in costs) <= 0.1 and min(cost for _, cost in costs) <= 0.3, costs
+        costs.append((float(alone.split()[0]) / float(foundations), float(names) / float(foundations)))
+    assert min(alone for alone, _ in costs) <= 0.1 and min(names for _, names in costs) <= 0.7, costs
