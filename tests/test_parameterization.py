@@ -412,9 +412,9 @@ def test_traced_numbers_cannot_be_written(tree):
 
 def test_tree_of_ten_billion_parameters_takes_no_memory_and_no_time():
     large = functools.partial(nn.Transformer, vocab_size=32_100, n_layer=12, head_dim=128)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     tree = parameterize(large, mup(), base={"d_model": 128}, target={"d_model": 8192})
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     entries = sum(math.prod(rule.shape) for rule in rules_of(tree))
     assert entries > 10e9

@@ -297,7 +297,7 @@ CALLS = st.recursive(
 @example("my_own(kind=2**62+0.5)")
 @example("my_own(kind='\\'\"')")
 def test_any_text_is_a_table_or_one_error(text: str):
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         canonical = canonical_text(text)
         table = parameterization_from_text(text)
@@ -307,7 +307,7 @@ def test_any_text_is_a_table_or_one_error(text: str):
         assert canonical_text(canonical) == canonical
         assert parameterization_from_text(canonical) == table
         assert parameterization_from_dict(json.loads(json.dumps(parameterization_to_dict(table)))) == table
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_parameterization_of_ones_own_is_called_by_text():
