@@ -110,7 +110,26 @@ GROUPS = {
     "combined": (COMBINED_LION, True),
     "combined_dm8192": ({**COMBINED_LION, "widths": (128, 256, 512, 1024, 2048, 4096, 8192)}, True),
     "combined_no_wd": (COMBINED, None),
+    "llama": (
+        {
+            **SP,
+            "layers": 32,
+            "widths": (4096,),
+            "vocabulary": 32_000,
+            "activation": "swiglu",
+            "d_ff over width": 2.67,
+            "gains": "vector",
+            "tokens a batch": 2**22,
+            "steps": 250_000,
+            "warm-up steps": 2_500,
+            "schedule": "cosine",
+            "decay": (0.1, "standard"),
+            "log2 rates": [math.log2(3e-4)],
+        },
+        None,
+    ),
 }
+SWEEPS = [name for name in GROUPS if name != "llama"]
 
 
 def in_the_papers_terms(config):
@@ -166,14 +185,14 @@ def test_no_group_is_missing():
 
 
 @pytest.mark.parametrize("scale", ["gpu", "cpu"])
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("name", SWEEPS)
 def test_a_smaller_scale_keeps_the_ratios(name, scale):
     paper, small = group(name).sweep(), group(name).sweep(scale)
     there, here = next(cells(paper)), next(cells(small))  # they share all but what is looked at below
     assert here.task.model.head_dim == here.base["width"] == min(small.over["width"])
     assert round(here.optimizer.warmup * here.steps) / here.steps == pytest.approx(there.optimizer.warmup, abs=0.01)
-    decay = [cell.optimizer.weight_decay * cell.steps for cell in (here, there)]
-    assert decay[0] == pytest.approx(decay[1])
+    decay = [cell.optimizer.weight_decay**2 * cell.steps for cell in (here, there)]
+    assert decay[0] == pytest.approx(decay[1], rel=0.01)
     same = ("b1", "b2", "schedule", "floor", "clip_norm", "weight_decay_rule")
     assert all(getattr(here.optimizer, each) == getattr(there.optimizer, each) for each in same)
     assert here.task.model.activation == there.task.model.activation

@@ -1,6 +1,7 @@
-"""What was reproduced of the paper, as a page with a report for each group."""
+"""What was reproduced of the paper, as a page in HTML and in Markdown, and as data."""
 
 import collections
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,20 @@ from typing import Any
 from equimu.files import local_folder, write_files
 from equimu.presets._paper import scale_text
 from equimu.presets._reproduce import Reproduced
-from equimu.reports import markdown, write_report
+from equimu.reports import html_page, html_report, html_table, markdown, write_report
 
+_TITLE = "A Large-Scale Exploration of μ-Transfer"
 _CLAIMS = {True: "transfers", False: "does not", None: ""}
+_SIGNS = {"agrees": "✓", "disagrees": "✗", "undecided": "?", "no claim": "–"}
+_CRITERION = (
+    "α is the learning rate as the paper counts it. The paper says that it transfers where the best α of its grid is the same "
+    "at all widths: that is the column “best log2 α”, of the paper's grid. The verdict here is on the slope of the fitted "
+    "optimum, in octaves per doubling of the width, with its uncertainty over seeds."
+)
 
 
-def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Path) -> tuple[Path, Path]:
-    """Writes a page that has the paper's claims beside what was found, and a report for each group.
+def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Path) -> tuple[Path, Path, Path]:
+    """Writes pages that have the paper's claims beside what was found, and a report for each group.
 
     Args:
         found: what `reproduce` returned.
@@ -23,7 +31,7 @@ def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Pa
         folder: where to; made if it does not exist.
 
     Returns:
-        The paths of `paper.md` and `paper.json`.
+        The paths of `paper.html`, which is one file, `paper.md` and `paper.json`.
 
     Raises:
         EquimuError: they cannot be written.
@@ -33,11 +41,12 @@ def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Pa
         write_report(each.report, root / each.group.name)
     data = {each.group.name: _data(each) for each in found}
     contents = {
-        "paper.md": page(found, scale).encode(),
+        "paper.html": _html(found, scale).encode(),
+        "paper.md": _markdown(found, scale).encode(),
         "paper.json": (json.dumps({"scale": scale, "groups": data}, indent=1, allow_nan=False) + "\n").encode(),
     }
-    page_path, data_path = write_files(root, contents)
-    return page_path, data_path
+    html_path, page_path, data_path = write_files(root, contents)
+    return html_path, page_path, data_path
 
 
 def summary(found: Sequence[Reproduced]) -> str:
@@ -50,42 +59,92 @@ def summary(found: Sequence[Reproduced]) -> str:
     return f"{len(found)} {'group' if len(found) == 1 else 'groups'}: {', '.join(texts)}"
 
 
+def criterion_summary(found: Sequence[Reproduced]) -> str:
+    """How many of the paper's claims hold by its own criterion."""
+    claimed = [each for each in found if each.group.claim is not None and each.same_best is not None]
+    same = sum(each.same_best == each.group.claim for each in claimed)
+    return f"by the paper's own criterion {same} of {len(claimed)} claims hold"
+
+
 def summary_rows(found: Sequence[Reproduced]) -> list[list[str]]:
     """A heading and a row per group, as texts."""
-    rows = [["group", "best log2 α", "paper's", "slope", "verdict", "paper", ""]]
+    rows = [["group", "best log2 α", "paper's", "slope", "verdict", "paper", "agreement"]]
     for each in found:
         law = each.panel.law
         slope = "" if law is None else f"{law.slope:+.2f}" + (f" ± {law.plus_minus:.2f}" if law.plus_minus else "")
         kind = "drifts harmlessly" if each.panel.verdict.harmless else each.panel.verdict.kind
-        best = " ".join("div." if point is None else f"{point:g}" for point in each.best)
         theirs = " ".join(map(str, each.group.best))
-        rows.append([each.group.name, best, theirs, slope, kind, _CLAIMS[each.group.claim], each.agreement])
+        rows.append([each.group.name, each.best_text, theirs, slope, kind, _CLAIMS[each.group.claim], each.agreement])
     return rows
 
 
-def page(found: Sequence[Reproduced], scale: str) -> str:
-    """The page in Markdown."""
+def _html(found: Sequence[Reproduced], scale: str) -> str:
+    heading, *rows = summary_rows(found)
+    table = [
+        [f'<a href="#{row[0]}">{row[0]}</a>', *map(html.escape, row[1:-1]), f"{_SIGNS[row[-1]]} {row[-1]}"]
+        for row in rows
+    ]
+    sections = [
+        f"<p>Groups of experiments of arXiv 2404.05728 at the scale <code>{html.escape(scale)}</code>: "
+        f"{html.escape(scale_text(scale))}. <b>{html.escape(summary(found))}</b>; {html.escape(criterion_summary(found))}.</p>",
+        f"<p>{html.escape(_CRITERION)}</p>",
+        html_table(heading, table, text=frozenset(range(len(heading)))),
+    ]
+    reasons = _reasons(found)
+    if reasons:
+        sections += [
+            "<h2>Why not</h2>",
+            html_table(
+                ["group", "agreement", "reason"],
+                [[f'<a href="#{name}">{name}</a>', kind, html.escape(text)] for name, kind, text in reasons],
+                text=frozenset({0, 1, 2}),
+                wraps=frozenset({2}),
+            ),
+        ]
+    for each in found:
+        sections += [f'<h2 id="{each.group.name}">{each.group.name}</h2>', f"<p>{html.escape(_told(each))}</p>"]
+        sections += [f"<pre>{html.escape(_command(each, scale))}</pre>", html_report(each.report)]
+        runs = " ".join(f"<code>{run.folder.name}</code>" for run in each.runs)
+        sections += [f"<details><summary>{len(each.runs)} runs</summary><p>{runs}</p></details>"]
+    return html_page(_TITLE, sections)
+
+
+def _markdown(found: Sequence[Reproduced], scale: str) -> str:
     heading, *rows = ([text.replace("|", "\\|") for text in row] for row in summary_rows(found))
     lines = [
-        "# A Large-Scale Exploration of μ-Transfer",
+        f"# {_TITLE}",
         "",
-        f"Groups of experiments of arXiv 2404.05728 at the scale `{scale}`: {scale_text(scale)}. {summary(found)}.",
+        f"Groups of experiments of arXiv 2404.05728 at the scale `{scale}`: {scale_text(scale)}. {summary(found)}; "
+        f"{criterion_summary(found)}.",
         "",
-        "α is the learning rate as the paper counts it. Its criterion is that the best α of the grid is the same at all",
-        "widths; the verdict here is on the slope of the fitted optimum, with its uncertainty over seeds.",
+        _CRITERION,
         "",
         f"| {' | '.join(heading)} |",
         f"|{'---|' * len(heading)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
+    reasons = _reasons(found)
+    if reasons:
+        lines += ["", "## Why not", "", *(f"- {name} ({kind}): {text}" for name, kind, text in reasons)]
     for each in found:
-        lines += ["", f"## {each.group.name}", "", f"{each.group.text.capitalize()}."]
-        claim = _CLAIMS[each.group.claim]
-        lines += ["", f"The paper: {claim or 'says nothing'}. Here: {each.panel.verdict.sentence}.", ""]
-        command = f"equimu reproduce {each.group.name} --scale {scale}"
-        lines += [f"`{command}`", "", f"![Loss against learning rate]({each.group.name}/report.png)", ""]
-        lines += [markdown(each.report).rstrip()]
+        lines += ["", f"## {each.group.name}", "", _told(each), "", f"`{_command(each, scale)}`", ""]
+        lines += [f"![Loss against learning rate]({each.group.name}/report.png)", "", markdown(each.report).rstrip()]
     return "\n".join(lines) + "\n"
+
+
+def _reasons(found: Sequence[Reproduced]) -> list[tuple[str, str, str]]:
+    """The groups that do not agree with what the paper says, with the reason."""
+    return [(each.group.name, each.agreement, each.reason) for each in found if each.reason is not None]
+
+
+def _told(each: Reproduced) -> str:
+    claim = _CLAIMS[each.group.claim] or "says nothing of it"
+    best = f" (best log2 α {' '.join(map(str, each.group.best))})" if each.group.best else ""
+    return f"{each.group.text}. The paper: {claim}{best}. Here: {each.panel.verdict.sentence}."
+
+
+def _command(each: Reproduced, scale: str) -> str:
+    return f"equimu reproduce {each.group.name} --scale {scale}"
 
 
 def _data(each: Reproduced) -> dict[str, Any]:
@@ -93,8 +152,10 @@ def _data(each: Reproduced) -> dict[str, Any]:
         "claim": each.group.claim,
         "paper_best": list(each.group.best),
         "best": list(each.best),
+        "same_best": each.same_best,
         "verdict": each.panel.verdict.kind,
         "harmless": each.panel.verdict.harmless,
         "agreement": each.agreement,
+        "reason": each.reason,
         "runs": [run.folder.name for run in each.runs],
     }

@@ -14,7 +14,7 @@ from equimu.sweeps import SweepConfig, octaves, sweep_config_from_dict
 
 PAPER = "paper"  # the scale that the experiments were made at
 # What stands in a group beside the fields of its sweep that it changes.
-_OWN = ("text", "claim", "best", "rate")
+_OWN = ("text", "claim", "best", "rate", "at")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Group:
             known.
         rate: what the paper's learning rate is multiplied by, in this group.
         changes: paths of the sweep's config, and their values at the paper's scale.
+        at: what of the sweep is not what a scale makes of the paper's, by the scale.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Group:
     best: tuple[int, ...]
     rate: float
     changes: Mapping[str, Any]
+    at: Mapping[str, Mapping[str, Any]]
 
     def sweep(self, scale: str = PAPER) -> SweepConfig:
         """The sweep of the group at a scale.
@@ -46,10 +48,12 @@ class Group:
         """
         found = _merged(_paper()["baseline"], _nested(self.changes))
         found["run"]["validation_batches"] = None
-        found = found if scale == PAPER else _scaled(found, scale)
-        first, second, *_, last = (math.log2(rate) for rate in found["fit"]["learning_rate"])
-        step = found.pop("octaves", second - first)
-        found["fit"] = {"learning_rate": [self.rate * rate for rate in octaves(first, last, step)]}
+        found = found if scale == PAPER else _merged(_scaled(found, scale), self.at.get(scale, {}))
+        step = found.pop("octaves", None)
+        rates = found["fit"]["learning_rate"]
+        if step is not None and len(rates) > 1:
+            rates = octaves(math.log2(min(rates)), math.log2(max(rates)), step)
+        found["fit"] = {"learning_rate": [self.rate * rate for rate in rates]}
         return sweep_config_from_dict(found)
 
 
@@ -65,7 +69,25 @@ def scales() -> tuple[str, ...]:
 
 def scale_text(scale: str) -> str:
     """A scale in words."""
-    return "that of the paper" if scale == PAPER else _paper()["scales"][scale]["text"]
+    if scale == PAPER:
+        return "that of the paper"
+    by = _paper()["scales"][scale]
+    divided = ", ".join(
+        f"{words} (by {by[key]})"
+        for key, words in (
+            ("width", "widths"),
+            ("depth", "layers"),
+            ("steps", "steps"),
+            ("rows", "rows"),
+            ("seq", "positions"),
+        )
+        if by[key] != 1
+    )
+    return (
+        f"{by['text']}. The smallest {by['widths']:.0%} of the widths are run; {divided} are divided, and weight decay is "
+        "multiplied by the root of what the steps are divided by. Shares of warm-up and decay in a run are the paper's. "
+        "Learning rates are one octave apart. The text is that of this machine, in bytes"
+    )
 
 
 def group(name: str) -> Group:
@@ -86,6 +108,7 @@ def group(name: str) -> Group:
         best=tuple(values.get("best", ())),
         rate=values.get("rate", 1.0),
         changes=dict(flat(changes)),
+        at=values.get("at", {}),
     )
 
 
@@ -93,8 +116,10 @@ def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """A sweep of the paper's scale at another one.
 
     Widths, depth, steps, rows and positions are divided, and the size of a head as the widths are. So the shares of warm-up and
-    decay in a run, the ratios between batches, and the product of steps and weight decay stay what they are. Text is that of
-    this machine, in bytes, without padding, as so short rows of documents would be little else; computed in float32.
+    decay in a run, and the ratios between batches stay what they are. Weight decay is multiplied by the root of what the steps
+    are divided by: by all of that, its time scale would stay the same share of a run (arXiv 2405.13698), but weights could
+    hardly grow against it; by 1, their size in equilibrium would stay, but a run ends long before. Text is that of this
+    machine, in bytes, without padding, as so short rows of documents would be little else; computed in float32.
     """
     known = _paper()["scales"]
     if scale not in known:
@@ -105,7 +130,7 @@ def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     task, decay = run["task"], run["optimizer"].get("weight_decay", 0.0)
     model = {key: value for key, value in task["model"].items() if key not in ("vocab_size", "remat")}
     smaller = {
-        "over": {"width": [width // by["width"] for width in widths[: int(by["widths"] * len(widths))]]},
+        "over": {"width": [width // by["width"] for width in widths[: max(1, int(by["widths"] * len(widths)))]]},
         "base": {"width": sweep["base"]["width"] // by["width"]},
         "octaves": by["octaves"],
         "run": {
@@ -120,7 +145,7 @@ def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
                     "rows": max(1, task["text"]["rows"] // by["rows"]),
                 },
             },
-            "optimizer": {"weight_decay": decay * by["steps"]},
+            "optimizer": {"weight_decay": decay * math.sqrt(by["steps"])},
         },
     }
     return _merged({**sweep, "run": {**run, "task": {**task, "model": model}}}, smaller)

@@ -39,10 +39,26 @@ class Reproduced:
 
     @property
     def best(self) -> tuple[float | None, ...]:
-        """log2 of the best learning rate of the grid at each width, in the paper's α; None where all diverged."""
+        """log2 of the best α of the paper's own grid at each width; None where all of them diverged."""
+        rates = self.group.sweep().fit["learning_rate"]
+        theirs = [self.panel.curves[0].fitted.point(rate) for rate in rates]
         shift = math.log2(self.group.rate)
-        points = [optimum.best_point for optimum in self.panel.fit.optima]
-        return tuple(None if point is None else point - shift for point in points)
+        found: list[float | None] = []
+        for curve in self.panel.curves:
+            known = zip(curve.grid, curve.mean, curve.usable, strict=True)
+            losses = {float(point): float(mean) for point, mean, usable in known if usable and point in theirs}
+            found.append(min(losses, key=lambda point: losses[point]) - shift if losses else None)
+        return tuple(found)
+
+    @property
+    def best_text(self) -> str:
+        """`best`, as text."""
+        return " ".join("diverged" if point is None else f"{point:g}" for point in self.best)
+
+    @property
+    def same_best(self) -> bool | None:
+        """Whether the best α of the paper's grid is the same at all widths, its criterion of transfer; None of one width."""
+        return None if len(self.best) < 2 else len(set(self.best)) == 1
 
     @property
     def agreement(self) -> Literal["agrees", "disagrees", "undecided", "no claim"]:
@@ -53,6 +69,21 @@ class Reproduced:
             return "undecided"
         transfers = self.panel.verdict.kind == "transfers" or self.panel.verdict.harmless
         return "agrees" if transfers == self.group.claim else "disagrees"
+
+    @property
+    def reason(self) -> str | None:
+        """Why what was found is not what the paper says; None where it is, and where the paper says nothing."""
+        if self.agreement in ("agrees", "no claim"):
+            return None
+        sizes = [f"{curve.size:g}" for curve in self.panel.curves]
+        says = {True: "by which it transfers", False: "by which it does not transfer", None: ""}
+        right = ", as the paper says" if self.same_best == self.group.claim else ""
+        theirs = f"; there {' '.join(map(str, self.group.best))} at 128, 512, 2048" if self.group.best else ""
+        sentence = self.panel.verdict.sentence.removeprefix("undecided: ")
+        return (
+            f"{sentence}. The best log2 α of the paper's grid is {self.best_text} at width "
+            f"{', '.join(sizes)}, {says[self.same_best]}{right}{theirs}"
+        )
 
 
 def reproduce(

@@ -3,7 +3,7 @@
 import io
 import math
 import textwrap
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from equimu.reports._report import Panel, Report
 _COLUMNS = 3
 _TITLE_WIDTH = 56
 _MOST_TICKS = 12
+
+
+# Of sizes, from the smallest on: told apart without colours, too.
+_MARKERS = "os^Dv<>ph8"
+_DASHES = ("-", "--", "-.", ":")
 
 
 def png(report: Report) -> bytes:
@@ -23,14 +28,35 @@ def png(report: Report) -> bytes:
     Returns:
         The figure as a PNG file.
     """
+    return _drawn(report, "png")
+
+
+def svg(report: Report) -> bytes:
+    """Draws the report.
+
+    Args:
+        report: what `report` returned.
+
+    Returns:
+        The figure as an SVG file on a transparent ground, whose texts are texts.
+    """
+    return _drawn(report, "svg")
+
+
+def _drawn(report: Report, form: Literal["png", "svg"]) -> bytes:
     from matplotlib import rc_context
 
-    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run.
-    with rc_context({"text.usetex": False}):
-        return _drawn(report)
+    # A `matplotlibrc` of the current folder, which may be anyone's, could have TeX run. Names within an SVG are drawn from
+    # the salt, so that equal reports are equal files.
+    with rc_context({"text.usetex": False, "svg.fonttype": "none", "svg.hashsalt": "equimu"}):
+        figure = _figure(report)
+        content = io.BytesIO()
+        plain: dict[str, Any] = {"metadata": {"Date": None}, "transparent": True} if form == "svg" else {}
+        figure.savefig(content, format=form, **plain)
+    return content.getvalue()
 
 
-def _drawn(report: Report) -> bytes:
+def _figure(report: Report) -> Any:
     # The object-oriented interface: no backend is chosen and no figure stays behind in pyplot.
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,13 +69,21 @@ def _drawn(report: Report) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     sizes = sorted({curve.size for panel in report.panels for curve in panel.curves})
-    # Dark to light with size, short of the pale end, which vanishes on white.
-    colours = dict(zip(sizes, colormaps["viridis"](np.linspace(0.0, 0.88, len(sizes))), strict=True))
+    # Dark to light with size, short of both ends, which vanish on black and on white.
+    colours = colormaps["viridis"](np.linspace(0.05, 0.8, len(sizes)))
+    styles = {
+        size: {
+            "color": colour,
+            "marker": _MARKERS[place % len(_MARKERS)],
+            "ls": _DASHES[place % len(_DASHES)],
+        }
+        for place, (size, colour) in enumerate(zip(sizes, colours, strict=True))
+    }
     low, high = _range(report)
     sentences = [textwrap.wrap(panel.verdict.sentence, _TITLE_WIDTH) for panel in report.panels]
     most = max(len(lines) for lines in sentences)
     for panel, lines, ax in zip(report.panels, sentences, axes, strict=False):
-        _panel(panel, ax, colours)
+        _panel(panel, ax, styles)
         ax.set_ylim(low, high)
         # As many lines over each panel, so that the labels above them stand in a row.
         ax.set_title("\n".join(lines + [" "] * (most - len(lines))), fontsize=8.5, loc="left", linespacing=1.3)
@@ -58,23 +92,22 @@ def _drawn(report: Report) -> bytes:
     for ax in axes[count:]:
         ax.remove()
     figure.supylabel("validation loss", fontsize=10)
-    handles = _legend(report, colours)
+    handles = _legend(report, styles)
     per_row = max(1, int(figure.get_figwidth() / 1.45))
     figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return figure
 
 
-def _panel(panel: Panel, ax: Any, colours: dict[float, Any]) -> None:
+def _panel(panel: Panel, ax: Any, styles: dict[float, dict[str, Any]]) -> None:
     axis = panel.curves[0].fitted
     diverged: dict[float, int] = {}
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
-        colour = colours[curve.size]
+        style = styles[curve.size]
+        colour = style["color"]
         x = np.array([axis.shown(float(point)) for point in curve.grid])
-        ax.plot(x[curve.usable], curve.mean[curve.usable], color=colour, lw=1.6, marker="o", ms=3.5)
+        ax.plot(x[curve.usable], curve.mean[curve.usable], lw=1.6, ms=4, **style)
         for losses in curve.losses if len(curve.losses) > 1 else ():
-            ax.plot(x, losses, ls="none", marker="o", ms=3, mew=0, color=colour, alpha=0.35)
+            ax.plot(x, losses, ms=3, mew=0, alpha=0.35, **style | {"ls": "none"})
         for at in x[curve.diverged > 0]:
             # Sizes that diverge at the same value stand one below the other.
             height = 0.97 - 0.035 * diverged.get(float(at), 0)
@@ -123,10 +156,12 @@ def _range(report: Report) -> tuple[float, float]:
     return low - 0.08 * (high - low), high
 
 
-def _legend(report: Report, colours: dict[float, Any]) -> list[Any]:
+def _legend(report: Report, styles: dict[float, dict[str, Any]]) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, lw=2, label=f"{report.along} {size:g}") for size, colour in colours.items()]
+    handles = [
+        Line2D([], [], lw=1.6, ms=4, label=f"{report.along} {size:g}", **style) for size, style in styles.items()
+    ]
     optima = [optimum for panel in report.panels for optimum in panel.fit.optima]
     star: dict[str, Any] = {"marker": "*", "ls": "none", "ms": 11, "mec": "black"}
     if any(optimum.point is not None for optimum in optima):

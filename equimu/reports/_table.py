@@ -22,7 +22,7 @@ _NOTE = (
     "shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
 
-_TEXT = ("panel", "verdict", "leaf", "size", "claimed", "size left out")  # columns that are not numbers
+TEXT_COLUMNS = ("panel", "verdict", "leaf", "size", "claimed", "size left out")  # columns that are not numbers
 _RULE = {True: "---", False: "---:"}
 
 
@@ -43,7 +43,7 @@ def print_table(report: Report) -> None:
     for block in blocks(report):
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for name in block.header:
-            table.add_column(name, justify="left" if name in _TEXT else "right")
+            table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
         for row in block.rows:
             table.add_row(*(Text(f"{text}*", style="bold green") if mark else Text(text) for text, mark in row))
         console.print(Text(block.title, style="bold"))
@@ -59,13 +59,23 @@ def markdown(report: Report) -> str:
     Returns:
         A summary and two tables per panel.
     """
-    axis = report.fitted
-    lines: list[str] = [_NOTE.format(title=axis.title, unit=axis.unit, carried=axis.carried), ""]
+    lines: list[str] = [note(report), ""]
     for block in blocks(report):
-        lines += [f"## {block.title}", "", _line(block.header), _line([_RULE[name in _TEXT] for name in block.header])]
+        lines += [
+            f"## {block.title}",
+            "",
+            _line(block.header),
+            _line([_RULE[name in TEXT_COLUMNS] for name in block.header]),
+        ]
         lines += [_line([f"**{text}**" if mark else text for text, mark in row]) for row in block.rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def note(report: Report) -> str:
+    """What the words of the tables mean."""
+    axis = report.fitted
+    return _NOTE.format(title=axis.title, unit=axis.unit, carried=axis.carried)
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:

@@ -11,31 +11,37 @@ import numpy as np
 from equimu.files import local_folder, write_files
 from equimu.reports._cells import Curve
 from equimu.reports._figure import png
+from equimu.reports._html import html_page, html_report
 from equimu.reports._laws import PanelLaw
 from equimu.reports._report import Panel, Report
 from equimu.reports._table import markdown
 
 
-def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path]:
-    """Writes a report as a page, a figure and data.
+def write_report(report: Report, folder: str | Path) -> tuple[Path, Path, Path, Path]:
+    """Writes a report as a page of HTML, which is one file, the same in Markdown, a figure and data.
 
     Args:
         report: what `report` returned.
         folder: where to; made if it does not exist.
 
     Returns:
-        The paths of `report.md`, `report.png` and `report.json`.
+        The paths of `report.html`, `report.md`, `report.png` and `report.json`.
 
     Raises:
         EquimuError: they cannot be written.
     """
     axis = report.fitted
     figure = f"![Loss against {axis.words}](report.png)"
-    page = f"# {axis.heading} over {report.along}\n\n{figure}\n\n{markdown(report)}"
+    title = f"{axis.heading} over {report.along}"
     data = json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
-    contents = {"report.md": page.encode(), "report.png": png(report), "report.json": data.encode()}
-    page_path, figure_path, data_path = write_files(local_folder(folder, "the folder of the report"), contents)
-    return page_path, figure_path, data_path
+    contents = {
+        "report.html": html_page(title, [html_report(report)]).encode(),
+        "report.md": f"# {title}\n\n{figure}\n\n{markdown(report)}".encode(),
+        "report.png": png(report),
+        "report.json": data.encode(),
+    }
+    html_path, page, image, numbers = write_files(local_folder(folder, "the folder of the report"), contents)
+    return html_path, page, image, numbers
 
 
 def to_json(report: Report) -> dict[str, Any]:
