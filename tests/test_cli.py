@@ -71,7 +71,7 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     code, out, err = call(capsys, "sweep", "--config", file, "--out", tmp_path / "runs")
     assert code == 0 and "6/6" in err
     paths = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
-    assert [path.rsplit("/", 1)[1] for path in paths] == ["report.md", "report.png", "report.json"]
+    assert [path.rsplit("/", 1)[1] for path in paths] == ["report.html", "report.md", "report.png", "report.json"]
     code, again, _ = call(capsys, "report", tmp_path / "runs")
     assert (code, again) == (0, out)
 

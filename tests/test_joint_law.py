@@ -153,7 +153,7 @@ def test_report_has_the_law_and_what_is_claimed(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| steps | -0.4"))
     assert "0: rejected, -0.5: " in row and "-0.4: not rejected" in row
     assert "law over width, steps, rows" in repr(made)
-    data = json.loads(write_report(made, tmp_path)[2].read_text(encoding="utf-8"))
+    data = json.loads(write_report(made, tmp_path)[3].read_text(encoding="utf-8"))
     assert [each["name"] for each in data["laws"][0]["exponents"]] == ["width", "steps", "rows"]
     # Nothing of it where one size varies.
     assert report(sweep()).laws == () and "law over" not in markdown(report(sweep()))

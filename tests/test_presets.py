@@ -4,13 +4,17 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from equimu import EquimuError
 from equimu.cli import main
+from equimu.cli._config_file import read_config
 from equimu.optim import AdamW, Lion
 from equimu.presets import PAPER, _paper, group, groups, reproduce, scales, summary
-from equimu.sweeps import cells
+from equimu.runs import RunConfig
+from equimu.sweeps import SweepConfig, cells
+from equimu.tuning import TuneConfig
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
 
@@ -240,12 +244,18 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     assert lines[0].startswith("group") and lines[1].startswith("baseline") and lines[2].startswith("bsz_large")
     assert lines[-1].startswith("2 groups: ") and "agreeing with the paper " in lines[-1]
     page = (tmp_path / "runs" / "paper.md").read_text()
-    assert "at the scale `tiny`: nothing to speak of. 2 groups: " in page
+    assert "at the scale `tiny`: nothing to speak of. The smallest 40% of the widths are run; widths (by 16)" in page
     assert (
         "`equimu reproduce bsz_large --scale tiny`" in page
         and "![Loss against learning rate](baseline/report.png)" in page
     )
+    whole = (tmp_path / "runs" / "paper.html").read_text()
+    assert whole.count("data:image/svg+xml;base64,") == 2 and '<h2 id="bsz_large">' in whole
     data = json.loads((tmp_path / "runs" / "paper.json").read_text())
+    # Whatever does not agree has a reason, in the page and in the data.
+    for name, each in data["groups"].items():
+        assert (each["reason"] is None) == (each["agreement"] == "agrees")
+        assert each["reason"] is None or f"- {name} ({each['agreement']}): {each['reason']}" in page
     assert data["groups"]["baseline"]["claim"] is True and data["groups"]["baseline"]["paper_best"] == [-6, -6, -6]
     # Learning rates are counted as the paper does, whose alpha is half of the rate of a large batch.
     assert set(data["groups"]["bsz_large"]["best"]) <= {-10.0, -6.0, -2.0}
@@ -270,6 +280,52 @@ def test_agreement_is_of_verdicts(tiny, corpus, tmp_path):
     ]
     told = "7 groups: agreeing with the paper 3, disagreeing 2, undecided 1, without a claim of the paper 1"
     assert summary(cases) == told
+
+
+def test_the_papers_criterion_is_on_its_own_grid(tiny, corpus, tmp_path):
+    (found,) = reproduce(["baseline"], scale=tiny, out=tmp_path, seeds=1, text={"corpus": corpus})
+    panel = found.panel
+    points = [-10.0, -9.0, -8.0, -7.0, -6.0]
+
+    def at(*losses):
+        curves = tuple(
+            dataclasses.replace(
+                panel.curves[0],
+                size=float(size),
+                grid=np.array(points),
+                losses=np.array([own]),
+                diverged=np.array([value > 9 for value in own], int),
+            )
+            for size, own in enumerate(losses, 1)
+        )
+        report = dataclasses.replace(found.report, panels=(dataclasses.replace(panel, curves=curves),))
+        return dataclasses.replace(found, report=report)
+
+    # The best of all, at -9, is not on the paper's grid; of large batches the paper's alpha is half of the rate.
+    two = at([3.0, 1.0, 2.0, 2.5, 4.0], [3.0, 1.0, 2.0, 1.9, 4.0])
+    assert two.best == (-8.0, -8.0) and two.same_best is True
+    large = dataclasses.replace(two, group=group("bsz_large"))
+    assert large.best == (-10.0, -10.0)
+    assert at([3.0, 1.0, 2.0, 2.5, 4.0], [3.0, 1.0, 4.0, 1.9, 3.5]).same_best is False
+    assert at([3.0, 1.0, 2.0, 2.5, 4.0]).same_best is None
+
+
+@pytest.mark.parametrize("name", ["baseline", "combined", "llama"])
+def test_a_group_is_a_config_of_other_commands(name):
+    sweep = read_config(f"paper:{name}", SweepConfig, None, [])
+    assert sweep == group(name).sweep()
+    run = read_config(f"paper:{name}", RunConfig, None, [])
+    assert run == group(name).largest() and run.size["width"] == max(sweep.over["width"])
+    assert run.optimizer.learning_rate == sorted(sweep.fit["learning_rate"])[len(sweep.fit["learning_rate"]) // 2]
+    with pytest.raises(EquimuError, match=f"paper:{name} is a sweep, with nothing to search; give it to sweep"):
+        read_config(f"paper:{name}", TuneConfig, None, [])
+
+
+def test_a_config_of_no_group_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "v3:8x8", "--config", "paper:lyon"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("equimu: the paper has no group 'lyon': did you mean 'lion'?")
 
 
 @pytest.mark.parametrize(

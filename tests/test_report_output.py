@@ -1,10 +1,14 @@
 """Reports as tables, pages, figures and data, and what cannot be one."""
 
+import base64
 import dataclasses
+import importlib.metadata
 import json
 import math
 import subprocess
 import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from synthetic_sweeps import lopsided, sweep
@@ -48,9 +52,61 @@ def test_table_prints_to_the_terminal(mixed, capsys):
     assert "…" not in out
 
 
+class Reader(HTMLParser):
+    """What a page asks for from elsewhere, and whether its elements are closed in the order that they are opened in."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.texts = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_is_one_file_that_asks_for_nothing_else(mixed, tmp_path):
+    text = write_report(mixed, tmp_path)[0].read_text(encoding="utf-8")
+    page = Reader(text)
+    (image,) = page.addresses
+    start = "data:image/svg+xml;base64,"
+    assert image.startswith(start) and "url(" not in text and "@import" not in text
+    figure = ElementTree.fromstring(base64.b64decode(image.removeprefix(start)))
+    drawn = " ".join("".join(each.itertext()) for each in figure.iter("{http://www.w3.org/2000/svg}text"))
+    # Texts of the figure are texts, and every panel is judged in the page by the same words.
+    assert "width 256" in drawn and all(panel.name in drawn for panel in mixed.panels)
+    told = " ".join(page.texts)
+    assert all(panel.verdict.sentence in told for panel in mixed.panels)
+    assert f"equimu {importlib.metadata.version('equimu')}" in told
+
+
+def test_names_of_strangers_stay_texts(tmp_path):
+    cells = [dataclasses.replace(cell, panel="<script>alert(1)</script>") for cell in sweep(widths=(128, 256))]
+    text = write_report(report(cells), tmp_path)[0].read_text(encoding="utf-8")
+    assert "<script" not in text and "&lt;script&gt;" in text
+    Reader(text)
+
+
+def test_lines_are_told_apart_without_colours(mixed):
+    from equimu.reports import _figure
+
+    axes = _figure._figure(mixed).axes[0]
+    styles = [(line.get_marker(), line.get_linestyle()) for line in axes.lines if line.get_linewidth() == 1.6]
+    assert len(set(styles)) == len(styles) == len(mixed.panels[0].curves)
+
+
 def test_report_writes_page_figure_and_data(mixed, tmp_path):
-    page, figure, data = write_report(mixed, tmp_path / "a" / "b")
-    assert [path.name for path in (page, figure, data)] == ["report.md", "report.png", "report.json"]
+    html, page, figure, data = write_report(mixed, tmp_path / "a" / "b")
+    names = [path.name for path in (html, page, figure, data)]
+    assert names == ["report.html", "report.md", "report.png", "report.json"]
     assert "![Loss against learning rate](report.png)" in page.read_text(encoding="utf-8")
     head = figure.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"

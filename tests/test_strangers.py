@@ -73,11 +73,11 @@ def test_report_is_not_written_through_links(corpus, tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("mine")
     (tmp_path / "out").mkdir()
-    for suffix in ("md", "png", "json"):
+    for suffix in ("html", "md", "png", "json"):
         (tmp_path / "out" / f"report.{suffix}").symlink_to(outside)
     paths = write_report(report(cells), tmp_path / "out")
     assert outside.read_text() == "mine" and not any(path.is_symlink() for path in paths)
-    assert paths[1].read_bytes()[:4] == b"\x89PNG"
+    assert paths[2].read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("ahead", [3600.0, 1e9])

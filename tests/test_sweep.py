@@ -86,7 +86,7 @@ def test_report_of_run_folders(corpus, tmp_path):
         read_cells(tmp_path)
     with pytest.raises(EquimuError, match="fit optimizer.b2 is 0.95 in all runs; fit what differs: .*learning_rate"):
         read_cells(tmp_path / "runs", fit="b2")
-    page, figure, data = write_report(report(cells), tmp_path / "report")
+    _, page, figure, data = write_report(report(cells), tmp_path / "report")
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "mup" in page.read_text() and json.loads(data.read_text())
     # runs that differ in more than a sweep varies do not belong in one figure

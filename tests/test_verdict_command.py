@@ -78,7 +78,7 @@ def test_the_command_prints_and_writes_what_report_does(capsys, tmp_path):
         == "108 runs: width from n_embd, learning_rate from lr, loss from val/loss, seed from seed, step from _step"
     )
     assert "sweep: drifts by -" in out
-    assert sorted(os.listdir(tmp_path / "sweep-report")) == ["report.json", "report.md", "report.png"]
+    assert sorted(os.listdir(tmp_path / "sweep-report")) == ["report.html", "report.json", "report.md", "report.png"]
     code, again, _ = call(capsys, table, "--out", tmp_path / "elsewhere")
     assert code == 0 and "elsewhere/report.md" in again
 

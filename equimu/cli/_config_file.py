@@ -1,4 +1,4 @@
-"""`--config FILE`: a config from TOML or JSON, which may be anyone's."""
+"""`--config FILE`: a config from TOML or JSON, which may be anyone's; or `--config paper:GROUP`, one of the paper's."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,9 @@ from typing import Any
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu.files import read_regular
+from equimu._values import path_text
+from equimu.files import expanded, read_regular
+from equimu.presets import group
 from equimu.runs import RunConfig, config_from_dict
 from equimu.storage import local_path
 from equimu.sweeps import SweepConfig, sweep_config_from_dict
@@ -15,28 +17,39 @@ from equimu.tasks import LanguageModel, Task
 from equimu.tuning import TuneConfig, tune_config_from_dict
 
 _MOST_BYTES = 2**26
+_PAPER = "paper:"
 
 
 def read_config(
-    path: Path, cls: type, task: type[Task] | None, flags: Sequence[str]
+    name: str, cls: type, task: type[Task] | None, flags: Sequence[str]
 ) -> RunConfig | SweepConfig | TuneConfig:
-    """The config in a file.
+    """The config in a file, or of a group of the paper: of its sweep, or of its largest run.
 
     Args:
-        path: of the file, `.toml` or JSON.
+        name: path of the file, `.toml` or JSON; or `paper:` and the name of a group.
         cls: `RunConfig`, `SweepConfig` or `TuneConfig`.
         task: the class of the task, where the command line names it.
         flags: of the command line.
 
     Raises:
-        EquimuError: the file is unreadable, or is not such a config; or it names data that are elsewhere, which the flags do
-            not name.
+        EquimuError: there is no such group; the file is unreadable, or is not such a config; or it names data that are
+            elsewhere, which the flags do not name.
     """
+    if name.startswith(_PAPER):
+        return _of_the_paper(name.removeprefix(_PAPER), cls)
+    path = expanded(path_text("--config", name), "--config")
     read = {SweepConfig: sweep_config_from_dict, TuneConfig: tune_config_from_dict}.get(cls, config_from_dict)
     config: RunConfig | SweepConfig | TuneConfig = read(_read(path), task)
     run = config if isinstance(config, RunConfig) else config.run
     _refuse_address(run.task, path, flags)
     return config
+
+
+def _of_the_paper(name: str, cls: type) -> RunConfig | SweepConfig:
+    found = group(name)
+    if cls is TuneConfig:
+        raise EquimuError(f"{_PAPER}{name} is a sweep, with nothing to search; give it to sweep, plan, train or show")
+    return found.sweep() if cls is SweepConfig else found.largest()
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -20,16 +19,16 @@ from equimu.tuning import TuneConfig
 _TASK = re.compile(r"[^-].*:[A-Za-z_]\w*|LanguageModel")
 
 
-def with_config_flags(command: Any, path: Path | None, flags: list[str]) -> tuple[Any, list[str]]:
+def with_config_flags(command: Any, source: str | None, flags: list[str]) -> tuple[Any, list[str]]:
     """A command with the flags of its config, and what is given for them.
 
     Args:
         command: its class.
-        path: of the file with the values that are not given; None without one.
+        source: of the values that are not given, as `--config` has it; None without one.
         flags: as they were given.
     """
     task, flags = _take_task(flags)
-    config = None if path is None else read_config(path, command.config_class, task, flags)
+    config = None if source is None else read_config(source, command.config_class, task, flags)
     optimizer, flags = _take_optimizer(flags)
     if config is not None:
         run = config if isinstance(config, RunConfig) else config.run
@@ -38,7 +37,7 @@ def with_config_flags(command: Any, path: Path | None, flags: list[str]) -> tupl
             optimizer = type(run.optimizer)
         elif optimizer is not type(run.optimizer):
             raise EquimuError(
-                f"the config {path} is of {optimizer_name(run.optimizer)}, whose flags are others than those of another "
+                f"the config {source} is of {optimizer_name(run.optimizer)}, whose flags are others than those of another "
                 "optimizer; change optimizer.name in a copy of it"
             )
     task, optimizer, axes = task or LanguageModel, optimizer or AdamW, Axes()

@@ -8,15 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, Interrupted, nearest, printable
-from equimu._values import path_text
 from equimu.cli._words import one_line, own_words
-from equimu.files import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,20 +154,16 @@ def _without_power(flag: str) -> str:
         return flag
 
 
-def _take_config_file(flags: list[str]) -> tuple[Path | None, list[str]]:
+def _take_config_file(flags: list[str]) -> tuple[str | None, list[str]]:
     """The value of --config, and the other flags."""
     for index, flag in enumerate(flags):
         if flag == "--config":
             if index + 1 == len(flags):
                 raise EquimuError("--config needs a file after it")
-            return _config_path(flags[index + 1]), flags[:index] + flags[index + 2 :]
+            return flags[index + 1], flags[:index] + flags[index + 2 :]
         if flag.startswith("--config="):
-            return _config_path(flag.removeprefix("--config=")), flags[:index] + flags[index + 1 :]
+            return flag.removeprefix("--config="), flags[:index] + flags[index + 1 :]
     return None, flags
-
-
-def _config_path(text: str) -> Path:
-    return expanded(path_text("--config", text), "--config")
 
 
 def _flags(name: str, command: Any, flags: list[str]) -> Any:
@@ -201,6 +194,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "equimu COMMAND --help tells the flags; all that train or plan also take them from --config FILE (JSON or TOML).",
+            "equimu COMMAND --help tells the flags; all that train or plan also take them from --config FILE (JSON or TOML),",
+            "or from a group of the paper, --config paper:lion for example.",
         ]
     )

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from equimu._errors import EquimuError, nearest
-from equimu.runs import flat
-from equimu.sweeps import SweepConfig, octaves, sweep_config_from_dict
+from equimu.runs import RunConfig, flat
+from equimu.sweeps import SweepConfig, cells, octaves, sweep_config_from_dict
 
 PAPER = "paper"  # the scale that the experiments were made at
 # What stands in a group beside the fields of its sweep that it changes.
@@ -55,6 +55,18 @@ class Group:
             rates = octaves(math.log2(min(rates)), math.log2(max(rates)), step)
         found["fit"] = {"learning_rate": [self.rate * rate for rate in rates]}
         return sweep_config_from_dict(found)
+
+    def largest(self, scale: str = PAPER) -> RunConfig:
+        """The run of the largest width, at the middle one of the learning rates.
+
+        Raises:
+            EquimuError: an unknown scale.
+        """
+        sweep = self.sweep(scale)
+        width = max(sweep.over["width"])
+        runs = [run for run in cells(sweep) if run.size["width"] == width]
+        runs.sort(key=lambda run: run.optimizer.learning_rate)
+        return runs[len(runs) // 2]
 
 
 def groups() -> tuple[str, ...]:
