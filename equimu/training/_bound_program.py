@@ -68,6 +68,14 @@ class BoundProgram:
         """The state that the run begins with."""
         return self._call.init(self._numbers, self._hyper, jax.random.key(self._seed))
 
+    def begin_with(self, weights: Mapping[str, np.ndarray]) -> Sequence[Array]:
+        """The state that the run begins with, with other weights.
+
+        Args:
+            weights: arrays of the model by path, before their multipliers are applied; of the others, the run's own.
+        """
+        return self.program.with_weights(self.init(), weights, self._numbers, self._hyper)
+
     def batches(self, first: int) -> Iterator[PyTree]:
         """Its batches from a step on, which counts from 0, on the devices."""
         return map(self._place, self._loader.iterate(first, self._rows))

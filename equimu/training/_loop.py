@@ -27,19 +27,22 @@ from equimu.processes import (
     report_failure,
 )
 from equimu.runs import (
+    LlamaStart,
     LoggerFeed,
     Run,
     RunConfig,
     RunFolder,
     WarmStart,
-    find_warm_start,
+    find_start,
     read_paused,
     read_run,
     run_config,
 )
 from equimu.tasks import Task
 from equimu.training._bound_program import BoundProgram
+from equimu.training._build import build_tree
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
+from equimu.training._llama_start import weights_from_llama
 from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
 from equimu.training._program import Programs
@@ -101,7 +104,7 @@ def train(
     connect(runtime)
     try:
         data = data_of(config.task)
-        source = None if config.restore_from is None else find_warm_start(config.restore_from)
+        source = None if config.restore_from is None else find_start(config.restore_from)
         if source is not None and source.step > config.steps:
             raise EquimuError(f"restore_from is of step {source.step}, and the run has only steps={config.steps}")
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
@@ -144,7 +147,7 @@ def _train(
     runtime: RuntimeConfig,
     data: Data,
     folder: RunFolder,
-    source: WarmStart | None,
+    source: WarmStart | LlamaStart | None,
     on_row: OnRow,
     programs: Programs | None,
     until: int | None,
@@ -152,6 +155,9 @@ def _train(
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
+    weights = None
+    if isinstance(source, LlamaStart):
+        weights = weights_from_llama(build_tree(config, data.rows), source.checkpoint)
     bound = BoundProgram(config, runtime, data, programs)
     validation = _validation(config.task, config.validation_batches)
     rules = to_json(bound.tree)
@@ -168,11 +174,11 @@ def _train(
             return
         begun = saving.restore()
         own, mark = (0, None) if begun is None else (begun.step, begun.rows)
-        if begun is None and source is not None:
+        if begun is None and isinstance(source, WarmStart):
             begun = saving.begin_from(source)
         on_process_zero(lambda: folder.start(rules, own, mark))
         if begun is None:
-            begun = ResumePoint(bound.init(), 0, LossRecord())
+            begun = ResumePoint(bound.init() if weights is None else bound.begin_with(weights), 0, LossRecord())
         state, first = begun.leaves, begun.step
         metrics_log = MetricsLog(config, data, bound.tree, begun.record, first, log, saving.resume_point)
         agreed = Consensus(bound.mesh, lambda: StopVote(stop.signum, saving.is_time()))

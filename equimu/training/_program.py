@@ -24,7 +24,16 @@ from jaxtyping import Array, Float
 from equimu._errors import printable
 from equimu._types import Key, PyTree
 from equimu.optim import AdamW, Optimizer
-from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
+from equimu.parameterization import (
+    dotted,
+    initial_state,
+    initialize,
+    is_rule,
+    multiplied,
+    numbers_of,
+    rules_of,
+    with_numbers,
+)
 from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
@@ -176,6 +185,25 @@ class Program:
     def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
         """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
         return multiplied(tree, eqx.combine(params, buffers, self._static))
+
+    def with_weights(
+        self, leaves: Sequence[Any], weights: Mapping[str, np.ndarray], numbers: Numbers, hyper: Hyperparameters
+    ) -> list[Array]:
+        """A state with other weights, by path, and the optimizer's state that belongs to them."""
+        state, like = self.state(leaves), self.state(self.state_like)
+
+        def placed(path: Any, old: Array, shape: jax.ShapeDtypeStruct) -> Array:
+            new = weights.get(dotted(path))
+            if new is None:
+                return old
+            return jax.make_array_from_callback(
+                shape.shape, shape.sharding, lambda index: new[index].astype(shape.dtype)
+            )
+
+        params = jax.tree_util.tree_map_with_path(placed, state.params, like.params)
+        begin = self.optimizer(self.rules(numbers), hyper).init
+        shardings = jax.tree.map(lambda x: x.sharding, like.opt_state)
+        return jax.tree.leaves(state._replace(params=params, opt_state=jax.jit(begin, out_shardings=shardings)(params)))
 
     def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
         tree = self.rules(numbers)
