@@ -31,7 +31,8 @@ class RuntimeConfig:
     """Whether the last step is saved; None for runs that were saved before their end."""
 
     loggers: tuple[Annotated[str, OneOf(logger_names)], ...] = ()
-    """What is sent the rows as they are written: tensorboard, or others that were registered; see `equimu.runs.Logger`."""
+    """What is sent the rows as they are written: tensorboard, wandb, mlflow, trackio, or others that were registered; see
+    `equimu.runs.Logger`."""
 
     cluster: Literal["auto", "none"] = "auto"
     """Whether a start by Slurm, Open MPI, Kubernetes or on a TPU pod is looked for, to join the processes."""
