@@ -67,7 +67,7 @@ def cost(name: str, rows: Sequence[Mapping[str, Any]], pace: float, folder: Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=128, help="of the small model")
-    parser.add_argument("--rows", type=int, default=200, help="that each logger is sent")
+    parser.add_argument("--rows", type=int, default=30, help="that each logger is sent")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}

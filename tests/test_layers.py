@@ -14,7 +14,19 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_call", "_device", "_errors", "_interval", "_json", "_lazy", "_progress", "_types", "_values", "_varying"},
+    0: {
+        "_call",
+        "_device",
+        "_errors",
+        "_interval",
+        "_json",
+        "_lazy",
+        "_peaks",
+        "_progress",
+        "_types",
+        "_values",
+        "_varying",
+    },
     1: {"attention", "declarations", "files", "processes", "tracing"},
     2: {"parameterization", "storage", "tables"},
     3: {"data", "optim", "sharding"},

@@ -15,7 +15,7 @@ from equimu.files import read_inside, refuse_special, write_inside
 from equimu.runs._files import METRICS
 
 _MARK = "sent.json"
-_BETWEEN_SECONDS = 1.0  # rows that come within this time are sent together
+_BETWEEN_SECONDS = 5.0  # rows that come within this time are sent together: a transaction takes longer than a row
 _END_SECONDS = 60.0
 _MOST_WAITING = 10_000
 

@@ -45,6 +45,7 @@ from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
 from equimu.training._llama_start import weights_from_llama
 from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
+from equimu.training._profile import Profile, check_profile
 from equimu.training._program import Programs
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
@@ -152,6 +153,7 @@ def _train(
     programs: Programs | None,
     until: int | None,
 ) -> None:
+    check_profile(runtime.profile, config.steps)
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
@@ -163,13 +165,15 @@ def _train(
     rules = to_json(bound.tree)
     saving = CheckpointSchedule(folder.path, runtime, bound.program, {**folder.identity, "rules": json.loads(rules)})
 
+    profile = Profile(runtime.profile if is_process_zero() else None, folder.path)
+
     def log(row: Mapping[str, Any]) -> None:
         if is_process_zero():
             folder.append(row)
             on_row(row)
             feed.row(row)
 
-    with _owning(folder), contextlib.closing(saving), feed, bound, handle_signals() as stop:
+    with _owning(folder), contextlib.closing(saving), feed, profile, bound, handle_signals() as stop:
         if on_process_zero(lambda: folder.is_done):
             return
         begun = saving.restore()
@@ -180,7 +184,9 @@ def _train(
         if begun is None:
             begun = ResumePoint(bound.init() if weights is None else bound.begin_with(weights), 0, LossRecord())
         state, first = begun.leaves, begun.step
-        metrics_log = MetricsLog(config, data, bound.tree, begun.record, first, log, saving.resume_point)
+        metrics_log = MetricsLog(
+            config, data, bound.tree, begun.record, first, log, saving.resume_point, bound.peak_steps_per_second
+        )
         agreed = Consensus(bound.mesh, lambda: StopVote(stop.signum, saving.is_time()))
         batches = bound.batches(first)
         feed.begin(folder.identity, folder.path, first)
@@ -208,7 +214,10 @@ def _train(
             leaves = step == until and step < config.steps
             saves = wish.save or wish.signum != 0 or leaves or saving.is_due(step)
             logs = step % config.log_every == 0 or step in (1, config.steps)
-            state, metrics = bound.step(state, next(batches), logs or saves)
+            batch = next(batches)
+            profile.before(step)
+            state, metrics = bound.step(state, batch, logs or saves)
+            profile.after(step, metrics)
             if not metrics_log.add(step, metrics, logs=logs, at_once=logs or saves):
                 end("diverged", step)
                 return

@@ -37,10 +37,12 @@ from equimu.parameterization import (
 from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
+from equimu.training._flops import model_flops
 from equimu.training._functions import Functions
 from equimu.training._lanes import Lanes
 from equimu.training._leaf_measures import measure_leaves
 from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
+from equimu.training._utilization import peak_of
 
 # The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
 Numbers: TypeAlias = Float[Array, " numbers"]
@@ -113,6 +115,8 @@ class Program:
         self._state_structure = jax.tree.structure(state)
         self._compiled: Callable[[], Functions] | None = None
         self._lock = threading.Lock()
+        self.step_flops: float | None = None
+        """Operations of a step that the mathematics needs, once it is compiled; None where the devices' peak is not known."""
 
     def compiled(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         """The compiled functions of one run, for arguments like these. Threads that ask for them together compile them once."""
@@ -136,7 +140,10 @@ class Program:
     def _of_one_run(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         state = self.state_like
         # The step takes longest, and begins first.
-        step = self.traced_step(batch, numbers, hyper).lower()
+        traced = self.traced_step(batch, numbers, hyper)
+        if peak_of(self.mesh) is not None:
+            self.step_flops = model_flops(self._config, self._tree, traced.jaxpr)
+        step = traced.lower()
         evaluate = jax.jit(self._evaluate).lower(state, batch, _weights_like(batch), numbers)
         init = jax.jit(self._initial_leaves, out_shardings=[x.sharding for x in state])
         init = init.lower(numbers, hyper, jax.random.key(0))
