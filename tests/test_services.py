@@ -14,6 +14,7 @@ from equimu import EquimuError, register_logger, train
 from equimu.runs import _background
 from equimu.runs._background import Background, Service
 from equimu.runs._mlflow import MLflow
+from equimu.runs._trackio import Trackio
 from equimu.runs._wandb import WeightsAndBiases
 from equimu.tasks import find_task
 from equimu.training import RuntimeConfig
@@ -229,6 +230,25 @@ def test_what_mlflow_is_given_and_that_a_run_goes_on_there(folder, monkeypatch):
     assert kept["params"] == {"config.size.width": "8", "data": "ab"} and kept["status"] == "FINISHED"
     assert [(name, step) for name, _, _, step in kept["metrics"] if name == "loss"] == [("loss", i) for i in (1, 2, 3)]
     assert kept["metrics"][1][0] == "leaves/layers_0_.weight/rms"
+
+
+def test_what_trackio_is_given(folder, monkeypatch, capsys):
+    begun, logged = [], []
+    run = types.SimpleNamespace(
+        _initial_last_step=2, log=lambda values, step: logged.append((step, values)), finish=lambda: module.said()
+    )
+    module = types.ModuleType("trackio")
+    exec("def said(): print('* Run finished.')", vars(module))
+    module.init = lambda **given: begun.append(given) or run
+    for name in ("trackio", "trackio.run", "trackio.utils"):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delenv("TRACKIO_PROJECT", raising=False)
+    logger = Background(Trackio())
+    logger.begin({"config": {}}, folder, 3)
+    logger.row(row(4))
+    logger.end("finished")
+    assert begun[0]["name"] == folder.name and begun[0]["group"] == "sweep" and begun[0]["resume"] == "allow"
+    assert logged == [(3, {"loss": 1 / 3}), (4, {"loss": 1 / 4})] and capsys.readouterr().out == ""
 
 
 def test_trackio_has_each_row_once_after_a_crash(tmp_path, monkeypatch, capsys):
