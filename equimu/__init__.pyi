@@ -4,6 +4,8 @@ from equimu import attention as attention
 from equimu import data as data
 from equimu import declarations as declarations
 from equimu import diagnostics as diagnostics
+from equimu import exchange as exchange
+from equimu import llama as llama
 from equimu import nn as nn
 from equimu import optim as optim
 from equimu import parameterization as parameterization
@@ -25,6 +27,7 @@ from equimu.declarations import register_axes as register_axes
 from equimu.declarations import register_residual as register_residual
 from equimu.diagnostics import coord_check as coord_check
 from equimu.diagnostics import register_sites as register_sites
+from equimu.exchange import export as export
 from equimu.optim import SGD as SGD
 from equimu.optim import Adafactor as Adafactor
 from equimu.optim import AdamW as AdamW

@@ -9,9 +9,9 @@ import pytest
 
 from equimu import EquimuError, register_backend
 from equimu.attention import Backend, Kernel, backends, dot_product_attention, explain, kernel_products
-from equimu.plans._flops import kernel_flops
-from equimu.plans._products import product_flops
 from equimu.tasks import ModelConfig
+from equimu.training import kernel_flops
+from equimu.training._products import product_flops
 
 SHAPE = (1, 64, 2, 8)
 

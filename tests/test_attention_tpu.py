@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from equimu.attention import dot_product_attention, explain
 from equimu.plans._count import count
-from equimu.plans._flops import kernel_flops
+from equimu.training import kernel_flops
 
 pytestmark = needs_libtpu
 

@@ -14,15 +14,27 @@ import equimu
 
 ROOT = Path(equimu.__file__).parent
 LAYERS = {
-    0: {"_call", "_device", "_errors", "_interval", "_json", "_lazy", "_progress", "_types", "_values", "_varying"},
+    0: {
+        "_call",
+        "_device",
+        "_errors",
+        "_interval",
+        "_json",
+        "_lazy",
+        "_peaks",
+        "_progress",
+        "_types",
+        "_values",
+        "_varying",
+    },
     1: {"attention", "declarations", "files", "processes", "tracing"},
     2: {"parameterization", "storage", "tables"},
     3: {"data", "optim", "sharding"},
     4: {"nn"},
-    5: {"tasks"},
+    5: {"llama", "tasks"},
     6: {"runs"},
     7: {"training"},
-    8: {"diagnostics", "plans", "reports"},
+    8: {"diagnostics", "exchange", "plans", "reports"},
     9: {"sweeps"},
     10: {"presets", "tuning"},
     11: {"cli"},
@@ -30,7 +42,7 @@ LAYERS = {
     13: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
-HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "submitit", "ray"}
+HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "submitit", "ray", "safetensors"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -32,14 +32,13 @@ from equimu.plans import (
 from equimu.plans._compile import CompiledStep, compile_step, needed_and_available
 from equimu.plans._count import Counts
 from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
-from equimu.plans._flops import matrix_entries, model_flops, parameter_count
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
 from equimu.plans._plan import plan_from_compiled_step
 from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import parse_topology
 from equimu.runs import RunConfig, config_from_dict
 from equimu.tasks import find_task
-from equimu.training import build_tree
+from equimu.training import build_tree, matrix_entries, model_flops, parameter_count
 
 
 @pytest.mark.parametrize("parts", [1, 4])

@@ -69,6 +69,18 @@ _COMMANDS: dict[str, _Entry] = {
         has_config=False,
     ),
     "data": _Entry("_data", "Data", "Make a token store from text, for --text.store.", has_config=False),
+    "export": _Entry(
+        "_export",
+        "Export",
+        "Write what a run has learnt as plain weights: a Llama of Hugging Face's where the model is one.",
+        has_config=False,
+    ),
+    "import": _Entry(
+        "_import",
+        "Import",
+        "Write the config of a run that begins from a Llama of Hugging Face's, for equimu train --config.",
+        has_config=False,
+    ),
     "plan": _Entry(
         "_plan",
         "Plan",

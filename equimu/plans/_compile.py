@@ -11,17 +11,20 @@ from jax.sharding import Mesh, NamedSharding
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.plans._count import Counts, count
-from equimu.plans._flops import (
-    attention_flops_of_layer,
-    kernel_flops,
-    model_flops,
-    parameter_count,
-)
 from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import Topology, devices_of
 from equimu.runs import RunConfig
 from equimu.sharding import BATCH, make_mesh, rows_of_process
-from equimu.training import TrainState, build_tree, hyperparameters_of, program_for
+from equimu.training import (
+    TrainState,
+    attention_flops_of_layer,
+    build_tree,
+    hyperparameters_of,
+    kernel_flops,
+    model_flops,
+    parameter_count,
+    program_for,
+)
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -11,12 +11,11 @@ from jax.sharding import AbstractMesh
 
 from equimu._types import PyTree
 from equimu.parameterization import is_rule
-from equimu.plans._flops import attention_flops, matrix_entries
 from equimu.plans._mesh import MeshShape, decoder_of
 from equimu.plans.machines import Machine
 from equimu.runs import RunConfig
 from equimu.sharding import AXES, partition_specs
-from equimu.training import build_optimizer, hyperparameters_of
+from equimu.training import attention_flops, build_optimizer, hyperparameters_of, matrix_entries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

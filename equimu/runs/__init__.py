@@ -30,5 +30,8 @@ from equimu.runs._run import Run as Run
 from equimu.runs._run import read_paused as read_paused
 from equimu.runs._run import read_run as read_run
 from equimu.runs._run import read_runs as read_runs
+from equimu.runs._warm_start import LLAMA as LLAMA
+from equimu.runs._warm_start import LlamaStart as LlamaStart
 from equimu.runs._warm_start import WarmStart as WarmStart
+from equimu.runs._warm_start import find_start as find_start
 from equimu.runs._warm_start import find_warm_start as find_warm_start

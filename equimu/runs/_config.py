@@ -74,8 +74,9 @@ class RunConfig:
     """Of the initial weights, of the order of the data, and of random keys in the loss."""
     restore_from: PathLike | None = execution(None)
     """A run's folder or one of its checkpoints to begin from: weights, optimizer state and step. The rules must fit, the config
-    may be another. A run begun this way is another run than without: its identity has the checkpoint's run and step, wherever
-    that is."""
+    may be another. Or `llama:FOLDER`, a checkpoint of Hugging Face's, of which the weights are taken, to train from step 0. A
+    run begun this way is another run than without: its identity has the checkpoint's run and step, or a hash of the weights,
+    wherever they are."""
     accumulate: Count = execution(1)
     """Micro-batches that a batch is computed in, one after the other, to save memory."""
     on_nonfinite: Literal["stop", "skip", "record"] = "stop"

@@ -9,7 +9,11 @@ from typing import Any, Literal, Protocol
 
 from equimu._errors import EquimuError, Interrupted, printable
 from equimu._values import check_function, checked
+from equimu.runs._background import Background
+from equimu.runs._mlflow import MLflow
 from equimu.runs._tensorboard import TensorBoard
+from equimu.runs._trackio import Trackio
+from equimu.runs._wandb import WeightsAndBiases
 
 Status = Literal["finished", "diverged", "paused", "interrupted", "failed"]
 
@@ -47,7 +51,12 @@ class Logger(Protocol):
         ...
 
 
-_REGISTERED: dict[str, Callable[[], Logger]] = {"tensorboard": TensorBoard}
+_REGISTERED: dict[str, Callable[[], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": lambda: Background(WeightsAndBiases()),
+    "mlflow": lambda: Background(MLflow()),
+    "trackio": lambda: Background(Trackio()),
+}
 _OWN = frozenset(_REGISTERED)
 
 

@@ -1,7 +1,7 @@
 """The rows of a run as lines of text, each with a check of itself, of the rows before it and of which run it is.
 
-A row's speed is a matter of time and not in its check, so runs of equal bits have equal checks. The file as a whole, byte by
-byte, is known to the run's checkpoints and, when the run has ended, to `done`.
+A row's speed and its share of the devices' peak are a matter of time and not in its check, so runs of equal bits have equal
+checks. The file as a whole, byte by byte, is known to the run's checkpoints and, when the run has ended, to `done`.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from equimu._json import loads
 
-_SPEED = "_per_second"
+_SPEED, _UTILIZATION = "_per_second", "mfu"
 _CHECK = "check"
 # A checkpoint holds the text of the rows up to this size, so that they can be had from there.
 _KEPT_BYTES = 2**20
@@ -113,7 +113,7 @@ def _clean(value: Any) -> Any:
 
 
 def _check(before: str, row: Mapping[str, Any]) -> str:
-    timeless = {key: value for key, value in row.items() if not key.endswith(_SPEED)}
+    timeless = {key: value for key, value in row.items() if not key.endswith(_SPEED) and key != _UTILIZATION}
     return hashlib.sha256(json.dumps([before, timeless]).encode()).hexdigest()[:16]
 
 

@@ -2,12 +2,13 @@
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
 from equimu.files import refuse_special
+from equimu.runs._scalars import scalars
 
 _FOLDER = "tensorboard"
 
@@ -35,18 +36,10 @@ class TensorBoard:
 
     def row(self, row: Mapping[str, Any], /) -> None:
         """As `Logger.row`."""
-        for tag, value in _scalars(row):
+        for tag, value in scalars(row):
             self._writer.add_scalar(tag, value, row["step"])
         self._writer.flush()
 
     def end(self, status: str, /) -> None:
         """As `Logger.end`."""
         self._writer.close()
-
-
-def _scalars(row: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{within}{name}/")
-        elif name != "step" and value is not None:
-            yield within + name, float(value)

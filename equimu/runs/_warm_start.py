@@ -1,4 +1,4 @@
-"""The checkpoint of another run, by name, as the beginning of a run."""
+"""What a run may begin from, by name: the checkpoint of another run, or the weights of a Llama."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu.files import read_inside, refuse_special
+from equimu.files import local_folder, read_inside, refuse_special
+from equimu.llama import LlamaCheckpoint, read_llama
 from equimu.runs._config import digest
 from equimu.runs._files import CHECKPOINTS, CONFIG
 from equimu.storage import Checkpoints
+
+LLAMA = "llama:"
+"""Before the folder of a Llama."""
 
 
 class WarmStart(NamedTuple):
@@ -31,8 +35,43 @@ class WarmStart(NamedTuple):
         return {"run": digest(self.saved), "step": self.step}
 
 
-def find_warm_start(path: str) -> WarmStart:
+class LlamaStart(NamedTuple):
+    """The weights of a Llama to begin from, at step 0 and with a fresh optimizer.
+
+    - `checkpoint`: what was read.
+    """
+
+    checkpoint: LlamaCheckpoint
+
+    @property
+    def step(self) -> int:
+        """Updates before it."""
+        return 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As of `WarmStart`."""
+        return {"llama": self.checkpoint.digest}
+
+
+def find_start(path: str) -> WarmStart | LlamaStart:
+    """What `restore_from` names: `llama:FOLDER`, or a checkpoint of a run.
+
+    Raises:
+        EquimuError: it is not there, or not what it should be.
+    """
+    if not path.startswith(LLAMA):
+        return find_warm_start(path)
+    folder = local_folder(path.removeprefix(LLAMA), "restore_from")
+    return LlamaStart(read_llama(folder))
+
+
+def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     """The checkpoint that a path names: a run's folder (its newest) or `RUN/checkpoints/step-N`.
+
+    Args:
+        path: of a folder.
+        what: stands before the path in messages.
 
     Raises:
         EquimuError: there is none.
@@ -44,19 +83,19 @@ def find_warm_start(path: str) -> WarmStart:
     try:
         refuse_special(root)
     except OSError as error:
-        raise EquimuError(f"restore_from={path}: {root} is {error.strerror}") from None
+        raise EquimuError(f"{what}{path}: {root} is {error.strerror}") from None
     steps = Checkpoints(root).steps()
     if not steps:
         raise EquimuError(
-            f"restore_from={path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
+            f"{what}{path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
         )
     if named and int(named[1]) not in steps:
         there = ", ".join(f"step-{step}" for step in steps)
-        raise EquimuError(f"restore_from={path} is not there; {root} has {there}")
+        raise EquimuError(f"{what}{path} is not there; {root} has {there}")
     try:
         identity = loads(read_inside(folder, CONFIG))
         if not isinstance(identity, dict):
             raise ValueError
     except (OSError, ValueError):
-        raise EquimuError(f"restore_from={path}: {folder} has no readable config.json, so it is not a run") from None
+        raise EquimuError(f"{what}{path}: {folder} has no readable config.json, so it is not a run") from None
     return WarmStart(root, int(named[1]) if named else steps[-1], identity)

@@ -2,6 +2,12 @@
 
 from equimu.training._build import build_parameterization as build_parameterization
 from equimu.training._build import build_tree as build_tree
+from equimu.training._flops import attention_flops as attention_flops
+from equimu.training._flops import attention_flops_of_layer as attention_flops_of_layer
+from equimu.training._flops import kernel_flops as kernel_flops
+from equimu.training._flops import matrix_entries as matrix_entries
+from equimu.training._flops import model_flops as model_flops
+from equimu.training._flops import parameter_count as parameter_count
 from equimu.training._loop import compile_ahead as compile_ahead
 from equimu.training._loop import data_of as data_of
 from equimu.training._loop import train as train

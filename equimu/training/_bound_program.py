@@ -16,6 +16,7 @@ from equimu.training._functions import Functions
 from equimu.training._program import Programs, hyperparameters_of, program_for
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
+from equimu.training._utilization import peak_of
 
 
 class BoundProgram:
@@ -67,6 +68,20 @@ class BoundProgram:
     def init(self) -> Sequence[Array]:
         """The state that the run begins with."""
         return self._call.init(self._numbers, self._hyper, jax.random.key(self._seed))
+
+    @property
+    def peak_steps_per_second(self) -> float | None:
+        """Steps a second if the devices did the mathematics at their peak; None where one of these is not known."""
+        peak, flops = peak_of(self.mesh), self.program.step_flops
+        return None if peak is None or not flops else peak / flops
+
+    def begin_with(self, weights: Mapping[str, np.ndarray]) -> Sequence[Array]:
+        """The state that the run begins with, with other weights.
+
+        Args:
+            weights: arrays of the model by path, before their multipliers are applied; of the others, the run's own.
+        """
+        return self.program.with_weights(self.init(), weights, self._numbers, self._hyper)
 
     def batches(self, first: int) -> Iterator[PyTree]:
         """Its batches from a step on, which counts from 0, on the devices."""

@@ -27,21 +27,25 @@ from equimu.processes import (
     report_failure,
 )
 from equimu.runs import (
+    LlamaStart,
     LoggerFeed,
     Run,
     RunConfig,
     RunFolder,
     WarmStart,
-    find_warm_start,
+    find_start,
     read_paused,
     read_run,
     run_config,
 )
 from equimu.tasks import Task
 from equimu.training._bound_program import BoundProgram
+from equimu.training._build import build_tree
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
+from equimu.training._llama_start import weights_from_llama
 from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
+from equimu.training._profile import Profile, check_profile
 from equimu.training._program import Programs
 from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
@@ -101,7 +105,7 @@ def train(
     connect(runtime)
     try:
         data = data_of(config.task)
-        source = None if config.restore_from is None else find_warm_start(config.restore_from)
+        source = None if config.restore_from is None else find_start(config.restore_from)
         if source is not None and source.step > config.steps:
             raise EquimuError(f"restore_from is of step {source.step}, and the run has only steps={config.steps}")
         folder = RunFolder(root, config, data.fingerprint, source and source.identity)
@@ -144,18 +148,24 @@ def _train(
     runtime: RuntimeConfig,
     data: Data,
     folder: RunFolder,
-    source: WarmStart | None,
+    source: WarmStart | LlamaStart | None,
     on_row: OnRow,
     programs: Programs | None,
     until: int | None,
 ) -> None:
+    check_profile(runtime.profile, config.steps)
     feed = LoggerFeed()
     on_process_zero(lambda: feed.add(runtime.loggers))
     # Everything that can be wrong shows in these lines, compilation included; only then is the folder made.
+    weights = None
+    if isinstance(source, LlamaStart):
+        weights = weights_from_llama(build_tree(config, data.rows), source.checkpoint)
     bound = BoundProgram(config, runtime, data, programs)
     validation = _validation(config.task, config.validation_batches)
     rules = to_json(bound.tree)
     saving = CheckpointSchedule(folder.path, runtime, bound.program, {**folder.identity, "rules": json.loads(rules)})
+
+    profile = Profile(runtime.profile if is_process_zero() else None, folder.path)
 
     def log(row: Mapping[str, Any]) -> None:
         if is_process_zero():
@@ -163,18 +173,20 @@ def _train(
             on_row(row)
             feed.row(row)
 
-    with _owning(folder), contextlib.closing(saving), feed, bound, handle_signals() as stop:
+    with _owning(folder), contextlib.closing(saving), feed, profile, bound, handle_signals() as stop:
         if on_process_zero(lambda: folder.is_done):
             return
         begun = saving.restore()
         own, mark = (0, None) if begun is None else (begun.step, begun.rows)
-        if begun is None and source is not None:
+        if begun is None and isinstance(source, WarmStart):
             begun = saving.begin_from(source)
         on_process_zero(lambda: folder.start(rules, own, mark))
         if begun is None:
-            begun = ResumePoint(bound.init(), 0, LossRecord())
+            begun = ResumePoint(bound.init() if weights is None else bound.begin_with(weights), 0, LossRecord())
         state, first = begun.leaves, begun.step
-        metrics_log = MetricsLog(config, data, bound.tree, begun.record, first, log, saving.resume_point)
+        metrics_log = MetricsLog(
+            config, data, bound.tree, begun.record, first, log, saving.resume_point, bound.peak_steps_per_second
+        )
         agreed = Consensus(bound.mesh, lambda: StopVote(stop.signum, saving.is_time()))
         batches = bound.batches(first)
         feed.begin(folder.identity, folder.path, first)
@@ -202,7 +214,10 @@ def _train(
             leaves = step == until and step < config.steps
             saves = wish.save or wish.signum != 0 or leaves or saving.is_due(step)
             logs = step % config.log_every == 0 or step in (1, config.steps)
-            state, metrics = bound.step(state, next(batches), logs or saves)
+            batch = next(batches)
+            profile.before(step)
+            state, metrics = bound.step(state, batch, logs or saves)
+            profile.after(step, metrics)
             if not metrics_log.add(step, metrics, logs=logs, at_once=logs or saves):
                 end("diverged", step)
                 return

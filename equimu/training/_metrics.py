@@ -34,6 +34,7 @@ class MetricsLog:
         step: updates so far.
         log: where rows go.
         resume_point: words on what a run that is stopped goes on from.
+        peak_steps_per_second: that the devices would do at their peak; None where that is not known.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class MetricsLog:
         step: int,
         log: Callable[[Mapping[str, Any]], None],
         resume_point: Callable[[], str],
+        peak_steps_per_second: float | None = None,
     ):
         self.record = record
         self._config, self._data, self._tree, self._log, self._resume_point = config, data, tree, log, resume_point
         self._waiting: collections.deque[tuple[int, StepMetrics, bool]] = collections.deque()
         self._looked_at = self._logged_at = time.perf_counter()
-        self._logged = step
+        self._logged, self._peak = step, peak_steps_per_second
 
     def add(self, step: int, metrics: StepMetrics, *, logs: bool, at_once: bool) -> bool:
         """Takes the numbers of a step that was just handed to the device.
@@ -104,6 +106,8 @@ class MetricsLog:
             f"{unit}_per_second": (step - self._logged) * units / (now - self._logged_at),
             **self.record.log_spikes(),
         }
+        if self._peak is not None:
+            row["mfu"] = (step - self._logged) / (now - self._logged_at) / self._peak
         if metrics.metrics:
             row["metrics"] = {name: float(value) for name, value in metrics.metrics.items()}
         if metrics.updates is not None:

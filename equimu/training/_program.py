@@ -24,14 +24,25 @@ from jaxtyping import Array, Float
 from equimu._errors import printable
 from equimu._types import Key, PyTree
 from equimu.optim import AdamW, Optimizer
-from equimu.parameterization import initial_state, initialize, is_rule, multiplied, numbers_of, rules_of, with_numbers
+from equimu.parameterization import (
+    dotted,
+    initial_state,
+    initialize,
+    is_rule,
+    multiplied,
+    numbers_of,
+    rules_of,
+    with_numbers,
+)
 from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
+from equimu.training._flops import model_flops
 from equimu.training._functions import Functions
 from equimu.training._lanes import Lanes
 from equimu.training._leaf_measures import measure_leaves
 from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
+from equimu.training._utilization import peak_of
 
 # The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
 Numbers: TypeAlias = Float[Array, " numbers"]
@@ -104,6 +115,8 @@ class Program:
         self._state_structure = jax.tree.structure(state)
         self._compiled: Callable[[], Functions] | None = None
         self._lock = threading.Lock()
+        self.step_flops: float | None = None
+        """Operations of a step that the mathematics needs, once it is compiled; None where the devices' peak is not known."""
 
     def compiled(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         """The compiled functions of one run, for arguments like these. Threads that ask for them together compile them once."""
@@ -127,7 +140,10 @@ class Program:
     def _of_one_run(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         state = self.state_like
         # The step takes longest, and begins first.
-        step = self.traced_step(batch, numbers, hyper).lower()
+        traced = self.traced_step(batch, numbers, hyper)
+        if peak_of(self.mesh) is not None:
+            self.step_flops = model_flops(self._config, self._tree, traced.jaxpr)
+        step = traced.lower()
         evaluate = jax.jit(self._evaluate).lower(state, batch, _weights_like(batch), numbers)
         init = jax.jit(self._initial_leaves, out_shardings=[x.sharding for x in state])
         init = init.lower(numbers, hyper, jax.random.key(0))
@@ -176,6 +192,25 @@ class Program:
     def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
         """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
         return multiplied(tree, eqx.combine(params, buffers, self._static))
+
+    def with_weights(
+        self, leaves: Sequence[Any], weights: Mapping[str, np.ndarray], numbers: Numbers, hyper: Hyperparameters
+    ) -> list[Array]:
+        """A state with other weights, by path, and the optimizer's state that belongs to them."""
+        state, like = self.state(leaves), self.state(self.state_like)
+
+        def placed(path: Any, old: Array, shape: jax.ShapeDtypeStruct) -> Array:
+            new = weights.get(dotted(path))
+            if new is None:
+                return old
+            return jax.make_array_from_callback(
+                shape.shape, shape.sharding, lambda index: new[index].astype(shape.dtype)
+            )
+
+        params = jax.tree_util.tree_map_with_path(placed, state.params, like.params)
+        begin = self.optimizer(self.rules(numbers), hyper).init
+        shardings = jax.tree.map(lambda x: x.sharding, like.opt_state)
+        return jax.tree.leaves(state._replace(params=params, opt_state=jax.jit(begin, out_shardings=shardings)(params)))
 
     def _init(self, numbers: Numbers, hyper: Hyperparameters, key: Key) -> TrainState:
         tree = self.rules(numbers)

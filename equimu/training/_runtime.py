@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from equimu._errors import EquimuError
 from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields
 from equimu.runs import logger_names
+from equimu.training._profile import step_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,11 @@ class RuntimeConfig:
     """Whether the last step is saved; None for runs that were saved before their end."""
 
     loggers: tuple[Annotated[str, OneOf(logger_names)], ...] = ()
-    """What is sent the rows as they are written: tensorboard, or others that were registered; see `equimu.runs.Logger`."""
+    """What is sent the rows as they are written: tensorboard, wandb, mlflow, trackio, or others that were registered; see
+    `equimu.runs.Logger`."""
+
+    profile: str | None = None
+    """Steps to trace by JAX's profiler, FIRST:LAST, such as 20:25; the trace is in `profile` in the run's folder."""
 
     cluster: Literal["auto", "none"] = "auto"
     """Whether a start by Slurm, Open MPI, Kubernetes or on a TPU pod is looked for, to join the processes."""
@@ -48,6 +53,8 @@ class RuntimeConfig:
         if len({value is None for value in by_hand.values()}) > 1:
             lacking = ", ".join(f"runtime.{name}" for name, value in by_hand.items() if value is None)
             raise EquimuError(f"coordinator, processes and process_id go together; give {lacking} too")
+        if self.profile is not None:
+            step_range(self.profile)
         host, _, port = (self.coordinator or "").rpartition(":")
         if self.coordinator is not None and not (host and port.isdecimal() and 0 < int(port[:9]) < 2**16):
             raise EquimuError(f"runtime.coordinator must be of the form host:port, got {self.coordinator!r}")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from equimu._peaks import PEAKS
 from equimu.plans.machines._machine import Compiler, Machine
 
 _GIB = 2**30
@@ -23,7 +24,7 @@ MACHINES = (
         kind="TPU v3",
         per_chip=2,
         memory=16 * _GIB,
-        flops=61.5e12,
+        flops=PEAKS["TPU v3"],
         bandwidth=450e9,
         interconnect=140e9,
         clock=940e6,
@@ -39,7 +40,7 @@ MACHINES = (
         kind="TPU v4",
         per_chip=1,
         memory=32 * _GIB,
-        flops=275e12,
+        flops=PEAKS["TPU v4"],
         bandwidth=1228e9,
         interconnect=300e9,
         clock=1050e6,
@@ -56,7 +57,7 @@ MACHINES = (
         kind="TPU v5 lite",
         per_chip=1,
         memory=16 * _GIB,
-        flops=197e12,
+        flops=PEAKS["TPU v5 lite"],
         bandwidth=819e9,
         interconnect=200e9,
         clock=1500e6,
@@ -72,7 +73,7 @@ MACHINES = (
         kind="TPU v5",
         per_chip=1,
         memory=95 * _GIB,
-        flops=459e12,
+        flops=PEAKS["TPU v5"],
         bandwidth=2765e9,
         interconnect=600e9,
         clock=1750e6,
@@ -89,7 +90,7 @@ MACHINES = (
         kind="TPU v6 lite",
         per_chip=1,
         memory=32 * _GIB,
-        flops=918e12,
+        flops=PEAKS["TPU v6 lite"],
         bandwidth=1638e9,
         interconnect=400e9,
         clock=1750e6,

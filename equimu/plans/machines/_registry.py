@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from equimu._errors import EquimuError
+from equimu._peaks import add_peak
 from equimu._values import check
 from equimu.plans.machines import _cpu, _google
 from equimu.plans.machines._machine import Compiler, Machine
@@ -31,6 +32,8 @@ def register_machine(machine: Machine) -> None:
     if machine.name in _OWN:
         raise EquimuError(f"{machine.name!r} is a machine of equimu's own; choose another name")
     _REGISTERED[machine.name] = machine
+    if machine.kind and machine.flops is not None:
+        add_peak(machine.kind, machine.flops)
 
 
 def machines() -> Mapping[str, Machine]:

@@ -6,9 +6,9 @@ from typing import Any
 from equimu._types import PyTree
 from equimu.attention import kernel_products
 from equimu.parameterization import Rule, rules_of
-from equimu.plans._products import product_flops
 from equimu.runs import RunConfig
 from equimu.tasks import LanguageModel
+from equimu.training._products import product_flops, without_unused
 
 
 def parameter_count(tree: PyTree) -> int:
@@ -42,11 +42,11 @@ def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
     """Operations of a training step without recomputation.
 
     Of the decoder: two an entry and token forward, four backward, and attention. Of other tasks: the matrix products and
-    convolutions of the traced step.
+    convolutions of the traced step, without those whose results it does not use.
     """
     task = config.task
     if not isinstance(task, LanguageModel):
-        return product_flops(jaxpr)
+        return product_flops(without_unused(jaxpr))
     return 6.0 * matrix_entries(tree) * task.text.rows * task.text.seq + 3 * attention_flops(config)
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 def product_flops(jaxpr: Any) -> float:
@@ -14,6 +15,11 @@ def product_flops(jaxpr: Any) -> float:
     """
     inner = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_of_equation(equation) for equation in inner.eqns)
+
+
+def without_unused(jaxpr: ClosedJaxpr) -> Jaxpr:
+    """A traced program without what none of its outputs depends on; compilers leave it out, too."""
+    return dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))[0]
 
 
 def _of_equation(equation: Any) -> float:

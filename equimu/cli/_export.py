@@ -1,0 +1,30 @@
+"""`equimu export`."""
+
+import dataclasses
+import sys
+
+from equimu._errors import printable
+from equimu._values import PathLike
+from equimu.cli._command import Command, Place
+from equimu.exchange import export
+from equimu.tasks import find_task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """The flags of `equimu export`."""
+
+    run: Place
+    """Folder of a run, whose newest checkpoint is taken, or one of its checkpoints/step-N."""
+    out: PathLike
+    """Folder to make."""
+    task: str = "LanguageModel"
+    """The run's task: a class in a file or a module, my.py:NextByte."""
+
+    def __call__(self) -> None:
+        """Writes the folder and prints its path."""
+        made = export(self.run, self.out, task=find_task(self.task))
+        if made.no_llama is not None:
+            message = f"the model is no llama, since {made.no_llama}; its arrays are written by their own names"
+            print(f"equimu: {printable(message)}", file=sys.stderr)
+        print(made.folder)
