@@ -19,6 +19,7 @@ from equimu.data._tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
 from equimu.data._tokenizer import Tokenizer as Tokenizer
 from equimu.data._tokenizer import tokenizer_from_name as tokenizer_from_name
 from equimu.data._windows import Batch as Batch
+from equimu.data._windows import PackedBatch as PackedBatch
 from equimu.data._write import default_cache as default_cache
 from equimu.data._write import prepare as prepare
 from equimu.data._write import write_store as write_store
