@@ -67,7 +67,7 @@ def in_float64(options):
 def furthest(found, expected):
     """The largest difference of two trees, relative to the largest entry of each array."""
     pairs = [[np.asarray(x, np.float64) for x in pair] for pair in zip(found, expected, strict=True)]
-    return max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs)
+    return max(np.abs(a - b).max() / (np.abs(b).max() or 1) for a, b in pairs)
 
 
 def loss_and_slopes(loss, options):
