@@ -30,7 +30,7 @@ LAYERS = {
     13: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
-HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "submitit", "ray"}
+HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "datasets", "submitit", "ray"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -114,8 +114,8 @@ def read_dataset(spec: str) -> DatasetCorpus:
 
     Args:
         spec: the name is one of the hub (`allenai/c4`), or a local file, folder or glob: it is local if something is there, or
-            if it begins with `/`, `.` or `~`. Local files are JSON, JSON lines, Parquet, text (a document a line), CSV or Arrow,
-            compressed or not (`.gz`, `.zst`, `.bz2`, `.xz`). The split is `train` and the column `text` unless given.
+            if it begins with `/`, `.` or `~`. Local files are JSON, JSON lines, Parquet, text (a document a line), CSV or
+            Arrow, compressed or not (`.gz`, `.zst`, `.bz2`, `.xz`). The split is `train` and the column `text` unless given.
 
     Raises:
         EquimuError: no such address, no local files, or not of one known format.
@@ -125,7 +125,7 @@ def read_dataset(spec: str) -> DatasetCorpus:
     local = _local(address.name)
     if local is not None and "revision" in options:
         raise EquimuError(f"corpus {spec!r} is of local files, which have no revision; leave it out")
-    parts = [str(local) if local is not None else address.name, *(options.get(key) for key in _KEYS)]
+    parts: list[Any] = [str(local) if local is not None else address.name, *(options.get(key) for key in _KEYS)]
     if local is not None:
         stats = [(path, os.stat(path)) for path in _files(local, spec)]
         parts.append([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])

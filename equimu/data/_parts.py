@@ -23,8 +23,8 @@ from equimu.data._store import SPLITS
 from equimu.data._tokenizer import Tokenizer
 from equimu.storage import check_files, delete_below, open_place, told_as
 
-_DIGEST = 32
-_MOST_HEADER = 2**16
+# A part is a digest of the rest, a line of JSON filled up to this size, and arrays.
+_DIGEST, _HEADER = 32, 1024
 _SECONDS_BETWEEN_LINES = 10.0
 _END: Any = object()
 
@@ -206,7 +206,7 @@ class Parts:
             for split in SPLITS
             for array, dtype in ((encoded.tokens[split], self._dtype), (encoded.lengths[split], np.dtype("int64")))
         ]
-        content = b"\n".join([json.dumps(header).encode(), b"".join(arrays)])
+        content = json.dumps(header).encode().ljust(_HEADER) + b"".join(arrays)
         with told_as(f"cannot write to {self._place!r}"):
             kvstore = open_place(self._place)
             kvstore.write(self._key(shard, number), hashlib.sha256(content).digest() + content).result()
@@ -221,8 +221,12 @@ class Parts:
 
     def _header(self, shard: int, number: int) -> dict[str, Any] | None:
         """What a part says of itself; None where there is none. Whether it is whole shows when it is read."""
-        with contextlib.suppress(EquimuError, ValueError):
-            return _header_of(self._content(shard, number, _DIGEST + _MOST_HEADER))[0]
+        try:
+            content = self._content(shard, number, _DIGEST + _HEADER)
+        except EquimuError:
+            content = self._content(shard, number)  # it may be shorter
+        with contextlib.suppress(ValueError):
+            return _header_of(content)
         return None
 
     def _read(self, shard: int, number: int) -> tuple[dict[str, Any], Encoded] | None:
@@ -231,7 +235,7 @@ class Parts:
         if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
             return None
         try:
-            header, at = _header_of(content)
+            header, at = _header_of(content), _DIGEST + _HEADER
             tokens: dict[str, np.ndarray] = {}
             lengths: dict[str, np.ndarray] = {}
             for split in SPLITS:
@@ -246,14 +250,13 @@ class Parts:
             return None
 
 
-def _header_of(content: bytes) -> tuple[dict[str, Any], int]:
-    """What a part says of itself, and where its arrays begin.
+def _header_of(content: bytes) -> dict[str, Any]:
+    """What a part says of itself.
 
     Raises:
         ValueError: it is no part.
     """
-    end = content.index(b"\n", _DIGEST, _DIGEST + _MOST_HEADER)
-    header: Any = loads(content[_DIGEST:end])
+    header: Any = loads(content[_DIGEST : _DIGEST + _HEADER])
     if not isinstance(header, dict) or not {"next", "last", "documents", "tokens", "counts", "sizes"} <= header.keys():
         raise ValueError("no header of a part")
-    return header, end + 1
+    return header

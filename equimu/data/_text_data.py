@@ -103,10 +103,11 @@ def text(
     again, unless files have changed.
 
     Args:
-        corpus: `"stdlib"` (the sources of Python's standard library), or a file, folder or glob of text; see `read_corpus`.
+        corpus: `"stdlib"` (the sources of Python's standard library), a file, folder or glob of text, or a data set
+            `"hf://NAME?config=...&split=...&column=..."`; see `read_corpus`.
         seq: positions of a row.
         rows: rows of a batch.
-        tokenizer: `"bytes"`, the path of a Hugging Face `tokenizer.json`, or a tokenizer.
+        tokenizer: what `tokenizer_from_name` takes (`"bytes"`, the path of a Hugging Face `tokenizer.json`), or a tokenizer.
         windows: `"concatenate"` (documents one after the other, cut every `seq` tokens), `"packed"` (the same, each document
             apart from the others by its segment id) or `"document"` (one truncated or padded document a row, masked after its
             end).

@@ -91,6 +91,10 @@ def write_store(
                 **content,
             )
             committed = commit_info(place, info)
+    except EquimuError:
+        if isinstance(documents, Parts) and (store := _made_before(place, recipe)) is not None:
+            return store  # by another process, which then deleted the parts
+        raise
     finally:
         if not committed:
             with contextlib.suppress(EquimuError):  # what went wrong before is what to tell

@@ -72,11 +72,13 @@ class TextConfig:
     """The text and its batches; see `equimu.data.text`."""
 
     corpus: PathLike = "stdlib"
-    """"stdlib" (the sources of Python's standard library), or a file, folder or glob of text."""
+    """"stdlib" (the sources of Python's standard library); a file, folder or glob of text; or a data set,
+    "hf://NAME?config=...&split=...&column=..."."""
     store: PathLike | None = None
     """A token store that `equimu data` made, folder or URL, in place of a corpus."""
     tokenizer: PathLike = "bytes"
-    """"bytes", or the path of a Hugging Face tokenizers JSON file."""
+    """"bytes"; the path of a Hugging Face tokenizers JSON file or of its folder, or "hf://NAME" of the hub; with ?eod=TOKEN
+    behind it, TOKEN is its end-of-document token."""
     windows: Literal["concatenate", "document", "packed"] = "concatenate"
     """Documents one after the other; one a row; or one after the other, each apart from the others by its segment id."""
     seq: Size = 128
