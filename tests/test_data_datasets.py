@@ -267,10 +267,10 @@ def test_command_makes_a_store_and_shares_it(folder, trained, tmp_path, capsys):
 MISTAKES = {
     "hf://": "names nothing",
     "hf://{f}?colum=text": "'colum' is not known behind the ?; did you mean 'column'?",
-    "hf://{f}?column=txt": "has no column 'txt'; write ?column= and did you mean 'text'? (valid: n, text)",
-    "hf://{f}?column=n": "holds int, not text; write ?column= and give one of text",
-    "hf://{f}?split=trian": "has no split 'trian'; did you mean 'train'?",
-    "hf://{f}?config=english": "has config 'english'; give one of default",
+    "hf://{f}?column=txt": "has no column 'txt'; for ?column= did you mean 'text'? (valid: n, text)",
+    "hf://{f}?column=n": "holds int, not text; for ?column= give one of text",
+    "hf://{f}?split=trian": "has no split 'trian'; for ?split= did you mean 'train'?",
+    "hf://{f}?config=english": "has no config 'english'; for ?config= give one of default",
     "hf://{f}?revision=main": "local files, which have no revision",
     "hf://{f}/none.json": "does not exist",
     "hf://{f}/0.*": None,
@@ -290,6 +290,24 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, spec, monkeyp
         write_store(tmp_path / "store", read_corpus(given), ByteTokenizer())
     assert MISTAKES[spec] in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_configs_and_splits_of_a_folder(tmp_path):
+    for name in ("en", "de"):
+        (tmp_path / name).mkdir()
+        write_as(tmp_path / name / "train.jsonl", [f"{name} {i}" for i in range(3)])
+        write_as(tmp_path / name / "test.jsonl", [f"{name} held out"])
+    described = "".join(f"- config_name: {name}\n  data_dir: {name}\n" for name in ("en", "de"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{described}---\n")
+    assert list(read_corpus(f"hf://{tmp_path}?config=de").documents()) == ["de 0", "de 1", "de 2"]
+    assert list(read_corpus(f"hf://{tmp_path}?config=en&split=test").documents()) == ["en held out"]
+    for query, words in (
+        ("", "has several configs; for ?config= give one of de, en"),
+        ("?config=dee", "did you mean 'de'?"),
+    ):
+        with pytest.raises(EquimuError) as caught:
+            read_corpus(f"hf://{tmp_path}{query}").shards()
+        assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_files_of_several_formats_say_so(tmp_path):

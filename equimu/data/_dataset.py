@@ -199,11 +199,9 @@ def _load(corpus: DatasetCorpus) -> Any:
             names = _config_names(datasets, corpus)
             if corpus.config in names or (corpus.config is None and len(names) < 2):
                 raise
-            given = "no config" if corpus.config is None else f"config {corpus.config!r}"
+            what = "several configs" if corpus.config is None else f"no config {corpus.config!r}"
             raise EquimuError(
-                f"data set {corpus.source!r} has {given}; {nearest(corpus.config or '', names)}"
-                if corpus.config is not None
-                else f"data set {corpus.source!r} has several configs; write ?config= and {nearest('', names)}"
+                f"data set {printable(corpus.source)} has {what}; for ?config= {nearest(corpus.config or '', names)}"
             ) from error
 
 
@@ -220,7 +218,7 @@ def _opened(corpus: DatasetCorpus) -> Any:
         splits: Mapping[str, Any] = _load(corpus)
         if corpus.split not in splits:
             raise EquimuError(
-                f"{printable(corpus.name)} has no split {corpus.split!r}; {nearest(corpus.split, splits)}"
+                f"{printable(corpus.name)} has no split {corpus.split!r}; for ?split= {nearest(corpus.split, splits)}"
             )
         known = splits[corpus.split]
         _check_column(corpus, known)
@@ -236,7 +234,7 @@ def _check_column(corpus: DatasetCorpus, data: Any) -> None:
     columns = _columns(corpus, data)
     if columns and corpus.column not in columns:
         raise EquimuError(
-            f"{printable(corpus.name)} has no column {corpus.column!r}; write ?column= and {nearest(corpus.column, columns)}"
+            f"{printable(corpus.name)} has no column {corpus.column!r}; for ?column= {nearest(corpus.column, columns)}"
         )
 
 
@@ -247,7 +245,7 @@ def _columns(corpus: DatasetCorpus, data: Any) -> list[str]:
 
 def _offered(corpus: DatasetCorpus, data: Any) -> str:
     others = [name for name in _columns(corpus, data) if name != corpus.column]
-    return f"write ?column= and {nearest(corpus.column, others)}" if others else "it has no other"
+    return f"for ?column= {nearest(corpus.column, others)}" if others else "it has no other"
 
 
 def _datasets(corpus: DatasetCorpus) -> Any:
