@@ -3,9 +3,10 @@
 import contextlib
 import sys
 from collections.abc import Generator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where progress is told."""
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from equimu._errors import EquimuError
-from equimu.data import Batch, ByteTokenizer, Loader, OrderedLoader, read_corpus, write_store
+from equimu.data import Batch, ByteTokenizer, Loader, OrderedLoader, PackedBatch, read_corpus, write_store
 
-KINDS = ["concatenate", "document"]
+KINDS = ["concatenate", "document", "packed"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,8 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def joined(batches):
-    return Batch(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    return (PackedBatch if len(arrays) == 4 else Batch)(*arrays)
 
 
 @pytest.mark.parametrize("windows", KINDS)
@@ -44,7 +45,7 @@ def test_batches_do_not_depend_on_how_rows_are_divided(store, windows):
         for step in (40, 0, 17):
             parts = [loader.batch(step, range(host * share, (host + 1) * share)) for host, loader in enumerate(loaders)]
             assert equal(joined(parts), one.batch(step))
-    assert equal(one.batch(3, range(1, 12, 5)), Batch(*(array[1::5] for array in one.batch(3))))
+    assert equal(one.batch(3, range(1, 12, 5)), [array[1::5] for array in one.batch(3)])
 
 
 @pytest.mark.parametrize("windows", KINDS)
@@ -120,7 +121,7 @@ def test_evaluation_sees_every_token_once_whatever_the_rows(store, windows):
         assert counted[: counted.sum()].all()  # what is added comes last
         if rows == 1:
             first = whole
-        assert equal(Batch(*(array[counted] for array in whole)), first)
+        assert equal([array[counted] for array in whole], first)
         assert (whole.targets[~counted] == store.info.eod).all() and (whole.inputs[~counted] == store.info.eod).all()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from equimu._errors import EquimuError
-from equimu.data import ByteTokenizer, TokenStore, read_corpus, write_store
+from equimu.data import ByteTokenizer, PackedBatch, TokenStore, read_corpus, write_store
 from equimu.data._windows import windows_of
 
 TEXTS = ["a", "bc" * 9, "def", "ghijkl", "mnop", "qrs tuv wxyz 0123", "4", "five six", "7 8 9"]
@@ -101,9 +101,48 @@ def test_concatenated_windows_predict_every_token_once(store, where, split, seq,
     assert (inputs.ravel()[padding[1:]] == store.info.eod).all()
 
 
-def test_rows_do_not_share_memory(store):
+def slow_packed_rows(documents, seq, bos, eod):
+    """Token by token: (input, target, mask, number of its document in the row), and what fills up the last row."""
+    places = [(t, d, bos if i == 0 else d[i - 1], n) for n, d in enumerate(documents) for i, t in enumerate(d)]
+    rows = []
+    for start in range(0, len(places), seq):
+        part = places[start : start + seq]
+        numbers = [n - part[0][3] for *_, n in part]
+        fill = seq - len(part)
+        rows.append(
+            (
+                [read for _, _, read, _ in part] + [eod] * fill,
+                [target for target, *_ in part] + [eod] * fill,
+                [1.0] * len(part) + [0.0] * fill,
+                numbers + [numbers[-1] + 1] * fill,
+            )
+        )
+    return rows
+
+
+@pytest.mark.parametrize("seq", [1, 3, 7, 10, 500])
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("tail", [False, True])
+def test_packed_rows_are_documents_one_after_the_other(store, where, split, seq, tail):
+    rows = slow_packed_rows(documents(store, split), seq, store.info.bos, store.info.eod)
+    if not tail and rows[-1][2][-1] == 0:
+        rows.pop()
+    if not rows:
+        with pytest.raises(EquimuError, match="too few for a window of seq=500; write a smaller seq"):
+            windows_of(store, split, "packed", seq, tail=tail)
+        return
+    windows = windows_of(store, split, "packed", seq, tail=tail)
+    assert windows.count == len(rows) and windows.in_memory == (where == "memory")
+    batch = windows.batch(np.arange(windows.count)[::-1])
+    assert isinstance(batch, PackedBatch)
+    assert [array.dtype for array in batch] == [np.int32, np.int32, np.float32, np.int32]
+    assert [array[::-1].tolist() for array in batch] == list(map(list, zip(*rows, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["concatenate", "document", "packed"])
+def test_rows_do_not_share_memory(store, kind):
     """Whoever changes or donates one batch changes no other."""
-    windows = windows_of(store, "train", "concatenate", 4, tail=False)
+    windows = windows_of(store, "train", kind, 4, tail=False)
     first = windows.batch(np.array([0, 1]))
     kept = [array.copy() for array in first]
     for array in windows.batch(np.array([0, 1])):

@@ -42,7 +42,10 @@ LAYERS = {
     13: {"__init__"},
 }
 # What `import equimu` must not pay for: imported where they are used.
-HEAVY = {"grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "submitit", "ray", "safetensors"}
+HEAVY = {
+    *("grain", "tensorstore", "tyro", "rich", "matplotlib", "optuna", "tokenizers", "datasets", "submitit", "ray"),
+    "safetensors",
+}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

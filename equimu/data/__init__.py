@@ -5,6 +5,7 @@ from equimu.data._corpus import read_corpus as read_corpus
 from equimu.data._data import Data as Data
 from equimu.data._data import TrainingBatches as TrainingBatches
 from equimu.data._data import ValidationBatches as ValidationBatches
+from equimu.data._dataset import DatasetCorpus as DatasetCorpus
 from equimu.data._loader import Loader as Loader
 from equimu.data._loader import OrderedLoader as OrderedLoader
 from equimu.data._memory import arrays as arrays
@@ -19,6 +20,8 @@ from equimu.data._tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
 from equimu.data._tokenizer import Tokenizer as Tokenizer
 from equimu.data._tokenizer import tokenizer_from_name as tokenizer_from_name
 from equimu.data._windows import Batch as Batch
+from equimu.data._windows import PackedBatch as PackedBatch
 from equimu.data._write import default_cache as default_cache
 from equimu.data._write import prepare as prepare
+from equimu.data._write import write_parts as write_parts
 from equimu.data._write import write_store as write_store

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from equimu._errors import EquimuError, printable
 from equimu._values import path_text
-from equimu.data._text import is_json_lines, json_lines, pieces
+from equimu.data._dataset import DatasetCorpus, is_address, read_dataset
+from equimu.data._text import is_json_lines, is_text, json_lines, pieces
 from equimu.files import is_of_the_kernel
 
 _LONGEST_DOCUMENT = 2**20  # characters; longer files are cut, so that memory stays bounded
@@ -63,13 +64,13 @@ class Corpus:
         """
         for path in self.paths:
             for text in _documents(path, alone=len(self.paths) == 1):
-                if _is_text(text):
+                if is_text(text):
                     yield text
                 else:
                     on_left_out(path)
 
 
-def read_corpus(spec: str) -> Corpus:
+def read_corpus(spec: str) -> Corpus | DatasetCorpus:
     """Finds the files of a corpus; reads none of them.
 
     Symbolic links are followed, and each file is taken once, by its real path; how many links are left out, and why, is told on
@@ -78,15 +79,20 @@ def read_corpus(spec: str) -> Corpus:
     Args:
         spec: `"stdlib"`, the sources of the running Python's standard library (about 12 MB, so the text
             differs between Python versions); or a file, a folder (all its files at any depth), or a glob
-            such as `"books/**/*.txt"`. Hidden files are left out.
+            such as `"books/**/*.txt"`. Hidden files are left out. Or a data set that Hugging Face's `datasets` reads
+            (needs the extra `hf`): `"hf://NAME?config=...&split=...&column=...&revision=..."`, the split being `train` and the
+            column `text` unless given. NAME is one of the hub, or the path of a local file, folder or glob of JSON, Parquet,
+            text (a document a line), CSV or Arrow, compressed or not.
 
     Returns:
-        The corpus.
+        The corpus: a `DatasetCorpus` of an address that begins with `hf://`.
 
     Raises:
         EquimuError: nothing is there, or it is not a path of text.
     """
     spec = path_text("corpus", spec)
+    if is_address(spec):
+        return read_dataset(spec)
     try:
         found = _find_stdlib() if spec == "stdlib" else _find(Path(spec).expanduser())
     except (OSError, RuntimeError) as error:  # the latter of an unknown user's home
@@ -204,8 +210,3 @@ def _documents(path: Path, *, alone: bool) -> Iterator[str]:
         raise EquimuError(f"cannot read {path}: {error.strerror}") from None
     target = min(_LONGEST_DOCUMENT, max(1, size // _PIECES_OF_LONE_FILE)) if alone else _LONGEST_DOCUMENT
     return pieces(path, target, _LONGEST_DOCUMENT)
-
-
-def _is_text(text: str) -> bool:
-    # NUL and U+FFFD stand in no ordinary text; a stray byte is forgiven, an image or a Latin-1 book is not.
-    return "\0" not in text and text.count("\ufffd") <= 1 + len(text) // 100

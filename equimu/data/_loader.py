@@ -9,7 +9,7 @@ from equimu._values import Size, check
 from equimu.data._batches import OrderedBatches, ShuffledBatches
 from equimu.data._data import Rows
 from equimu.data._store import TokenStore
-from equimu.data._windows import Batch, Concatenated, Documents, windows_of
+from equimu.data._windows import Batch, PackedBatch, Windows, windows_of
 
 
 class Loader:
@@ -23,8 +23,9 @@ class Loader:
         seq: positions of a row.
         rows: rows of the global batch.
         seed: of the order.
-        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens) or `"document"` (one
-            truncated or padded document a row, masked after its first end-of-document).
+        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens), `"packed"` (the same, each
+            document apart from the others by its segment id) or `"document"` (one truncated or padded document a
+            row, masked after its first end-of-document).
         split: `"train"` or `"validation"`.
 
     Attributes:
@@ -48,7 +49,7 @@ class Loader:
         self._batches = ShuffledBatches(opened, rows, seed)
         self.windows_per_epoch = opened.count
 
-    def batch(self, step: int, rows: Rows | None = None) -> Batch:
+    def batch(self, step: int, rows: Rows | None = None) -> Batch | PackedBatch:
         """The batch of a step.
 
         Args:
@@ -56,14 +57,14 @@ class Loader:
             rows: which rows of the global batch, in this order; None is all.
 
         Returns:
-            Numpy arrays of shape (number of rows, seq).
+            Numpy arrays of shape (number of rows, seq): a `PackedBatch` of `"packed"` windows, else a `Batch`.
 
         Raises:
             EquimuError: negative step, rows outside the batch, or a damaged store.
         """
         return self._batches.batch(step, rows)
 
-    def iterate(self, start_step: int = 0, rows: Rows | None = None) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0, rows: Rows | None = None) -> Iterator[Batch | PackedBatch]:
         """Endless batches from a step on, prepared ahead in threads by grain.
 
         Args:
@@ -105,15 +106,16 @@ class OrderedLoader:
         first: int | None = None,
     ):
         opened = _opened(store, split, windows, seq, rows, tail=True)
-        self._batches = OrderedBatches(opened, rows, first, filling=(store.info.eod, store.info.eod, 0))
+        filling = (store.info.eod, store.info.eod, 0) + ((0,) if windows == "packed" else ())
+        self._batches = OrderedBatches(opened, rows, first, filling)
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | PackedBatch]:
         return iter(self._batches)
 
-    def batch(self, number: int, rows: Rows | None = None) -> Batch:
+    def batch(self, number: int, rows: Rows | None = None) -> Batch | PackedBatch:
         """One batch, by its number from 0.
 
         Args:
@@ -121,7 +123,7 @@ class OrderedLoader:
             rows: which rows of the global batch, in this order; None is all.
 
         Returns:
-            Numpy arrays of shape (number of rows, seq).
+            Numpy arrays of shape (number of rows, seq): a `PackedBatch` of `"packed"` windows, else a `Batch`.
 
         Raises:
             EquimuError: no such batch, rows outside it, or a damaged store.
@@ -144,9 +146,7 @@ class OrderedLoader:
         return self._batches.weights(number, rows)
 
 
-def _opened(
-    store: TokenStore, split: str, windows: str, seq: int, rows: int, *, tail: bool
-) -> Concatenated | Documents:
+def _opened(store: TokenStore, split: str, windows: str, seq: int, rows: int, *, tail: bool) -> Windows:
     check(TokenStore, store=store)
     check(str, split=split, windows=windows)
     check(Size, seq=seq, rows=rows)

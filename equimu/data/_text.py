@@ -17,6 +17,14 @@ _LONGEST_LINE = 2**26  # characters of a line of JSON
 _ZSTD = ("compression.zstd", "zstandard")  # of Python 3.14 and later, and of the package
 
 
+def is_text(text: str) -> bool:
+    """Whether a document is text: NUL and U+FFFD stand in no ordinary text.
+
+    A stray byte that was not UTF-8 is forgiven; an image or a Latin-1 book is not.
+    """
+    return "\0" not in text and text.count("\ufffd") <= 1 + len(text) // 100
+
+
 def is_json_lines(path: Path) -> bool:
     """Whether a file's name says that each of its lines is JSON."""
     return _endings(path)[0] == ".jsonl"

@@ -14,12 +14,13 @@ from equimu.data._store import TokenStore, open_store
 from equimu.data._tokenizer import Tokenizer, tokenizer_from_name
 from equimu.data._write import prepare
 
-Windows = Literal["concatenate", "document"]
+Windows = Literal["concatenate", "document", "packed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextData(Data):
-    """The rows of a token store, as `Batch`es: inputs, targets and mask, each of shape (rows, seq).
+    """The rows of a token store, as `Batch`es: inputs, targets and mask, each of shape (rows, seq). `PackedBatch`es, of
+    `"packed"` windows, have segment ids too.
 
     Training batches are those of `Loader`, validation batches those of `OrderedLoader`; what is counted are tokens.
 
@@ -27,8 +28,8 @@ class TextData(Data):
         store: token store.
         seq: positions of a row.
         rows: rows of a batch.
-        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens) or `"document"` (one truncated or
-            padded document a row).
+        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens), `"packed"` (the same, each document
+            apart from the others by its segment id) or `"document"` (one truncated or padded document a row).
         units_per_row: `seq`.
 
     Raises:
@@ -102,18 +103,20 @@ def text(
     again, unless files have changed.
 
     Args:
-        corpus: `"stdlib"` (the sources of Python's standard library), or a file, folder or glob of text; see `read_corpus`.
+        corpus: `"stdlib"` (the sources of Python's standard library), a file, folder or glob of text, or a data set
+            `"hf://NAME?config=...&split=...&column=..."`; see `read_corpus`.
         seq: positions of a row.
         rows: rows of a batch.
-        tokenizer: `"bytes"`, the path of a Hugging Face `tokenizer.json`, or a tokenizer.
-        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens) or `"document"` (one truncated or
-            padded document a row, masked after its end).
+        tokenizer: what `tokenizer_from_name` takes (`"bytes"`, the path of a Hugging Face `tokenizer.json`), or a tokenizer.
+        windows: `"concatenate"` (documents one after the other, cut every `seq` tokens), `"packed"` (the same, each document
+            apart from the others by its segment id) or `"document"` (one truncated or padded document a row, masked after its
+            end).
         validation: share of the documents held out, in (0, 1).
         store: folder or URL of a token store that `equimu data` or `write_store` made; it is used in place of a corpus, as it
             was split, and must have been written with `tokenizer`.
 
     Returns:
-        The data, whose batches are `Batch`es.
+        The data, whose batches are `Batch`es, or `PackedBatch`es of `"packed"` windows.
 
     Raises:
         EquimuError: neither corpus nor store, an argument that cannot be, or as `prepare` and `open_store`.

@@ -1,22 +1,26 @@
 """Text to token ids and back: raw bytes, or any tokenizer file of Hugging Face's `tokenizers`."""
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, printable
+from equimu._json import loads
 from equimu._values import path_text
+from equimu.data._address import SCHEME, read_address
 from equimu.data._bounded import bounded
 from equimu.files import expanded, read_regular
 
 # What published tokenizers call the two special tokens; used only where exactly one of a list is there.
 _BOS_NAMES = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]")
 _EOD_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
-_MOST_BYTES = 2**29
+_FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+_MOST_BYTES, _MOST_CONFIG_BYTES = 2**29, 2**24
 # Encoding takes about a second for each 2^20 characters. A pattern that tries everything takes years.
 _PART_CHARACTERS = 2**18
 _SECONDS, _SECONDS_PER_CHARACTER = 4.0, 10 / 2**20
@@ -83,13 +87,13 @@ class ByteTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizer.json` of Hugging Face's `tokenizers` package (needs the extra `hf`).
+    """A `tokenizer.json` of Hugging Face's `tokenizers` package (needs the extra `hf`), or a folder with one.
 
     Text is encoded as it is: no special tokens are added, text that looks like a special token is not taken
     for one, and truncation or padding set in the file is switched off.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; or its folder, whose `tokenizer_config.json`, if there is one, names the two tokens first.
         bos: beginning-of-document token, e.g. `"<s>"`; None takes the one the file has under a usual name,
             and the end-of-document token where it has none.
         eod: end-of-document token, e.g. `"</s>"`; None takes the one the file has under a usual name.
@@ -107,11 +111,16 @@ class HuggingFaceTokenizer:
             raise EquimuError(
                 f"tokenizer file {path} needs the package 'tokenizers': pip install 'equimu[hf]'"
             ) from None
+        named: dict[str, str] = {}
+        if path.is_dir():
+            named = _named_tokens(path / _CONFIG)
+            path = path / _FILE
         try:
             content = read_regular(path, _MOST_BYTES)
         except OSError as error:
             raise EquimuError(
-                f"cannot read tokenizer file {path}: {error.strerror}; write 'bytes' or the path of a tokenizer.json"
+                f"cannot read tokenizer file {path}: {error.strerror}; write 'bytes', the path of a tokenizer.json "
+                f"or of a folder with one, or {SCHEME}NAME of the hub"
             ) from None
         try:
             self._tokenizer = bounded(lambda: tokenizers.Tokenizer.from_buffer(content), _SECONDS)
@@ -125,8 +134,10 @@ class HuggingFaceTokenizer:
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.vocab_size == 0:
             raise EquimuError(f"{path} has an empty vocabulary")
-        self.eod = self._special(eod, _EOD_NAMES, "eod")
-        self.bos = self._special(bos, _BOS_NAMES, "bos", default=self.eod)
+        # Some name tokens that they do not have.
+        named = {key: token for key, token in named.items() if self._tokenizer.token_to_id(token) is not None}
+        self.eod = self._special(eod or named.get("eos_token"), _EOD_NAMES, "eod")
+        self.bos = self._special(bos or named.get("bos_token"), _BOS_NAMES, "bos", default=self.eod)
         ids = f"{self.bos},{self.eod}".encode()
         self.fingerprint = "hf-" + hashlib.sha256(content + ids).hexdigest()[:32]
 
@@ -142,7 +153,10 @@ class HuggingFaceTokenizer:
             return default
         if len(found) != 1:
             has = f"several candidates ({', '.join(found)})" if found else "none of the usual names"
-            raise EquimuError(f"{self.name}: which token is {word}? It has {has}; write {word}='...'")
+            raise EquimuError(
+                f"{self.name}: which token is {word}? It has {has}; write {word}='...', "
+                f"or where its path is a flag PATH?{word}=TOKEN"
+            )
         return found.popitem()[1]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -169,6 +183,46 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)
 
 
+def _named_tokens(path: Path) -> dict[str, str]:
+    """The tokens that a `tokenizer_config.json` names `bos_token` and `eos_token`."""
+    try:
+        found: Any = loads(read_regular(path, _MOST_CONFIG_BYTES))
+    except (OSError, ValueError):
+        return {}
+    named: dict[str, str] = {}
+    for key in ("bos_token", "eos_token"):
+        token = found.get(key) if isinstance(found, dict) else None
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token:
+            named[key] = token
+    return named
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """A folder with the files of a tokenizer of the hub, fetched into Hugging Face's cache unless they are there.
+
+    Raises:
+        EquimuError: there is no such tokenizer, or the hub is out of reach.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise EquimuError(
+            f"tokenizer {SCHEME}{name} needs the package 'tokenizers': pip install 'equimu[hf]'"
+        ) from None
+    try:
+        path = Path(huggingface_hub.hf_hub_download(name, _FILE, revision=revision))
+    except Exception as error:  # of several packages, by no promise
+        message = printable(" ".join(str(error).split()))[:200]
+        raise EquimuError(
+            f"tokenizer {SCHEME}{name} has not come from the hub ({message}); "
+            "write another name, or the path of a tokenizer.json"
+        ) from None
+    with contextlib.suppress(Exception):  # it need not be there
+        huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision)
+    return path.parent
+
+
 def in_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     """The texts, as many at a time as have about so many characters together."""
     batch: list[str] = []
@@ -187,7 +241,8 @@ def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = 
     """The tokenizer that a config or a flag names.
 
     Args:
-        name: `"bytes"`, or the path of a Hugging Face `tokenizer.json`.
+        name: `"bytes"`; the path of a Hugging Face `tokenizer.json`, or of a folder with one; or `"hf://NAME"` of the hub.
+            Behind it `?eod=TOKEN` or `?bos=TOKEN&eod=TOKEN`, and of the hub `revision=`.
         bos: beginning-of-document token of a tokenizer file; see `HuggingFaceTokenizer`.
         eod: end-of-document token of a tokenizer file.
 
@@ -199,7 +254,13 @@ def tokenizer_from_name(name: str, *, bos: str | None = None, eod: str | None = 
     """
     name = path_text("the tokenizer", name)
     if name != "bytes":
-        return HuggingFaceTokenizer(name, bos=bos, eod=eod)
+        on_hub = name.startswith(SCHEME)
+        if not on_hub and ("?" not in name or expanded(name, "the path of the tokenizer").exists()):
+            return HuggingFaceTokenizer(name, bos=bos, eod=eod)
+        address = read_address(name, "tokenizer", ("eod", "bos", "revision") if on_hub else ("eod", "bos"))
+        options = address.options
+        path = _from_hub(address.name, options.get("revision")) if on_hub else address.name
+        return HuggingFaceTokenizer(path, bos=bos or options.get("bos"), eod=eod or options.get("eod"))
     if bos is not None or eod is not None:
         raise EquimuError("tokenizer 'bytes' has byte 0 as its only special token; leave bos and eod out")
     return ByteTokenizer()

@@ -29,6 +29,22 @@ class Batch(NamedTuple):
     mask: Float32[_HostOrDevice, "batch seq"]
 
 
+class PackedBatch(NamedTuple):
+    """A `Batch` whose rows hold several documents, or parts of them.
+
+    Attributes:
+        inputs: what the model reads.
+        targets: what it predicts at each position.
+        mask: 1 where the prediction counts, 0 where it does not.
+        segment_ids: which document of its row a position belongs to, from 0.
+    """
+
+    inputs: Int32[_HostOrDevice, "batch seq"]
+    targets: Int32[_HostOrDevice, "batch seq"]
+    mask: Float32[_HostOrDevice, "batch seq"]
+    segment_ids: Int32[_HostOrDevice, "batch seq"]
+
+
 class Concatenated:
     """All documents one after the other, each closed by end-of-document, cut every `seq` tokens.
 
@@ -91,25 +107,72 @@ class Documents:
         return Batch(inputs, targets, 1 - padding.astype(np.float32))
 
 
-def windows_of(store: TokenStore, split: str, kind: str, seq: int, *, tail: bool) -> Concatenated | Documents:
+class Packed:
+    """Documents one after the other, kept apart by segment ids, cut every `seq` tokens.
+
+    Row k predicts tokens k·seq to k·seq + seq - 1 of all documents, each closed by end-of-document; every token is
+    predicted once, the first one of a document too. What stands before a document's first token is not the end of
+    the one before it but beginning-of-document, as in `Documents`, so a document in a row gives the losses that
+    it gives alone, and none of its predictions has to be left out. Of a document that a row's end cuts, the next
+    row holds the rest as a segment of its own: it begins with the last token before the cut, and sees nothing
+    further back. A segment ends with each end-of-document token.
+    """
+
+    def __init__(self, store: TokenStore, split: str, seq: int, *, tail: bool):
+        self._stretches = _Stretches(store, split, seq + 1)
+        self._tokens = store.info.tokens[split]
+        self._seq, self._bos, self._eod = seq, store.info.bos, store.info.eod
+        self.in_memory = self._stretches.in_memory
+        self.count = -(-self._tokens // seq) if tail else self._tokens // seq
+        if not self.count:
+            raise EquimuError(
+                f"split {split!r} of {store.place!r} has {self._tokens} tokens, too few for a window "
+                f"of seq={seq}; write a smaller seq or bring more text"
+            )
+
+    def batch(self, indices: Int[np.ndarray, " rows"]) -> PackedBatch:
+        """The windows of these numbers; places after the last token hold end-of-document and do not count."""
+        starts = indices * self._seq
+        rows = self._stretches.read(np.maximum(starts - 1, 0)).astype(np.int32)
+        first = starts == 0  # no token stands before it
+        rows[first, 1:] = rows[first, :-1]
+        rows[first, 0] = self._eod
+        inputs, targets = rows[:, :-1], rows[:, 1:].copy()
+        begins = inputs == self._eod
+        inputs = np.where(begins, np.int32(self._bos), inputs)
+        segment_ids = np.cumsum(begins, axis=1, dtype=np.int32) - begins[:, :1]
+        padding = starts[:, None] + np.arange(self._seq) >= self._tokens
+        if padding.any():
+            # The last token ends a document, so what fills up the row begins another segment; it is one.
+            segment_ids = np.minimum(segment_ids, segment_ids.max(axis=1, initial=0, where=~padding)[:, None] + 1)
+            inputs[padding] = targets[padding] = self._eod
+        return PackedBatch(inputs, targets, 1 - padding.astype(np.float32), segment_ids)
+
+
+Windows: TypeAlias = Concatenated | Documents | Packed
+
+
+def windows_of(store: TokenStore, split: str, kind: str, seq: int, *, tail: bool) -> Windows:
     """Opens the windows of a split.
 
     Args:
         store: token store.
         split: `"train"` or `"validation"`.
-        kind: `"concatenate"` or `"document"`.
+        kind: `"concatenate"`, `"document"` or `"packed"`.
         seq: positions of a row.
-        tail: whether the last window of `"concatenate"`, which is not full, is kept (masked) or left out.
+        tail: whether the last window of `"concatenate"` or `"packed"`, which is not full, is kept (masked) or left out.
 
     Raises:
         EquimuError: unknown split or kind, `seq` below 1, too few tokens for one window, or a damaged store.
     """
-    kinds = {"concatenate": Concatenated, "document": Documents}
+    kinds = ("concatenate", "document", "packed")
     if kind not in kinds:
         raise EquimuError(f"windows={kind!r} is not a way to cut documents; {nearest(kind, kinds)}")
     if seq < 1:
         raise EquimuError(f"seq={seq} positions cannot make a row; write 1 or more")
-    return Concatenated(store, split, seq, tail=tail) if kind == "concatenate" else Documents(store, split, seq)
+    if kind == "document":
+        return Documents(store, split, seq)
+    return (Packed if kind == "packed" else Concatenated)(store, split, seq, tail=tail)
 
 
 class _Stretches:

@@ -1,21 +1,25 @@
 """From a corpus and a tokenizer to a token store."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Integer, Part, check
+from equimu._progress import progress
+from equimu._values import Index, Integer, Part, Size, check
 from equimu.data._corpus import Corpus, read_corpus
+from equimu.data._dataset import DatasetCorpus
 from equimu.data._orphans import being_written, remove_orphans
+from equimu.data._parts import Encoded, Parts, encode
 from equimu.data._store import DTYPES, FORMAT, SPLITS, StoreInfo, TokenStore, checked_place, commit_info, read_info
 from equimu.data._tokenizer import Tokenizer, in_batches
 from equimu.storage import ArrayWriter, delete_below, told_as
@@ -25,7 +29,7 @@ _ENCODE_CHARACTERS = 2**22  # texts go to the tokenizer in batches of about this
 
 def write_store(
     place: str | Path,
-    corpus: Corpus,
+    corpus: Corpus | DatasetCorpus,
     tokenizer: Tokenizer,
     *,
     validation: float = 0.05,
@@ -37,6 +41,9 @@ def write_store(
     The side of a document depends only on its content and `split_seed`, so equal documents land on one side.
     Both sides get at least one document. Several processes may write the same store at once: the first to
     finish wins. What a killed one left in a local folder is removed.
+
+    A `DatasetCorpus` is tokenized in parts, each written whole or not at all beside the store that is made of them in the end:
+    a killed process leaves its parts, and the next one goes on behind them. `write_parts` makes them by several processes.
 
     Documents that are not UTF-8 text are counted, in the store and on stderr; see `Corpus.documents`.
 
@@ -55,29 +62,21 @@ def write_store(
         EquimuError: empty corpus, a file that cannot be read, one document only, a vocabulary larger than the
             dtype, another store at this place, or a place that cannot be written.
     """
-    place = checked_place(place)
-    if place.startswith(("http://", "https://")):
-        raise EquimuError(f"nothing can be written to {place!r}; write a folder, or a URL such as gs://bucket/name")
-    check(Corpus, corpus=corpus)
-    check(Tokenizer, tokenizer=tokenizer)
-    check(Part, validation=validation)
-    check(Integer, split_seed=split_seed)
-    check(str | None, dtype=dtype)
-    token_dtype = _token_dtype(tokenizer, dtype)
-    recipe = _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
+    place, token_dtype, recipe = _checked(place, corpus, tokenizer, validation, split_seed, dtype)
     store = _made_before(place, recipe)
     if store is not None:
         remove_orphans(place, lambda: store.info.folder)
         return store
-    threshold = _threshold(corpus, validation, split_seed)
+    documents = _documents(place, recipe, corpus, tokenizer, token_dtype, validation, split_seed)
+    if isinstance(documents, Parts):
+        with progress("data", corpus.shards() if isinstance(corpus, DatasetCorpus) else 1) as told:
+            documents.write(told)
     folder = f"data-{uuid.uuid4().hex[:12]}"
     committed = False
     try:
         with told_as(f"cannot write to {place!r}"), being_written(place, folder):
             remove_orphans(place, lambda: _committed(place))
-            content = _write_arrays(
-                place, folder, corpus, tokenizer, token_dtype, lambda text: _hash(text, split_seed) < threshold
-            )
+            content = _write_arrays(place, folder, documents, token_dtype)
             info = StoreInfo(
                 format=FORMAT,
                 folder=folder,
@@ -92,6 +91,10 @@ def write_store(
                 **content,
             )
             committed = commit_info(place, info)
+    except EquimuError:
+        if isinstance(documents, Parts) and (store := _made_before(place, recipe)) is not None:
+            return store  # by another process, which then deleted the parts
+        raise
     finally:
         if not committed:
             with contextlib.suppress(EquimuError):  # what went wrong before is what to tell
@@ -99,8 +102,57 @@ def write_store(
     store = _made_before(place, recipe)
     if store is None:
         raise EquimuError(f"the store that was just written at {place!r} is gone")
+    if isinstance(documents, Parts):
+        documents.delete()
     _tell_of_no_text(store.info)
     return store
+
+
+def write_parts(
+    place: str | Path,
+    corpus: DatasetCorpus,
+    tokenizer: Tokenizer,
+    *,
+    process: int,
+    processes: int,
+    validation: float = 0.05,
+    split_seed: int = 0,
+    dtype: str | None = None,
+) -> int:
+    """Tokenizes the part of a data set that is one process's share; `write_store` then makes the store of all parts.
+
+    The share are whole shards of the data set: those whose number is `process` modulo `processes`. What is there already, of
+    whatever process, is not tokenized again.
+
+    Args:
+        place: folder or URL of the store, the same for all processes.
+        corpus: the text.
+        tokenizer: text to ids.
+        process: number of this process, from 0.
+        processes: how many share the work.
+        validation: as for `write_store`; so are `split_seed` and `dtype`.
+        split_seed: see there.
+        dtype: see there.
+
+    Returns:
+        How many shards are still missing, of other processes; 0 if `write_store` has nothing left to tokenize.
+
+    Raises:
+        EquimuError: as `write_store`; no such process.
+    """
+    check(DatasetCorpus, corpus=corpus)
+    check(Size, processes=processes)
+    check(Index, process=process)
+    if process >= processes:
+        raise EquimuError(f"process {process} is none of {processes}; they are counted from 0")
+    place, token_dtype, recipe = _checked(place, corpus, tokenizer, validation, split_seed, dtype)
+    if _made_before(place, recipe) is not None:
+        return 0
+    parts = _documents(place, recipe, corpus, tokenizer, token_dtype, validation, split_seed)
+    assert isinstance(parts, Parts)
+    with progress("data", len(range(process, corpus.shards(), processes))) as told:
+        parts.write(told, process, processes)
+    return parts.missing()
 
 
 def prepare(
@@ -114,7 +166,7 @@ def prepare(
     """The token store of a corpus, made if it is not in the cache yet.
 
     Args:
-        spec: as for `read_corpus`: `"stdlib"`, or a file, folder or glob of text.
+        spec: as for `read_corpus`: `"stdlib"`, a file, folder or glob of text, or a data set `"hf://..."`.
         tokenizer: text to ids.
         folder: folder or URL that keeps stores; None is `default_cache()`.
         validation: as for `write_store`.
@@ -173,7 +225,9 @@ def _token_dtype(tokenizer: Tokenizer, name: str | None) -> np.dtype[Any]:
     return np.dtype(name or smallest)
 
 
-def _recipe(corpus: Corpus, tokenizer: Tokenizer, validation: float, split_seed: int, dtype: np.dtype[Any]) -> str:
+def _recipe(
+    corpus: Corpus | DatasetCorpus, tokenizer: Tokenizer, validation: float, split_seed: int, dtype: np.dtype[Any]
+) -> str:
     parts = [FORMAT, corpus.fingerprint, tokenizer.fingerprint, validation, split_seed, dtype.name]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -183,7 +237,7 @@ def _hash(text: str, split_seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest())
 
 
-def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
+def _threshold(corpus: Corpus | DatasetCorpus, share: float, split_seed: int) -> int:
     """Documents whose hash lies below go to validation; off the share only where a side would stay empty."""
     wanted, lowest, highest = round(share * 2**64), 2**64, -1
     for text in corpus.documents():
@@ -192,7 +246,7 @@ def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
         if lowest < wanted <= highest:  # both sides have a document: no need to read on
             return wanted
     if highest < 0:
-        raise EquimuError(f"corpus {corpus.name!r} is empty: its files hold no UTF-8 text")
+        raise EquimuError(f"corpus {corpus.name!r} is empty: it holds no UTF-8 text")
     if lowest == highest:
         raise EquimuError(
             f"corpus {corpus.name!r} is one document; bring a different second one to hold out for validation"
@@ -200,32 +254,73 @@ def _threshold(corpus: Corpus, share: float, split_seed: int) -> int:
     return lowest + 1 if wanted <= lowest else highest
 
 
-def _write_arrays(
+def _checked(
+    place: str | Path,
+    corpus: Corpus | DatasetCorpus,
+    tokenizer: Tokenizer,
+    validation: float,
+    split_seed: int,
+    dtype: str | None,
+) -> tuple[str, np.dtype[Any], str]:
+    """The place as text, the dtype of the tokens and the recipe of a store that is asked for.
+
+    Raises:
+        EquimuError: an argument that cannot be.
+    """
+    place = checked_place(place)
+    if place.startswith(("http://", "https://")):
+        raise EquimuError(f"nothing can be written to {place!r}; write a folder, or a URL such as gs://bucket/name")
+    check(Corpus | DatasetCorpus, corpus=corpus)
+    check(Tokenizer, tokenizer=tokenizer)
+    check(Part, validation=validation)
+    check(Integer, split_seed=split_seed)
+    check(str | None, dtype=dtype)
+    token_dtype = _token_dtype(tokenizer, dtype)
+    return place, token_dtype, _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
+
+
+def _documents(
     place: str,
-    folder: str,
-    corpus: Corpus,
+    recipe: str,
+    corpus: Corpus | DatasetCorpus,
     tokenizer: Tokenizer,
     dtype: np.dtype[Any],
-    held_out: Callable[[str], bool],
-) -> dict[str, Any]:
+    validation: float,
+    split_seed: int,
+) -> Parts | Iterator[Encoded]:
+    """The tokenized documents of a corpus: in parts that are kept, or one batch after the other."""
+    threshold = _threshold(corpus, validation, split_seed)
+
+    def tokens(texts: Sequence[str]) -> Encoded:
+        return encode(texts, tokenizer, dtype, lambda text: _hash(text, split_seed) < threshold)
+
+    if isinstance(corpus, DatasetCorpus):
+        return Parts(place, recipe, corpus, dtype, tokens)
+
+    def batches() -> Iterator[Encoded]:
+        left_out: list[Path] = []
+        for texts in in_batches(corpus.documents(left_out.append), _ENCODE_CHARACTERS):
+            yield tokens(texts)
+        yield dataclasses.replace(tokens([]), left_out=len(left_out))
+
+    return batches()
+
+
+def _write_arrays(place: str, folder: str, documents: Iterable[Encoded], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Writes all arrays; returns what `StoreInfo` says of them."""
     tokens = {split: ArrayWriter(place, f"{folder}/{split}", dtype) for split in SPLITS}
     offsets = {split: ArrayWriter(place, f"{folder}/{split}-offsets", np.dtype("int64")) for split in SPLITS}
     for split in SPLITS:
         offsets[split].append(np.array([0]))
-    replaced = documents_replaced = 0
-    left_out: list[Path] = []
-    for texts in in_batches(corpus.documents(left_out.append), _ENCODE_CHARACTERS):
-        sides = ["validation" if held_out(text) else "train" for text in texts]
-        encoded = tokenizer.encode_batch(texts)
+    replaced = documents_replaced = left_out = 0
+    for some in documents:
         for split in SPLITS:
-            closed = [np.append(i, tokenizer.eod) for i, side in zip(encoded, sides, strict=True) if side == split]
-            if closed:
-                offsets[split].append(tokens[split].size + np.cumsum([len(ids) for ids in closed]))
-                tokens[split].append(np.concatenate(closed))
-        counts = [text.count("\ufffd") for text in texts]
-        replaced += sum(counts)
-        documents_replaced += sum(count > 0 for count in counts)
+            if len(some.lengths[split]):
+                offsets[split].append(tokens[split].size + np.cumsum(some.lengths[split]))
+                tokens[split].append(some.tokens[split])
+        replaced += some.replaced
+        documents_replaced += some.documents_replaced
+        left_out += some.left_out
     writers = {
         name: w for split in SPLITS for name, w in ((split, tokens[split]), (f"{split}-offsets", offsets[split]))
     }
@@ -235,7 +330,7 @@ def _write_arrays(
         "tokens": {split: tokens[split].size for split in SPLITS},
         "replaced": replaced,
         "documents_replaced": documents_replaced,
-        "documents_left_out": len(left_out),
+        "documents_left_out": left_out,
         "ends": {name: ends for name, (_, ends) in finished.items()},
         "fingerprint": hashlib.sha256("".join(digest for digest, _ in finished.values()).encode()).hexdigest()[:32],
     }

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import Key
@@ -11,7 +11,7 @@ from equimu._values import Positive, Size, check, check_key
 from equimu.attention import dot_product_attention
 from equimu.nn._linear import Linear
 from equimu.nn._norm import Gain, RMSNorm
-from equimu.nn._rope import rotary
+from equimu.nn._rope import positions_in_segments, rotary
 from equimu.sharding import TENSOR, check_share, gather_positions, tensor_parallel_size
 
 
@@ -99,13 +99,22 @@ class SelfAttention(eqx.Module):
         self.scale = 1.0 / head_dim if scale is None else scale
         self.backend = backend
 
-    def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
-        q, k, v = self.heads(x)
-        mixed = dot_product_attention(q, k, v, scale=self.scale, backend=self.backend)
+    def __call__(
+        self, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
+    ) -> Float[Array, "seq d_model"]:
+        """The mixed values of each position.
+
+        Args:
+            x: of a sequence, or under tensor parallelism the device's own positions of it.
+            segment_ids: of all positions, where a sequence holds several documents one after the other: a position sees those
+                of its own segment, and rotary positions begin at 0 in each.
+        """
+        q, k, v = self.heads(x, segment_ids)
+        mixed = dot_product_attention(q, k, v, scale=self.scale, segment_ids=segment_ids, backend=self.backend)
         return self.output(mixed.reshape(mixed.shape[0], -1))
 
     def heads(
-        self, x: Float[Array, "seq d_model"]
+        self, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
     ) -> tuple[
         Float[Array, "all heads head_dim"], Float[Array, "all kv_heads head_dim"], Float[Array, "all kv_heads head_dim"]
     ]:
@@ -118,7 +127,7 @@ class SelfAttention(eqx.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_base is not None:
-            positions = jnp.arange(x.shape[0])
+            positions = jnp.arange(x.shape[0]) if segment_ids is None else positions_in_segments(segment_ids)
             q = rotary(q, positions, base=self.rotary_base)
             k = rotary(k, positions, base=self.rotary_base)
         return q, k, v

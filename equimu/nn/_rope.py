@@ -1,5 +1,6 @@
 """Rotary position embedding (arXiv 2104.09864), half-split."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -23,3 +24,14 @@ def rotary(
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half].astype(wide), x[..., half:].astype(wide)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+
+
+def positions_in_segments(segment_ids: Int[Array, " seq"]) -> Int[Array, " seq"]:
+    """How many positions of its segment stand before each: 0, 1, 2, ... from the beginning of each segment.
+
+    Args:
+        segment_ids: equal along a segment, and different from one to the next.
+    """
+    places = jnp.arange(segment_ids.shape[0], dtype=segment_ids.dtype)
+    begins = segment_ids != jnp.roll(segment_ids, 1)
+    return places - jax.lax.cummax(jnp.where(begins, places, 0))

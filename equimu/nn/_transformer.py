@@ -31,13 +31,18 @@ class Block(eqx.Module):
     mlp_norm: RMSNorm
     mlp: MLP
 
-    def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
-        x = x + self.attention(self.attention_norm(x))
+    def __call__(
+        self, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
+    ) -> Float[Array, "seq d_model"]:
+        x = x + self.attention(self.attention_norm(x), segment_ids)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(eqx.Module):
     """A decoder-only language model. Unbatched: `jax.vmap(model)(tokens)` for a batch.
+
+    A sequence may hold several documents one after the other: `model(tokens, segment_ids)` computes for each what it would
+    for that document alone.
 
     The blocks are one `Block` whose arrays have a leading axis of layers. On a mesh with several devices along `tensor` each
     of them makes logits of a part: of its share of the vocabulary, or where that does not divide, of its own positions.
@@ -194,8 +199,16 @@ class Transformer(eqx.Module):
         """Number of token ids."""
         return self.embedding.vocab_size
 
-    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
-        """The normalised residual stream after the last block, from which the logits are read."""
+    def features(
+        self, tokens: Int[Array, " seq"], segment_ids: Int[Array, " seq"] | None = None
+    ) -> Float[Array, "seq_of_logits d_model"]:
+        """The normalised residual stream after the last block, from which the logits are read.
+
+        Args:
+            tokens: token ids.
+            segment_ids: where `tokens` are several documents one after the other, a number for each position, equal along a
+                document and different from one to the next: attention stays inside of it, and its positions begin at 0.
+        """
         # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
         x = gather_shards(self.embedding)(tokens)
         if self.dtype is not None:
@@ -206,7 +219,7 @@ class Transformer(eqx.Module):
 
         def layer(x: Array, arrays: Any) -> tuple[Array, None]:
             block = gather_shards(eqx.combine(arrays, static), self.dtype)
-            return block(x), None
+            return block(x, segment_ids), None
 
         x, _ = jax.lax.scan(self._rematerialised(layer), x, arrays, unroll=_unrolled(self.unroll, arrays))
         x = gather_shards(self.norm)(x)
@@ -220,9 +233,11 @@ class Transformer(eqx.Module):
         """Logits of each token, float32 or better, from `features`."""
         return self.readout()(x)
 
-    def __call__(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits vocab"]:
-        """Logits for the token after each position."""
-        return self.unembed(self.features(tokens))
+    def __call__(
+        self, tokens: Int[Array, " seq"], segment_ids: Int[Array, " seq"] | None = None
+    ) -> Float[Array, "seq_of_logits vocab"]:
+        """Logits for the token after each position; the arguments are those of `features`."""
+        return self.unembed(self.features(tokens, segment_ids))
 
     def _rematerialised(self, layer: Callable[..., Any]) -> Callable[..., Any]:
         if self.remat == "projections":

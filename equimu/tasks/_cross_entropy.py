@@ -1,6 +1,7 @@
 """Next-token cross-entropy: over a vocabulary that devices share, and in chunks of tokens."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._varying import vary, varying_axes
-from equimu.data import Batch
+from equimu.data import Batch, PackedBatch
 from equimu.sharding import TENSOR, gather_shards, is_mesh_aware, own_positions, tensor_parallel_size
 
 # Logits that are in memory at once, unless a chunk is given: 128 MiB of float32.
@@ -22,22 +24,22 @@ MOST_LOGITS = 2**25
 Sums: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]]
 
 
-def summed_losses(model: Any, batch: Batch, *, z_loss: float = 0.0, chunk: int | None = None) -> Sums:
+def summed_losses(model: Any, batch: Batch | PackedBatch, *, z_loss: float = 0.0, chunk: int | None = None) -> Sums:
     """The summed loss of a batch, and the cross-entropy in it, in nats.
 
     A mesh-aware model, which tells its logits' features from their readout, has its logits made in chunks of tokens where
     they are many, so that they are never whole in memory; each chunk's gradient is made with its loss.
 
     Args:
-        model: from tokens to logits; called on one row at a time, under `jax.vmap`.
+        model: from tokens, and segment ids of a `PackedBatch`, to logits; called on one row at a time, under `jax.vmap`.
         batch: the rows of this device.
         z_loss: adds z_loss · log²Z to the loss of each position, Z being the sum of exp(logits). (PaLM, arXiv 2204.02311.)
         chunk: positions whose logits are made at once; by default as many as make `MOST_LOGITS`.
     """
-    inputs, targets, mask = (jnp.asarray(x) for x in batch)
+    targets, mask = jnp.asarray(batch.targets), jnp.asarray(batch.mask)
     if not is_mesh_aware(model):
-        return _sums(jax.vmap(gather_shards(model))(inputs), targets, mask, z_loss=z_loss)
-    x = jax.vmap(model.features)(inputs)
+        return _sums(over_rows(gather_shards(model), batch), targets, mask, z_loss=z_loss)
+    x = over_rows(model.features, batch)
     n = tensor_parallel_size(x)
     if x.shape[1] < targets.shape[1]:
         targets, mask = (jax.vmap(functools.partial(own_positions, n=n))(a) for a in (targets, mask))
@@ -53,6 +55,24 @@ def summed_losses(model: Any, batch: Batch, *, z_loss: float = 0.0, chunk: int |
     if parts == 1:
         return sums(arrays, *tokens)
     return _in_chunks(sums, vary(arrays, varying_axes(x)), *(_cut(a, parts) for a in tokens))
+
+
+def over_rows(function: Callable[..., Array], batch: Batch | PackedBatch) -> Float[Array, "rows ..."]:
+    """What a function makes of each row: of its tokens, and of its segment ids if it has any.
+
+    Raises:
+        EquimuError: rows have segment ids, and the function does not take them.
+    """
+    if not isinstance(batch, PackedBatch):
+        return jax.vmap(function)(jnp.asarray(batch.inputs))
+    try:
+        inspect.signature(function).bind(0, 0)
+    except TypeError:
+        raise EquimuError(
+            'windows="packed" needs a model that is called as model(tokens, segment_ids), as nn.Transformer is; '
+            'this one takes tokens alone: write windows="concatenate" or "document"'
+        ) from None
+    return jax.vmap(function)(jnp.asarray(batch.inputs), jnp.asarray(batch.segment_ids))
 
 
 def cross_entropy_sum(

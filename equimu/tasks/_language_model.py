@@ -21,9 +21,9 @@ from equimu._values import (
     check_fields,
 )
 from equimu.attention import backend_names
-from equimu.data import Batch, TextData, open_store, text, tokenizer_from_name
+from equimu.data import Batch, PackedBatch, TextData, open_store, text, tokenizer_from_name
 from equimu.nn import Transformer
-from equimu.tasks._cross_entropy import summed_losses
+from equimu.tasks._cross_entropy import over_rows, summed_losses
 from equimu.tasks._fields import execution
 from equimu.tasks._losses import LossLike, Sums
 from equimu.tasks._task import Task
@@ -72,12 +72,15 @@ class TextConfig:
     """The text and its batches; see `equimu.data.text`."""
 
     corpus: PathLike = "stdlib"
-    """"stdlib" (the sources of Python's standard library), or a file, folder or glob of text."""
+    """"stdlib" (the sources of Python's standard library); a file, folder or glob of text; or a data set,
+    "hf://NAME?config=...&split=...&column=..."."""
     store: PathLike | None = None
     """A token store that `equimu data` made, folder or URL, in place of a corpus."""
     tokenizer: PathLike = "bytes"
-    """"bytes", or the path of a Hugging Face tokenizers JSON file."""
-    windows: Literal["concatenate", "document"] = "concatenate"
+    """"bytes"; the path of a Hugging Face tokenizers JSON file or of its folder, or "hf://NAME" of the hub; with ?eod=TOKEN
+    behind it, TOKEN is its end-of-document token."""
+    windows: Literal["concatenate", "document", "packed"] = "concatenate"
+    """Documents one after the other; one a row; or one after the other, each apart from the others by its segment id."""
     seq: Size = 128
     """Positions of a row."""
     rows: Size = 8
@@ -154,9 +157,9 @@ class LanguageModel(Task):
             validation=given.validation_share,
         )
 
-    def loss(self, model: PyTree, batch: Batch) -> LossLike:
+    def loss(self, model: PyTree, batch: Batch | PackedBatch) -> LossLike:
         """The cross-entropy of each position, in nats, and whether it counts."""
-        logits = jax.vmap(model)(jnp.asarray(batch.inputs))
+        logits = over_rows(model, batch)
         targets = jnp.asarray(batch.targets)
         log_z = jax.nn.logsumexp(logits, axis=-1)
         return log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0], jnp.asarray(batch.mask)
@@ -176,12 +179,12 @@ class LanguageModel(Task):
         targets = jnp.sum(batch.mask)
         return targets, targets if self.loss_denominator == "mask" else float(batch.mask.size)
 
-    def batch_like(self) -> Batch:
+    def batch_like(self) -> Batch | PackedBatch:
         """The shapes of a batch, known without its text."""
         shape = (self.text.rows, self.text.seq)
         whole, real = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.float32)
-        like: tuple[Any, Any, Any] = (whole, whole, real)
-        return Batch(*like)
+        like: tuple[Any, Any, Any, Any] = (whole, whole, real, whole)
+        return PackedBatch(*like) if self.text.windows == "packed" else Batch(*like[:3])
 
     def units(self) -> tuple[str, int]:
         """Tokens, as many as a row has positions."""
@@ -190,7 +193,8 @@ class LanguageModel(Task):
     @property
     def program(self) -> Hashable:
         """All but which text it is."""
-        given = TextConfig(seq=self.text.seq, rows=self.text.rows)
+        windows = "packed" if self.text.windows == "packed" else "concatenate"  # the others' batches are alike
+        given = TextConfig(seq=self.text.seq, rows=self.text.rows, windows=windows)
         return dataclasses.replace(self, text=given, model=dataclasses.replace(self.model, vocab_size=self.vocab_size))
 
     @functools.cached_property
