@@ -14,6 +14,7 @@ from equimu._types import Key
 from equimu._values import Count, Positive, Size, check, check_key
 from equimu.declarations import register_residual
 from equimu.nn._attention import SelfAttention
+from equimu.nn._cache import KeyValues
 from equimu.nn._embedding import Embedding, TiedEmbedding
 from equimu.nn._linear import Linear
 from equimu.nn._mlp import MLP, Activation
@@ -32,7 +33,18 @@ class Block(eqx.Module):
     mlp: MLP
 
     def __call__(self, x: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
-        x = x + self.attention(self.attention_norm(x))
+        return self._add(x, self.attention(self.attention_norm(x)))
+
+    def extend(
+        self, x: Float[Array, "seq d_model"], cache: KeyValues, length: int | Int[Array, ""]
+    ) -> tuple[Float[Array, "seq d_model"], KeyValues]:
+        """As `SelfAttention.extend`."""
+        mixed, cache = self.attention.extend(self.attention_norm(x), cache, length)
+        return self._add(x, mixed), cache
+
+    def _add(self, x: Float[Array, "seq d_model"], mixed: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
+        """The residual stream after both branches, of which that of the attention is given."""
+        x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -194,14 +206,17 @@ class Transformer(eqx.Module):
         """Number of token ids."""
         return self.embedding.vocab_size
 
-    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
-        """The normalised residual stream after the last block, from which the logits are read."""
+    def embed(self, tokens: Int[Array, " seq"]) -> Float[Array, "own d_model"]:
+        """The residual stream before the first block."""
         # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
         x = gather_shards(self.embedding)(tokens)
         if self.dtype is not None:
             x = x.astype(self.dtype)
-        if self.embedding_norm is not None:
-            x = gather_shards(self.embedding_norm)(x)
+        return x if self.embedding_norm is None else gather_shards(self.embedding_norm)(x)
+
+    def features(self, tokens: Int[Array, " seq"]) -> Float[Array, "seq_of_logits d_model"]:
+        """The normalised residual stream after the last block, from which the logits are read."""
+        x = self.embed(tokens)
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
 
         def layer(x: Array, arrays: Any) -> tuple[Array, None]:
