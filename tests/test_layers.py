@@ -22,7 +22,7 @@ LAYERS = {
     5: {"tasks"},
     6: {"runs"},
     7: {"training"},
-    8: {"diagnostics", "plans", "reports"},
+    8: {"diagnostics", "plans", "reports", "trained"},
     9: {"sweeps"},
     10: {"presets", "tuning"},
     11: {"cli"},

@@ -27,6 +27,8 @@ class _Entry:
     name: str
     help: str
     has_config: bool = True
+    has_task: bool = False  # of one's own, which may be the first word
+    has_numbers: bool = True  # which may be written as powers; else texts
 
     def load(self) -> Any:
         return getattr(importlib.import_module(f"equimu.cli.{self.module}"), self.name)
@@ -40,6 +42,20 @@ _COMMANDS: dict[str, _Entry] = {
         "_train",
         "Train",
         "Train one model. A run that was interrupted goes on; one that was done before is not done again.",
+    ),
+    "eval": _Entry(
+        "_evaluate",
+        "Eval",
+        "Evaluate a trained run on all of its validation data, and nothing is written.",
+        has_config=False,
+        has_task=True,
+    ),
+    "sample": _Entry(
+        "_sample",
+        "Sample",
+        "Let a trained language model continue prompts.",
+        has_config=False,
+        has_numbers=False,
     ),
     "sweep": _Entry(
         "_sweep",
@@ -127,10 +143,13 @@ def _parse(arguments: list[str]) -> Any:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         sys.exit(ExitCode.DONE)
-    name, *flags = arguments[0], *map(_without_power, arguments[1:])
+    name, *flags = arguments
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
     entry = _COMMANDS[name]
+    if not entry.has_numbers:  # but texts, which are as they are
+        return _flags(name, entry.load(), flags)
+    flags = list(map(_without_power, flags))
     if name == "show" and flags and _GROUP.fullmatch(flags[0]):
         return _flags(name, _Entry("_show_group", "ShowGroup", entry.help).load(), flags)
     path, flags = _take_config_file(flags)
@@ -138,6 +157,10 @@ def _parse(arguments: list[str]) -> Any:
         if path is not None:
             having = ", ".join(key for key, value in _COMMANDS.items() if value.has_config)
             raise EquimuError(f"{name} takes no --config; {having} do")
+        if entry.has_task:
+            from equimu.cli._config_flags import with_task_flag
+
+            flags = with_task_flag(flags)
         return _flags(name, entry.load(), flags)
     from equimu.cli._config_flags import with_config_flags
 

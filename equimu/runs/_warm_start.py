@@ -31,8 +31,12 @@ class WarmStart(NamedTuple):
         return {"run": digest(self.saved), "step": self.step}
 
 
-def find_warm_start(path: str) -> WarmStart:
+def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     """The checkpoint that a path names: a run's folder (its newest) or `RUN/checkpoints/step-N`.
+
+    Args:
+        path: that was given.
+        what: in front of it in messages.
 
     Raises:
         EquimuError: there is none.
@@ -44,19 +48,20 @@ def find_warm_start(path: str) -> WarmStart:
     try:
         refuse_special(root)
     except OSError as error:
-        raise EquimuError(f"restore_from={path}: {root} is {error.strerror}") from None
+        raise EquimuError(f"{what}{path}: {root} is {error.strerror}") from None
     steps = Checkpoints(root).steps()
     if not steps:
         raise EquimuError(
-            f"restore_from={path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
+            f"{what}{path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N (one of "
+            "less than a minute is saved if it is trained with --runtime.save-final True)"
         )
     if named and int(named[1]) not in steps:
         there = ", ".join(f"step-{step}" for step in steps)
-        raise EquimuError(f"restore_from={path} is not there; {root} has {there}")
+        raise EquimuError(f"{what}{path} is not there; {root} has {there}")
     try:
         identity = loads(read_inside(folder, CONFIG))
         if not isinstance(identity, dict):
             raise ValueError
     except (OSError, ValueError):
-        raise EquimuError(f"restore_from={path}: {folder} has no readable config.json, so it is not a run") from None
+        raise EquimuError(f"{what}{path}: {folder} has no readable config.json, so it is not a run") from None
     return WarmStart(root, int(named[1]) if named else steps[-1], identity)
