@@ -13,6 +13,7 @@ from equimu._values import Count, NotNegative, PathLike, Seed, Size
 from equimu.cli._command import Command, Place
 from equimu.files import expanded, read_regular
 from equimu.nn import Sampling
+from equimu.tasks import LanguageModel
 from equimu.trained import load, sample, stream_text
 
 _MOST_BYTES = 2**24  # of prompts
@@ -48,7 +49,7 @@ class Sample(Command):
         """Prints the prompts and what follows them."""
         sampling = Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
         prompts = self._prompts()
-        trained = load(self.run, store=self.store)
+        trained = load(self.run, LanguageModel, store=self.store)
         given: dict[str, Any] = {
             "tokens": self.tokens,
             "sampling": sampling,

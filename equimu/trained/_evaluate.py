@@ -83,11 +83,11 @@ def evaluate(
     sizes = None
     if isinstance(config.task, LanguageModel):
         sizes = byte_lengths(tokenizer_from_name(config.task.text.tokenizer))
-    compute, batches = jax.jit(trained.program.functions.evaluate), data.whole(split)
+    batches = data.whole(split)
     means, examples, total_bytes = Means(), 0, 0
     for read, batch, weights in _batches(batches, rows):
         placed: Any = shard_batch((batch, weights), trained.program.mesh)
-        means.add(compute(list(trained.leaves), *placed, trained.numbers))
+        means.add(trained.evaluate(*placed))
         examples += int(np.count_nonzero(weights))
         total_bytes += 0 if sizes is None else int(np.sum(sizes[batch.targets], where=batch.mask > 0))
         if on_batch is not None:

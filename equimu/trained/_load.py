@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ class Trained:
     program: Program
     numbers: Numbers
     leaves: Sequence[Array]
+
+    @functools.cached_property
+    def evaluate(self) -> Callable[..., Mapping[str, tuple[Array, Array]]]:
+        """The compiled evaluation of a batch: (batch, row weights) → pairs of a sum and its weight, by name."""
+        compiled = jax.jit(self.program.functions.evaluate)
+        return lambda batch, weights: compiled(list(self.leaves), batch, weights, self.numbers)
 
     def __repr__(self) -> str:
         return f"Trained({self.folder.name[:12]}, {self.config.size}, step {self.step})"
@@ -102,15 +109,17 @@ def load(run: str | Path, task: type[Task] | Task | None = None, *, store: str |
 
 
 def _source(run: str) -> WarmStart:
+    """The checkpoint of a run, by its folder or its own."""
     place = expanded(run, "the run")
-    if not place.exists():
-        raise EquimuError(f"there is no {run}; give the folder of a run, which `equimu train` prints")
-    if place.is_dir() and not (place / CONFIG).exists() and not place.name.startswith("step-"):
-        inside = sorted(path.parent.name for path in place.glob(f"*/{CONFIG}"))
-        if inside:
-            more = f" and {len(inside) - _TOLD} more" if len(inside) > _TOLD else ""
-            raise EquimuError(f"{run} is a folder of runs; name one of {', '.join(inside[:_TOLD])}{more}")
-        raise EquimuError(f"{run} is no run: it has no {CONFIG}; give the folder that `equimu train` prints")
+    folder = place.parent.parent if re.fullmatch(r"step-\d+", place.name) else place
+    if not folder.exists():
+        raise EquimuError(f"there is no {folder}; give the folder of a run, which `equimu train` prints")
+    if not (folder / CONFIG).exists():
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        if not inside:
+            raise EquimuError(f"{folder} is no run, it has no {CONFIG}; give the folder that `equimu train` prints")
+        more = f" and {len(inside) - _TOLD} more" if len(inside) > _TOLD else ""
+        raise EquimuError(f"{folder} is a folder of runs; name one of {', '.join(inside[:_TOLD])}{more}")
     return find_warm_start(run, what="")
 
 
@@ -123,10 +132,10 @@ def _config(folder: Path, identity: Mapping[str, Any], task: type[Task] | Task |
     if task is None and name != LanguageModel.__name__:
         file = f"{module}.py" if module else "my.py"
         raise EquimuError(f"{folder} is a run of the task {name!r}; name its class, too, e.g. {file}:{name}")
-    if task is not None:
-        given = task_to_dict(task) if isinstance(task, Task) else {"name": task.__name__}
-        if {key: own.get(key) for key in given} != given:
-            raise EquimuError(f"{folder} is a run of another task than was given; it is of {name!r}: {own}")
+    if isinstance(task, type) and name != task.__name__:
+        raise EquimuError(f"{folder} is a run of the task {name!r}, and not of {task.__name__}")
+    if isinstance(task, Task) and own != task_to_dict(task):
+        raise EquimuError(f"{folder} is a run of another task than the one that was given: {own}")
     return config_from_dict(identity["config"], task)
 
 

@@ -136,9 +136,8 @@ def _encoded(trained: Trained, tokenizer: Tokenizer, prompts: Sequence[str], con
     for number, ids in enumerate(encoded):
         if len(ids) >= context:
             raise EquimuError(
-                f"prompt {number} has {len(ids) - 1} tokens, and the context of {context} room for {context - 2} and one more; "
-                "shorten it, or give a larger --context (the model was trained on "
-                f"{task.text.seq} positions)"
+                f"prompt {number} has {len(ids) - 1} tokens, which after the one that begins a document leave no room in a "
+                f"context of {context}; shorten it, or give a larger context (rows of the training had {task.text.seq})"
             )
     return encoded
 
