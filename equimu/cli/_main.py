@@ -26,6 +26,7 @@ class _Entry:
     module: str
     name: str
     help: str
+    examples: tuple[str, ...] = ()
     has_config: bool = True
     has_task: bool = False  # of one's own, which may be the first word
     has_numbers: bool = True  # which may be written as powers; else texts
@@ -46,7 +47,8 @@ _COMMANDS: dict[str, _Entry] = {
     "eval": _Entry(
         "_evaluate",
         "Eval",
-        "Evaluate a trained run on all of its validation data, and nothing is written.",
+        "Evaluate a trained run on all of its validation data. Nothing is written.",
+        ("runs/3f0c", "my.py:NextByte runs/71aa/checkpoints/step-4000 --split train"),
         has_config=False,
         has_task=True,
     ),
@@ -54,7 +56,9 @@ _COMMANDS: dict[str, _Entry] = {
         "_sample",
         "Sample",
         "Let a trained language model continue prompts.",
+        ('runs/3f0c "def " --temperature 0', "runs/3f0c --file prompts.txt --top-p 0.9 --json"),
         has_config=False,
+        has_task=True,
         has_numbers=False,
     ),
     "sweep": _Entry(
@@ -147,7 +151,11 @@ def _parse(arguments: list[str]) -> Any:
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
     entry = _COMMANDS[name]
-    if not entry.has_numbers:  # but texts, which are as they are
+    if entry.has_task:
+        from equimu.cli._config_flags import with_task_flag
+
+        flags = with_task_flag(flags)
+    if not entry.has_numbers:  # but texts, which stay as they are
         return _flags(name, entry.load(), flags)
     flags = list(map(_without_power, flags))
     if name == "show" and flags and _GROUP.fullmatch(flags[0]):
@@ -157,10 +165,6 @@ def _parse(arguments: list[str]) -> Any:
         if path is not None:
             having = ", ".join(key for key, value in _COMMANDS.items() if value.has_config)
             raise EquimuError(f"{name} takes no --config; {having} do")
-        if entry.has_task:
-            from equimu.cli._config_flags import with_task_flag
-
-            flags = with_task_flag(flags)
         return _flags(name, entry.load(), flags)
     from equimu.cli._config_flags import with_config_flags
 
@@ -203,7 +207,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
             return tyro.cli(
                 command,
                 prog=f"equimu {name}",
-                description=_COMMANDS[name].help,
+                description=_description(name),
                 args=flags,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -211,6 +215,11 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
         if stop.code in (0, None):
             raise
         raise EquimuError(own_words(stop) or one_line(errors.getvalue(), name)) from None
+
+
+def _description(name: str) -> str:
+    entry = _COMMANDS[name]
+    return "\n".join([entry.help, *(f"  equimu {name} {example}" for example in entry.examples)])
 
 
 def _overview() -> str:

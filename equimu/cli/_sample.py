@@ -13,7 +13,7 @@ from equimu._values import Count, NotNegative, PathLike, Seed, Size
 from equimu.cli._command import Command, Place
 from equimu.files import expanded, read_regular
 from equimu.nn import Sampling
-from equimu.tasks import LanguageModel
+from equimu.tasks import find_task
 from equimu.trained import load, sample, stream_text
 
 _MOST_BYTES = 2**24  # of prompts
@@ -27,6 +27,8 @@ class Sample(Command):
     """Folder of a run, whose newest checkpoint is taken, or RUN/checkpoints/step-N."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT ...]")] = ()
     """Texts to continue; "" for a document of the model's own. Without any, the lines of standard input."""
+    task: str | None = None
+    """Of a run of a language model of your own: my.py:Mine, here or as the first word."""
     file: PathLike | None = None
     """File of prompts, one a line."""
     tokens: Count = 100
@@ -49,7 +51,7 @@ class Sample(Command):
         """Prints the prompts and what follows them."""
         sampling = Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
         prompts = self._prompts()
-        trained = load(self.run, LanguageModel, store=self.store)
+        trained = load(self.run, None if self.task is None else find_task(self.task), store=self.store)
         given: dict[str, Any] = {
             "tokens": self.tokens,
             "sampling": sampling,

@@ -80,9 +80,10 @@ def evaluate(
     if not same:
         message = f"the data of {trained.folder} are others now than when it was trained; this is the loss on them as they are"
         print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
-    sizes = None
-    if isinstance(config.task, LanguageModel):
-        sizes = byte_lengths(tokenizer_from_name(config.task.text.tokenizer))
+    own, sizes = config.task, None
+    in_nats = isinstance(own, LanguageModel) and type(own).sums is LanguageModel.sums
+    if isinstance(own, LanguageModel) and in_nats:
+        sizes = byte_lengths(tokenizer_from_name(own.text.tokenizer))
     batches = data.whole(split)
     means, examples, total_bytes = Means(), 0, 0
     for read, batch, weights in _batches(batches, rows):
@@ -94,7 +95,6 @@ def evaluate(
             on_batch(read, len(batches))
     found = means.values()
     loss, weight = found.pop("loss"), means.weight("loss")
-    counts_tokens = isinstance(config.task, LanguageModel)
     return Evaluation(
         folder=trained.folder,
         step=trained.step,
@@ -102,8 +102,8 @@ def evaluate(
         loss=loss,
         metrics=found,
         bits_per_byte=loss * weight / math.log(2) / total_bytes if total_bytes else None,
-        unit="tokens" if counts_tokens else "examples",
-        count=round(weight) if counts_tokens else examples,
+        unit="tokens" if in_nats else "examples",
+        count=round(weight) if in_nats else examples,
         same_data=same,
     )
 

@@ -10,7 +10,7 @@ from equimu._errors import EquimuError
 from equimu._values import Size, check
 from equimu.data import Tokenizer, tokenizer_from_name
 from equimu.nn import Continuation, Sampling, generate, stream
-from equimu.tasks import LanguageModel
+from equimu.tasks import LanguageModel, Task
 from equimu.trained._load import Trained, load
 
 
@@ -32,6 +32,7 @@ class Sample(NamedTuple):
 def sample(
     run: str | Path | Trained,
     prompts: Sequence[str],
+    task: type[Task] | Task | None = None,
     *,
     tokens: int = 100,
     sampling: Sampling | None = None,
@@ -46,6 +47,7 @@ def sample(
     Args:
         run: as of `equimu.trained.load`, or what that gave.
         prompts: texts, continued together.
+        task: as of `load`, where it is a subclass of `equimu.LanguageModel`.
         tokens: to write at most, after each.
         sampling: how tokens are chosen; by default at temperature 1.
         seed: of what is drawn.
@@ -64,7 +66,7 @@ def sample(
         >>> for each in sample("runs/3f0c", ["def ", "import "], tokens=50):
         ...     print(each.prompt + each.text)
     """
-    trained, tokenizer, limit, stop = _ready(run, context, store)
+    trained, tokenizer, limit, stop = _ready(run, task, context, store)
     ids = _encoded(trained, tokenizer, prompts, limit)
     found = generate(trained.model, ids, tokens=tokens, sampling=sampling, seed=seed, stop=stop, context=limit)
     return [
@@ -76,6 +78,7 @@ def sample(
 def stream_text(
     run: str | Path | Trained,
     prompt: str,
+    task: type[Task] | Task | None = None,
     *,
     tokens: int = 100,
     sampling: Sampling | None = None,
@@ -88,13 +91,13 @@ def stream_text(
     A character of which a part is still to come is kept back until it is whole.
 
     Args:
-        run, tokens, sampling, seed, context, store: as of `sample`.
+        run, task, tokens, sampling, seed, context, store: as of `sample`.
         prompt: the text to continue.
 
     Yields:
         Pieces of the text.
     """
-    trained, tokenizer, limit, stop = _ready(run, context, store)
+    trained, tokenizer, limit, stop = _ready(run, task, context, store)
     ids = _encoded(trained, tokenizer, [prompt], limit)
     pieces = stream(trained.model, ids, tokens=tokens, sampling=sampling, seed=seed, stop=stop, context=limit)
     return _joined(pieces, tokenizer)
@@ -113,14 +116,16 @@ def _joined(pieces: Iterator[list[Continuation]], tokenizer: Tokenizer) -> Itera
         yield whole[len(told) :]
 
 
-def _ready(run: str | Path | Trained, context: int | None, store: str | None) -> tuple[Trained, Tokenizer, int, int]:
+def _ready(
+    run: str | Path | Trained, given: type[Task] | Task | None, context: int | None, store: str | None
+) -> tuple[Trained, Tokenizer, int, int]:
     """The run, its tokenizer, the context, and the token that ends a document."""
     check(Size | None, context=context)
-    trained = run if isinstance(run, Trained) else load(run, LanguageModel, store=store)
+    trained = run if isinstance(run, Trained) else load(run, given, store=store)
     task = trained.config.task
     if not isinstance(task, LanguageModel):
         raise EquimuError(
-            f"{trained.folder} is a run of {type(task).__name__}, which writes no text; sample a run of the language model"
+            f"{trained.folder} is a run of {type(task).__name__}, which is no language model and writes no text"
         )
     tokenizer = tokenizer_from_name(task.text.tokenizer)
     return trained, tokenizer, task.text.seq if context is None else context, tokenizer.eod
