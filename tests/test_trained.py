@@ -29,7 +29,7 @@ SAVED = RuntimeConfig(save_final=True)
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory):
     """A run under a table whose multipliers are not 1, validated on a part of the split."""
-    config = with_model(small_run(corpus, width=32, name="mup(form=absolute)"), n_kv_head=1)
+    config = with_model(small_run(corpus, width=32, name="ntk"), n_kv_head=1)
     config = dataclasses.replace(config, size=Sizes(width=32, depth=1), base=Sizes(width=16), steps=6)
     return train(config, out=tmp_path_factory.mktemp("runs"), runtime=SAVED)
 
