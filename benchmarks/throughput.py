@@ -32,7 +32,9 @@ Row = dict[str, Any]
 class Config:
     """Measures the throughput of equimu."""
 
-    suite: tuple[Literal["attention", "step", "optimizer", "loader", "sweep", "checkpoint"], ...] = ("attention",)
+    suite: tuple[Literal["attention", "step", "optimizer", "loader", "sweep", "checkpoint", "sample"], ...] = (
+        "attention",
+    )
     """what to measure"""
     lengths: tuple[int, ...] = LENGTHS
     """of the attention suite's sequences"""

@@ -18,6 +18,7 @@ from equimu import storage as storage
 from equimu import sweeps as sweeps
 from equimu import tasks as tasks
 from equimu import tracing as tracing
+from equimu import trained as trained
 from equimu import training as training
 from equimu import tuning as tuning
 from equimu._errors import EquimuError as EquimuError
@@ -87,6 +88,9 @@ from equimu.tasks import Losses as Losses
 from equimu.tasks import Task as Task
 from equimu.tasks import execution as execution
 from equimu.tasks import task as task
+from equimu.trained import evaluate as evaluate
+from equimu.trained import load as load
+from equimu.trained import sample as sample
 from equimu.training import RuntimeConfig as RuntimeConfig
 from equimu.training import train as train
 from equimu.tuning import TuneConfig as TuneConfig

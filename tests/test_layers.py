@@ -34,7 +34,7 @@ LAYERS = {
     5: {"llama", "tasks"},
     6: {"runs"},
     7: {"training"},
-    8: {"diagnostics", "exchange", "plans", "reports"},
+    8: {"diagnostics", "exchange", "plans", "reports", "trained"},
     9: {"sweeps"},
     10: {"presets", "tuning"},
     11: {"cli"},

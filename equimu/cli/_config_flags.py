@@ -56,6 +56,11 @@ def _take_task(flags: list[str]) -> tuple[type[Task] | None, list[str]]:
     return None, flags
 
 
+def with_task_flag(flags: list[str]) -> list[str]:
+    """The flags of a command whose task is a flag, which may be named by the first word, too."""
+    return ["--task", *flags] if flags and _TASK.fullmatch(flags[0]) else flags
+
+
 def _take_optimizer(flags: list[str]) -> tuple[type[Optimizer] | None, list[str]]:
     """The optimizer whose name is among the flags, and the other flags."""
     for index, flag in enumerate(flags):

@@ -23,7 +23,10 @@ class _Entry:
     module: str
     name: str
     help: str
+    examples: tuple[str, ...] = ()
     has_config: bool = True
+    has_task: bool = False  # of one's own, which may be the first word
+    has_numbers: bool = True  # which may be written as powers; else texts
 
     def load(self) -> Any:
         return getattr(importlib.import_module(f"equimu.cli.{self.module}"), self.name)
@@ -37,6 +40,23 @@ _COMMANDS: dict[str, _Entry] = {
         "_train",
         "Train",
         "Train one model. A run that was interrupted goes on; one that was done before is not done again.",
+    ),
+    "eval": _Entry(
+        "_evaluate",
+        "Eval",
+        "Evaluate a trained run on all of its validation data. Nothing is written.",
+        ("runs/3f0c", "my.py:NextByte runs/71aa/checkpoints/step-4000 --split train"),
+        has_config=False,
+        has_task=True,
+    ),
+    "sample": _Entry(
+        "_sample",
+        "Sample",
+        "Let a trained language model continue prompts.",
+        ('runs/3f0c "def " --temperature 0', "runs/3f0c --file prompts.txt --top-p 0.9 --json"),
+        has_config=False,
+        has_task=True,
+        has_numbers=False,
     ),
     "sweep": _Entry(
         "_sweep",
@@ -136,10 +156,17 @@ def _parse(arguments: list[str]) -> Any:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         sys.exit(ExitCode.DONE)
-    name, *flags = arguments[0], *map(_without_power, arguments[1:])
+    name, *flags = arguments
     if name not in _COMMANDS:
         raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
     entry = _COMMANDS[name]
+    if entry.has_task:
+        from equimu.cli._config_flags import with_task_flag
+
+        flags = with_task_flag(flags)
+    if not entry.has_numbers:  # but texts, which stay as they are
+        return _flags(name, entry.load(), flags)
+    flags = list(map(_without_power, flags))
     if name == "show" and flags and _GROUP.fullmatch(flags[0]):
         return _flags(name, _Entry("_show_group", "ShowGroup", entry.help).load(), flags)
     path, flags = _take_config_file(flags)
@@ -185,7 +212,7 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
             return tyro.cli(
                 command,
                 prog=f"equimu {name}",
-                description=_COMMANDS[name].help,
+                description=_description(name),
                 args=flags,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -193,6 +220,11 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
         if stop.code in (0, None):
             raise
         raise EquimuError(own_words(stop) or one_line(errors.getvalue(), name)) from None
+
+
+def _description(name: str) -> str:
+    entry = _COMMANDS[name]
+    return "\n".join([entry.help, *(f"  equimu {name} {example}" for example in entry.examples)])
 
 
 def _overview() -> str:

@@ -18,6 +18,7 @@ from equimu.data._text_data import text as text
 from equimu.data._tokenizer import ByteTokenizer as ByteTokenizer
 from equimu.data._tokenizer import HuggingFaceTokenizer as HuggingFaceTokenizer
 from equimu.data._tokenizer import Tokenizer as Tokenizer
+from equimu.data._tokenizer import byte_lengths as byte_lengths
 from equimu.data._tokenizer import tokenizer_from_name as tokenizer_from_name
 from equimu.data._windows import Batch as Batch
 from equimu.data._windows import PackedBatch as PackedBatch

@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from equimu._errors import EquimuError
+
 Rows: TypeAlias = Sequence[int] | np.ndarray
 """Numbers of rows within a batch."""
 
@@ -116,3 +118,16 @@ class Data(abc.ABC):
         Args:
             first: at most this many batches; None is all.
         """
+
+    def whole(self, split: str) -> ValidationBatches:
+        """All examples of a side, each once.
+
+        Args:
+            split: `"validation"` or `"train"`.
+
+        Raises:
+            EquimuError: the data gives those in order of one side alone; a subclass may give both.
+        """
+        if split == "validation":
+            return self.validation()
+        raise EquimuError(f"{type(self).__name__} has no examples of {split!r} in order; evaluate 'validation'")

@@ -58,6 +58,10 @@ class SplitData(Data):
         """Validation batches; see `Data`."""
         return OrderedBatches(self._held_out, self.rows, first)
 
+    def whole(self, split: str) -> OrderedBatches:
+        """All examples of a side; see `Data`."""
+        return OrderedBatches(self._held_out if split == "validation" else self._train, self.rows)
+
 
 class _Side:
     """The examples at some places of an order of all."""

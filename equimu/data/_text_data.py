@@ -80,6 +80,12 @@ class TextData(Data):
         """
         return self._validation(first)
 
+    def whole(self, split: str) -> OrderedLoader:
+        """All windows of a split; see `Data`."""
+        if split == "validation":
+            return self._validation(None)
+        return OrderedLoader(self.store, seq=self.seq, rows=self.rows, windows=self.windows, split=split)
+
     @functools.cached_property
     def _validation(self):
         return functools.cache(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
@@ -80,6 +81,11 @@ class ByteTokenizer:
                 "remove it from the text or use another tokenizer"
             )
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    @property
+    def byte_lengths(self) -> Int[np.ndarray, " vocab"]:
+        """See `byte_lengths`."""
+        return np.where(np.arange(self.vocab_size) == self.eod, 0, 1)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special ids are left out, bytes that are not UTF-8 become U+FFFD."""
@@ -177,6 +183,19 @@ class HuggingFaceTokenizer:
             ) from None
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
+    @property
+    def byte_lengths(self) -> Int[np.ndarray, " vocab"] | None:
+        """See `byte_lengths`."""
+        if type(self._tokenizer.decoder).__name__ != "ByteLevel":
+            return None
+        # There each character of a token's name stands for a byte; tokens that were added are written as they are.
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for name, token in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            lengths[token] = len(name)
+        for token, added in self._tokenizer.get_added_tokens_decoder().items():
+            lengths[token] = 0 if added.special else len(added.content.encode())
+        return lengths
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special tokens are left out."""
         special = {self.bos, self.eod}
@@ -221,6 +240,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
     with contextlib.suppress(Exception):  # it need not be there
         huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision)
     return path.parent
+
+
+def byte_lengths(tokenizer: Tokenizer) -> Int[np.ndarray, " vocab"] | None:
+    """Of how many bytes of text each token is, 0 for special ones; None where the tokenizer does not say so token by token.
+
+    The byte tokenizer and byte-level BPE do. Others leave spaces out, or change letters.
+    """
+    return getattr(tokenizer, "byte_lengths", None)
 
 
 def in_batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

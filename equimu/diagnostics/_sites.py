@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError
 from equimu.nn import SelfAttention
@@ -52,10 +52,9 @@ def find_derived(cls: type) -> Derived | None:
     return next((_REGISTRY[base] for base in cls.__mro__ if base in _REGISTRY), None)
 
 
-def _scores(
-    attention: SelfAttention, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
-) -> dict[str, Array]:
-    q, k, _ = attention.heads(x, segment_ids)
+def _scores(attention: SelfAttention, x: Float[Array, "seq d_model"], *_: Any) -> dict[str, Array]:
+    # Of segments too: scores depend on distances of positions alone.
+    q, k, _ = attention.heads(x)
     k = jnp.repeat(k, q.shape[1] // k.shape[1], axis=1)
     return {"scores": attention.scale * jnp.einsum("qhd,khd->hqk", q, k)}
 

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 from equimu._errors import EquimuError
 from equimu._types import Key
 from equimu._values import Positive, Size, check, check_key
-from equimu.attention import dot_product_attention
+from equimu.attention import decode_attention, dot_product_attention
+from equimu.nn._cache import KeyValues
 from equimu.nn._linear import Linear
 from equimu.nn._norm import Gain, RMSNorm
 from equimu.nn._rope import positions_in_segments, rotary
@@ -109,16 +110,42 @@ class SelfAttention(eqx.Module):
             segment_ids: of all positions, where a sequence holds several documents one after the other: a position sees those
                 of its own segment, and rotary positions begin at 0 in each.
         """
-        q, k, v = self.heads(x, segment_ids)
+        q, k, v = self.heads(x, None if segment_ids is None else positions_in_segments(segment_ids))
         mixed = dot_product_attention(q, k, v, scale=self.scale, segment_ids=segment_ids, backend=self.backend)
         return self.output(mixed.reshape(mixed.shape[0], -1))
 
+    def extend(
+        self, x: Float[Array, "seq d_model"], cache: KeyValues, length: int | Int[Array, ""]
+    ) -> tuple[Float[Array, "seq d_model"], KeyValues]:
+        """The output for positions that follow others, whose keys and values are in a cache.
+
+        Args:
+            x: of the new positions.
+            cache: with room for the new positions.
+            length: positions before them.
+
+        Returns:
+            The output, and the cache with the new positions.
+        """
+        q, k, v = self.heads(x, length + jnp.arange(x.shape[0]))
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=0)
+            for old, new in zip(cache, (k, v), strict=True)
+        )
+        mixed = decode_attention(q, keys, values, scale=self.scale, length=length + x.shape[0])
+        return self.output(mixed.reshape(mixed.shape[0], -1)), KeyValues(keys, values)
+
     def heads(
-        self, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
+        self, x: Float[Array, "seq d_model"], positions: Int[Array, " all"] | None = None
     ) -> tuple[
         Float[Array, "all heads head_dim"], Float[Array, "all kv_heads head_dim"], Float[Array, "all kv_heads head_dim"]
     ]:
-        """Queries, keys and values of all positions, as the core takes them: normalised and rotated."""
+        """Queries, keys and values of all positions, as the core takes them: normalised and rotated.
+
+        Args:
+            x: of the device's own positions.
+            positions: where they stand, for the rotary embedding; 0, 1, 2, ... by default.
+        """
         n = tensor_parallel_size(x)
         check_share("query heads", self.n_head, self.query.weight.shape[-1] // self.head_dim, n)
         key, value = self._own_key_value(n)
@@ -127,7 +154,7 @@ class SelfAttention(eqx.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_base is not None:
-            positions = jnp.arange(x.shape[0]) if segment_ids is None else positions_in_segments(segment_ids)
+            positions = jnp.arange(x.shape[0]) if positions is None else positions
             q = rotary(q, positions, base=self.rotary_base)
             k = rotary(k, positions, base=self.rotary_base)
         return q, k, v

@@ -14,6 +14,7 @@ from equimu._types import Key
 from equimu._values import Count, Positive, Size, check, check_key
 from equimu.declarations import register_residual
 from equimu.nn._attention import SelfAttention
+from equimu.nn._cache import KeyValues
 from equimu.nn._embedding import Embedding, TiedEmbedding
 from equimu.nn._linear import Linear
 from equimu.nn._mlp import MLP, Activation
@@ -34,7 +35,18 @@ class Block(eqx.Module):
     def __call__(
         self, x: Float[Array, "seq d_model"], segment_ids: Int[Array, " all"] | None = None
     ) -> Float[Array, "seq d_model"]:
-        x = x + self.attention(self.attention_norm(x), segment_ids)
+        return self._add(x, self.attention(self.attention_norm(x), segment_ids))
+
+    def extend(
+        self, x: Float[Array, "seq d_model"], cache: KeyValues, length: int | Int[Array, ""]
+    ) -> tuple[Float[Array, "seq d_model"], KeyValues]:
+        """As `SelfAttention.extend`."""
+        mixed, cache = self.attention.extend(self.attention_norm(x), cache, length)
+        return self._add(x, mixed), cache
+
+    def _add(self, x: Float[Array, "seq d_model"], mixed: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
+        """The residual stream after both branches, of which that of the attention is given."""
+        x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -199,6 +211,14 @@ class Transformer(eqx.Module):
         """Number of token ids."""
         return self.embedding.vocab_size
 
+    def embed(self, tokens: Int[Array, " seq"]) -> Float[Array, "own d_model"]:
+        """The residual stream before the first block."""
+        # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
+        x = gather_shards(self.embedding)(tokens)
+        if self.dtype is not None:
+            x = x.astype(self.dtype)
+        return x if self.embedding_norm is None else gather_shards(self.embedding_norm)(x)
+
     def features(
         self, tokens: Int[Array, " seq"], segment_ids: Int[Array, " seq"] | None = None
     ) -> Float[Array, "seq_of_logits d_model"]:
@@ -209,12 +229,7 @@ class Transformer(eqx.Module):
             segment_ids: where `tokens` are several documents one after the other, a number for each position, equal along a
                 document and different from one to the next: attention stays inside of it, and its positions begin at 0.
         """
-        # Not in the compute dtype: many tokens read one row, and its gradient is the sum of all of theirs.
-        x = gather_shards(self.embedding)(tokens)
-        if self.dtype is not None:
-            x = x.astype(self.dtype)
-        if self.embedding_norm is not None:
-            x = gather_shards(self.embedding_norm)(x)
+        x = self.embed(tokens)
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
 
         def layer(x: Array, arrays: Any) -> tuple[Array, None]:

@@ -11,8 +11,10 @@ from equimu.runs._config import config_from_dict as config_from_dict
 from equimu.runs._config import config_to_dict as config_to_dict
 from equimu.runs._config import run_config as run_config
 from equimu.runs._files import CHECKPOINTS as CHECKPOINTS
+from equimu.runs._files import CONFIG as CONFIG
 from equimu.runs._folder import RunFolder as RunFolder
 from equimu.runs._folder import StorageError as StorageError
+from equimu.runs._folder import is_of_source as is_of_source
 from equimu.runs._lock import FolderLock as FolderLock
 from equimu.runs._logger import Logger as Logger
 from equimu.runs._logger import LoggerFeed as LoggerFeed

@@ -158,12 +158,12 @@ def _to_dict(config: RunConfig, whole: bool) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def config_from_dict(values: Mapping[str, Any], task: type[Task] | None = None, where: str = "") -> RunConfig:
+def config_from_dict(values: Mapping[str, Any], task: type[Task] | Task | None = None, where: str = "") -> RunConfig:
     """A config from plain JSON types; fields left out keep their defaults.
 
     Args:
         values: by the names of fields.
-        task: the class of the task, where it is known; else `task.name` tells.
+        task: the class of the task, where it is known, or the task itself; else `task.name` tells.
         where: in front of names in messages.
 
     Raises:
@@ -173,7 +173,7 @@ def config_from_dict(values: Mapping[str, Any], task: type[Task] | None = None, 
     found: dict[str, Any] = {}
     own = values.get("task", {})
     check_keys(f"{where}task", own)
-    found["task"] = task_from_dict(own, task, f"{where}task.")
+    found["task"] = task if isinstance(task, Task) else task_from_dict(own, task, f"{where}task.")
     for key, value in values.items():
         if key not in hints:
             raise EquimuError(f"unknown key {where + key!r}: {nearest(key, hints)}")

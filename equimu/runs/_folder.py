@@ -16,7 +16,7 @@ from equimu.runs._config import RunConfig, digest, identity_of_run
 from equimu.runs._files import CHECKPOINTS, CONFIG, DONE, LEFTOVER, METRICS, NAMES, PAUSED, RULES, SOURCE
 from equimu.runs._lock import FolderLock
 from equimu.runs._rows import Rows, is_mark, read_rows, seal, taken_up
-from equimu.tasks import source_digest
+from equimu.tasks import Task, source_digest
 
 
 class StorageError(EquimuError):
@@ -223,6 +223,15 @@ class RunFolder:
         message = f"rows of {self.path} are damaged ({wrong}); they are taken from the checkpoint"
         print(f"equimu: {printable(message)}", file=sys.stderr, flush=True)
         return rows
+
+
+def is_of_source(folder: Path, task: Task) -> bool:
+    """Whether the source file of a task is the one that the run in a folder began with, as far as it is known."""
+    try:
+        before = read_inside(folder, SOURCE).decode(errors="replace")
+    except OSError:
+        return True
+    return before == source_digest(task)
 
 
 @functools.cache

@@ -70,8 +70,8 @@ def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     """The checkpoint that a path names: a run's folder (its newest) or `RUN/checkpoints/step-N`.
 
     Args:
-        path: of a folder.
-        what: stands before the path in messages.
+        path: that was given.
+        what: in front of it in messages.
 
     Raises:
         EquimuError: there is none.
@@ -87,7 +87,8 @@ def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     steps = Checkpoints(root).steps()
     if not steps:
         raise EquimuError(
-            f"{what}{path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N"
+            f"{what}{path} holds no checkpoint; give the folder of a saved run, or its checkpoints/step-N (one of "
+            "less than a minute is saved if it is trained with --runtime.save-final True)"
         )
     if named and int(named[1]) not in steps:
         there = ", ".join(f"step-{step}" for step in steps)

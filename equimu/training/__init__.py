@@ -12,6 +12,9 @@ from equimu.training._loop import compile_ahead as compile_ahead
 from equimu.training._loop import data_of as data_of
 from equimu.training._loop import train as train
 from equimu.training._loss_record import NotFiniteError as NotFiniteError
+from equimu.training._means import Means as Means
+from equimu.training._program import Numbers as Numbers
+from equimu.training._program import Program as Program
 from equimu.training._program import Programs as Programs
 from equimu.training._program import build_optimizer as build_optimizer
 from equimu.training._program import hyperparameters_of as hyperparameters_of

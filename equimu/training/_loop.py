@@ -44,6 +44,7 @@ from equimu.training._build import build_tree
 from equimu.training._checkpoint_schedule import CheckpointSchedule, ResumePoint
 from equimu.training._llama_start import weights_from_llama
 from equimu.training._loss_record import LossRecord
+from equimu.training._means import Means
 from equimu.training._metrics import MetricsLog
 from equimu.training._profile import Profile, check_profile
 from equimu.training._program import Programs
@@ -228,15 +229,13 @@ def _train(
             if leaves:
                 leave(step)
                 return
-        sums: dict[str, tuple[float, float]] = {}
+        sums = Means()
         for number in range(len(validation)):
-            for name, (total, count) in bound.evaluate(state, validation, number).items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + float(total), before[1] + float(count))
+            sums.add(bound.evaluate(state, validation, number))
             if signum := agreed(config.steps + 1 + number).signum:
                 save(config.steps)
                 _stop(signum, "in the validation", saving)
-        means = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+        means = sums.values()
         loss = means.pop("loss")
         row = {"step": config.steps, data.unit: config.steps * data.rows * data.units_per_row, "validation_loss": loss}
         log(row | ({"validation_metrics": means} if means else {}))
