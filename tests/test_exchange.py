@@ -174,7 +174,7 @@ def test_the_command_line_exports_and_imports(trained, tmp_path, capsys):
     assert config == run_from_llama(tmp_path / "out")
     assert config.size == {"width": 32, "depth": 2} and config.task.model.n_kv_head == 2
     code, _, err = call("export", tmp_path, "--out", tmp_path / "more")
-    assert code == 2 and "the run " in err and "holds no checkpoint" in err and not (tmp_path / "more").exists()
+    assert code == 2 and "holds no checkpoint" in err and not (tmp_path / "more").exists()
 
 
 def damaged(folder, tmp_path, **edits):
@@ -269,7 +269,7 @@ def test_other_models_are_written_by_their_own_names(tmp_path):
         out=tmp_path,
         runtime=RuntimeConfig(save_final=True),
     )
-    with pytest.raises(EquimuError, match=r"of the task Lines; name it, e\.g\. --task my\.py:Lines"):
+    with pytest.raises(EquimuError, match=r"is a run of the task 'Lines'; name its class, too, e\.g\. .*:Lines"):
         export(run.folder, tmp_path / "deep" / "out")
     made = export(run.folder, tmp_path / "deep" / "out", task=find_task(LINES))
     assert made.no_llama == "its task is Lines"

@@ -18,12 +18,15 @@ class Export(Command):
     """Folder of a run, whose newest checkpoint is taken, or one of its checkpoints/step-N."""
     out: PathLike
     """Folder to make."""
-    task: str = "LanguageModel"
-    """The run's task: a class in a file or a module, my.py:NextByte."""
+    task: str | None = None
+    """Of a run of a task of your own: my.py:NextByte, here or as the first word."""
+    store: PathLike | None = None
+    """Where the run's token store is now, if that is another place."""
 
     def __call__(self) -> None:
         """Writes the folder and prints its path."""
-        made = export(self.run, self.out, task=find_task(self.task))
+        task = None if self.task is None else find_task(self.task)
+        made = export(self.run, self.out, task=task, store=self.store)
         if made.no_llama is not None:
             message = f"the model is no llama, since {made.no_llama}; its arrays are written by their own names"
             print(f"equimu: {printable(message)}", file=sys.stderr)

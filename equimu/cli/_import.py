@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from pathlib import Path
+import shlex
 
 from equimu._errors import EquimuError
 from equimu._values import PathLike
@@ -30,10 +30,4 @@ class Import(Command):
             raise EquimuError(f"{path} is there already; choose another --out, or move it away")
         content = json.dumps(config_to_dict(run_from_llama(self.folder)), indent=1).encode()
         (written,) = write_files(path.parent, {path.name: content})
-        print(f"equimu train --config {_quoted(written)}")
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
+        print(f"equimu train --config {shlex.quote(str(written))}")

@@ -93,13 +93,18 @@ _COMMANDS: dict[str, _Entry] = {
         "_export",
         "Export",
         "Write what a run has learnt as plain weights: a Llama of Hugging Face's where the model is one.",
+        ("runs/3f0c --out llama",),
         has_config=False,
+        has_task=True,
+        has_numbers=False,
     ),
     "import": _Entry(
         "_import",
         "Import",
         "Write the config of a run that begins from a Llama of Hugging Face's, for equimu train --config.",
+        ("llama --out llama.json",),
         has_config=False,
+        has_numbers=False,
     ),
     "plan": _Entry(
         "_plan",

@@ -54,7 +54,7 @@ def find_derived(cls: type) -> Derived | None:
 
 def _scores(attention: SelfAttention, x: Float[Array, "seq d_model"], *_: Any) -> dict[str, Array]:
     # Of segments too: scores depend on distances of positions alone.
-    q, k, _ = attention.heads(x)
+    q, k = attention.heads(x)[:2]
     k = jnp.repeat(k, q.shape[1] // k.shape[1], axis=1)
     return {"scores": attention.scale * jnp.einsum("qhd,khd->hqk", q, k)}
 

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax
+import ml_dtypes
+import numpy as np
+
 from equimu._errors import EquimuError
-from equimu._values import path_text
+from equimu._types import PyTree
 from equimu.data import tokenizer_from_name
-from equimu.exchange._weights import Weights, folder_of, read_weights
 from equimu.files import expanded, local_folder, read_regular, write_inside
 from equimu.llama import arrays_to_llama, encode_tensors, llama_config_of, reason_against_llama
-from equimu.runs import RunConfig, find_warm_start
+from equimu.parameterization import dotted
 from equimu.tasks import LanguageModel, Task
+from equimu.trained import Trained, load
 
 _FORMAT = 1
 
@@ -33,7 +38,9 @@ class Exported(NamedTuple):
     no_llama: str | None
 
 
-def export(run: str | Path, out: str | Path, *, task: type[Task] | None = None) -> Exported:
+def export(
+    run: str | Path, out: str | Path, *, task: type[Task] | Task | None = None, store: str | None = None
+) -> Exported:
     """Writes the weights of a run's checkpoint, with the multipliers of its rules multiplied in: a plain model needs no rules.
 
     A language model with RMSNorm, SwiGLU and rotary embedding, without biases and other norms, becomes a checkpoint of
@@ -43,7 +50,7 @@ def export(run: str | Path, out: str | Path, *, task: type[Task] | None = None) 
     Args:
         run: folder of a run (its newest checkpoint is taken), or one of its `checkpoints/step-N`.
         out: folder to make. It is there whole or not at all.
-        task: the class of the run's task, where it is not `LanguageModel`.
+        task, store: as of `equimu.trained.load`.
 
     Raises:
         EquimuError: there is no checkpoint, it is damaged, the run's task is another, the folder is there already or cannot
@@ -55,45 +62,64 @@ def export(run: str | Path, out: str | Path, *, task: type[Task] | None = None) 
     folder = local_folder(out, "--out")
     if os.path.lexists(folder):
         raise EquimuError(f"{folder} is there already; choose another --out, or move it away")
-    source = find_warm_start(path_text("the run", run), "the run ")
-    weights = read_weights(source, task)
-    if isinstance(weights.config.task, LanguageModel):
-        reason = reason_against_llama(weights.tree)
-    else:
-        reason = f"its task is {type(weights.config.task).__name__}"
-    where = {"run": folder_of(source).name, "step": source.step}
-    _write_folder(folder, _llama_files(weights, where) if reason is None else _own_files(weights, source.saved, where))
-    return Exported(folder, source.step, reason)
+    trained = load(run, task, store=store)
+    model, own = trained.model, trained.config.task
+    reason = reason_against_llama(model) if isinstance(own, LanguageModel) else f"its task is {type(own).__name__}"
+    _write_folder(folder, _llama_files(trained) if reason is None else _own_files(trained))
+    return Exported(folder, trained.step, reason)
 
 
-def _llama_files(weights: Weights, where: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    config = weights.config
-    assert isinstance(config.task, LanguageModel)
-    tokenizer = tokenizer_from_name(config.task.text.tokenizer)
+def _llama_files(trained: Trained) -> Iterator[tuple[str, bytes]]:
+    task = trained.config.task
+    assert isinstance(task, LanguageModel)
+    tokenizer = tokenizer_from_name(task.text.tokenizer)
     described = {
-        **llama_config_of(weights.tree).to_dict(),
-        "max_position_embeddings": config.task.text.seq,
+        **llama_config_of(trained.model).to_dict(),
+        "max_position_embeddings": task.text.seq,
         "bos_token_id": tokenizer.bos,
         "eos_token_id": tokenizer.eod,
-        "equimu": where,
+        "equimu": _where(trained),
     }
     yield "config.json", _json(described)
-    yield from encode_tensors(arrays_to_llama(weights.tree, weights.arrays))
-    yield from _tokenizer_files(config)
+    yield from encode_tensors(arrays_to_llama(trained.model, _arrays(trained.model)))
+    yield from _tokenizer_files(task)
 
 
-def _tokenizer_files(config: RunConfig) -> Iterator[tuple[str, bytes]]:
-    name = getattr(getattr(config.task, "text", None), "tokenizer", "bytes")
-    if name != "bytes":
-        yield "tokenizer.json", read_regular(expanded(name, "the tokenizer"))
+def _own_files(trained: Trained) -> Iterator[tuple[str, bytes]]:
+    described = {
+        "model_type": "equimu",
+        "format": _FORMAT,
+        "equimu": _where(trained),
+        "run": dict(trained.identity),
+    }
+    yield "config.json", _json(described)
+    buffers = {f"state[{i}]": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(trained.state.state))}
+    yield from encode_tensors(_arrays(trained.model) | buffers)
+    if isinstance(trained.config.task, LanguageModel):
+        yield from _tokenizer_files(trained.config.task)
+
+
+def _where(trained: Trained) -> dict[str, Any]:
+    return {"run": trained.folder.name, "step": trained.step}
+
+
+def _arrays(model: PyTree) -> dict[str, np.ndarray]:
+    """The arrays of a model by path."""
+    named = jax.tree_util.tree_flatten_with_path(model)[0]
+    return {dotted(path): _plain(leaf) for path, leaf in named if eqx.is_array(leaf)}
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _tokenizer_files(task: LanguageModel) -> Iterator[tuple[str, bytes]]:
+    if task.text.tokenizer != "bytes":
+        yield "tokenizer.json", read_regular(expanded(task.text.tokenizer, "the tokenizer"))
         yield "tokenizer_config.json", _json({"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _own_files(weights: Weights, saved: Any, where: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    yield "config.json", _json({"model_type": "equimu", "format": _FORMAT, "equimu": where, "run": dict(saved)})
-    yield from encode_tensors(weights.arrays)
-    if isinstance(weights.config.task, LanguageModel):
-        yield from _tokenizer_files(weights.config)
 
 
 def _json(values: dict[str, Any]) -> bytes:

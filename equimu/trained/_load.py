@@ -22,7 +22,7 @@ from equimu.runs import CONFIG, RunConfig, WarmStart, config_from_dict, find_war
 from equimu.sharding import make_mesh
 from equimu.storage import Checkpoints, local_path
 from equimu.tasks import LanguageModel, Task, task_to_dict
-from equimu.training import Numbers, Program, build_tree, program_for
+from equimu.training import Numbers, Program, TrainState, build_tree, program_for
 
 _TOLD = 5  # runs that a message names
 
@@ -54,6 +54,11 @@ class Trained:
 
     def __repr__(self) -> str:
         return f"Trained({self.folder.name[:12]}, {self.config.size}, step {self.step})"
+
+    @property
+    def state(self) -> TrainState:
+        """Weights, optimizer state and buffers, as the checkpoint has them."""
+        return self.program.state(self.leaves)
 
     @functools.cached_property
     def model(self) -> PyTree:
