@@ -27,6 +27,9 @@ from equimu.parameterization import rules_of
 N, M = 24, 3  # the target width and its ratio to the base
 
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
+
 def tree_of(make, scheme=None, **depth):
     base, target = ({name: sizes[i] for name, sizes in depth.items()} for i in (0, 1))
     return parameterize(make, scheme or mup(), base={"n": N // M, **base}, target={"n": N, **target})

@@ -17,6 +17,8 @@ from equimu._errors import EquimuError
 from equimu.attention import _backends, _tiling, decode_attention, dot_product_attention, explain
 from equimu.attention._visible import Visibility
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 BACKENDS = ("reference", "blockwise")
 
 

@@ -17,6 +17,9 @@ from equimu.attention._flash import documents, flash
 from equimu.attention._visible import Visibility
 
 # What aligns the last query with the last key, or where positions do not matter.
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
+
 SERVED = (
     "one",
     "odd",

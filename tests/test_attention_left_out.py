@@ -13,6 +13,8 @@ from equimu.attention import _tiling, decode_attention, dot_product_attention
 
 LENGTH, ROOM = 45, 70
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 @pytest.fixture(params=[False, True], ids=["large blocks", "small blocks"])
 def blocks(request, monkeypatch):

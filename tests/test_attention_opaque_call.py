@@ -19,6 +19,8 @@ from equimu.attention._splash import splash
 from equimu.attention._tokamax import tokamax
 from equimu.attention._visible import Visibility
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 needs_tokamax = pytest.mark.skipif(importlib.util.find_spec("tokamax") is None, reason="tokamax is not installed")
 
 

@@ -26,6 +26,9 @@ from equimu import (
 from equimu.parameterization import numbers_of, rules_of, with_numbers
 
 BASE, WIDTH = 16, 64
+
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 KEY = jax.random.key(0)
 
 

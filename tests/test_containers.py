@@ -7,6 +7,8 @@ import pytest
 from equimu import EquimuError, completep, mup, parameterize, register_residual, umup
 from equimu.parameterization import rules_of
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 class Block(eqx.Module):
     up: eqx.nn.Linear

@@ -34,6 +34,8 @@ from equimu import (
 )
 from equimu.parameterization import fan_in, fan_out, layer_fan_in, rules_of, with_numbers
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 STEPS = 60
 SIZES = {"base": {"n": 4}, "target": {"n": 16}}
 COMMON = {"learning_rate": 0.05, "weight_decay": 0.01}

@@ -11,6 +11,8 @@ import pytest
 import equimu as mu
 from equimu.diagnostics import record as record_eagerly
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 KEY = jax.random.key(0)
 TOKENS = jax.random.randint(jax.random.key(1), (2, 5), 0, 7)
 make = functools.partial(mu.nn.Transformer, vocab_size=7, d_model=8, head_dim=4, key=KEY)

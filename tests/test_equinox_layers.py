@@ -13,6 +13,8 @@ from equimu.parameterization import is_rule, rules_of
 
 N, M = 24, 3  # the target width and its ratio to the base
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 def rules(make, scheme=None):
     tree = parameterize(make, scheme or mup(), base={"n": N // M}, target={"n": N})

@@ -12,6 +12,8 @@ import pytest
 from equimu import adamw, completep, initialize, nn, parameterize, scaled
 from equimu.diagnostics import linearization_error
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 DEPTHS = (4, 8, 16)
 make = functools.partial(nn.Transformer, vocab_size=16, d_model=32, head_dim=16, attention_backend="reference")
 

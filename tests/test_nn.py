@@ -12,6 +12,9 @@ from equimu import EquimuError, nn
 from equimu.nn import activate, rms_norm, rotary
 
 VOCAB, D, HEAD, SEQ, LAYERS = 11, 16, 4, 6, 2
+
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 make = functools.partial(nn.Transformer, vocab_size=VOCAB, d_model=D, n_layer=LAYERS, head_dim=HEAD)
 TOKENS = np.array([3, 1, 4, 1, 5, 10], np.int32)
 

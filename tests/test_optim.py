@@ -30,6 +30,8 @@ from equimu import (
 )
 from equimu.parameterization import numbers_of, rules_of, with_numbers
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 make = functools.partial(nn.Transformer, vocab_size=11, n_layer=2, head_dim=4, norm_gain="vector", n_kv_head=1)
 BASE, WIDTH, STEPS = 8, 20, 30
 SIZES = {"base": {"d_model": BASE}, "target": {"d_model": WIDTH}}

@@ -9,6 +9,8 @@ import pytest
 from equimu import EquimuError, adafactor, adamw, initialize, lion, muon, mup, parameterize, scaled, sgd, sp
 from equimu.parameterization import Parameterization
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 KEY = jax.random.key(0)
 
 

@@ -17,6 +17,8 @@ from equimu.runs import read_runs
 from equimu.tasks import find_task
 from equimu.training import Programs
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 NAMES = {"adamw": mu.AdamW, "lion": mu.Lion, "sgd": mu.SGD, "adafactor": mu.Adafactor, "muon": mu.Muon}
 FUNCTIONS = {"adamw": mu.adamw, "lion": mu.lion, "sgd": mu.sgd, "adafactor": mu.adafactor, "muon": mu.muon}
 

@@ -12,6 +12,8 @@ import pytest
 from equimu import EquimuError, initialize, mup, nn, parameterize, register_axes, scaled, sp, tpv
 from equimu.parameterization import numbers_of, rules_of, with_numbers
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 make = functools.partial(
     nn.Transformer,
     vocab_size=101,

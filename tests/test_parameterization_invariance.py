@@ -17,6 +17,8 @@ import pytest
 from equimu import adamw, initialize, lion, mup, nn, parameterize, scaled, sgd, sp, tpv
 from equimu.parameterization import NUMBERS, rules_of, with_numbers
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 SIZES = {"base": {"d_model": 8}, "target": {"d_model": 24}}
 make = functools.partial(
     nn.Transformer,

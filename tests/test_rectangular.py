@@ -12,6 +12,8 @@ import pytest
 from equimu import adamw, everett, initialize, lion, mup, parameterize, register_axes, scaled, sgd, spectral, tpv
 from equimu.parameterization import rules_of
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 # Two widths, grown one at a time, the other, and both by different ratios; the last against the first is what is compared.
 GROWTHS = {
     "out": [(64, 64), (64, 256), (64, 1024)],

@@ -29,6 +29,8 @@ from equimu.training import (
 )
 from equimu.training._step import Outcome
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 MESHES = [
     (data, fsdp, n // data // fsdp)
     for n in (1, 2, 4, 8)

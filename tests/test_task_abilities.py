@@ -10,6 +10,8 @@ import pytest
 
 import equimu as mu
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 X = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 Y = (X[:, :2] * X[:, 2:]).astype(np.float32)
 

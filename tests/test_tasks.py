@@ -12,6 +12,8 @@ from equimu.runs import config_from_dict, config_to_dict
 from equimu.runs._config import identity_of_run
 from equimu.tasks import find_task, task_from_dict, task_to_dict, where_of
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 HEAD = """
 import dataclasses
 import equinox as eqx

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 @pytest.mark.slow
 def test_transfer_benchmark_makes_its_three_tables(tmp_path):

@@ -14,6 +14,8 @@ from equimu.parameterization._uses import uses, words_of
 
 N, CLASSES = 16, 3
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype)

@@ -181,7 +181,7 @@ def _continuation(row: list[int], limit: int, stop: int | None, tokens: int) -> 
 
 
 def _keys(prompts: list[np.ndarray], seed: int) -> Array:
-    """A key for each prompt: by what it is, and the how-manieth of its kind it is, so that its place does not matter."""
+    """A key for each prompt: by what it is, and how many equal ones stand before it, so that its place does not matter."""
     seen: collections.Counter[bytes] = collections.Counter()
     names: list[tuple[int, int]] = []
     for prompt in prompts:
