@@ -22,6 +22,7 @@ from equimu import trained as trained
 from equimu import training as training
 from equimu import tuning as tuning
 from equimu._errors import EquimuError as EquimuError
+from equimu._version import __version__ as __version__
 from equimu.attention import register_backend as register_backend
 from equimu.declarations import axes as axes
 from equimu.declarations import register_axes as register_axes

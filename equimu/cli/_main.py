@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -116,9 +117,45 @@ _COMMANDS: dict[str, _Entry] = {
         "CoordCheck",
         "Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not.",
     ),
+    "doctor": _Entry(
+        "_doctor",
+        "Doctor",
+        "Look at this machine: versions, devices, which attention runs here and why others do not, disk.",
+        ("",),
+        has_config=False,
+        has_numbers=False,
+    ),
+    "completion": _Entry(
+        "_completion",
+        "Completion",
+        "Print what completes commands and flags in a shell.",
+        ("bash > ~/.local/share/bash-completion/completions/equimu",),
+        has_config=False,
+        has_numbers=False,
+    ),
 }
+# What users of other programs try, and what does it here.
+_FORMER = {
+    "resume": "the same command again goes on where it was: equimu train with the flags of the run",
+    "evaluate": "did you mean 'eval'?",
+    "generate": "did you mean 'sample'?",
+    "fit": "did you mean 'train'?",
+    "search": "did you mean 'tune'?",
+    "version": "write equimu --version",
+}
+_EXAMPLES = (
+    "equimu sweep --over.width 32 64 128    # does the best learning rate stay?",
+    "equimu tune --carry width=1024         # tune small, train large",
+    "equimu coord-check my.py:NextByte      # does my model behave as it grows?",
+)
 _GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is not a task: a group of the paper
+_COLUMNS = 80
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
+
+
+def commands() -> dict[str, str]:
+    """All commands, with what they do."""
+    return {name: entry.help for name, entry in _COMMANDS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -158,12 +195,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments ask for, ready to be called."""
+    if arguments[:1] == ["help"]:  # help, or help COMMAND
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         sys.exit(ExitCode.DONE)
+    if arguments[0] == "--version":
+        from equimu._version import __version__
+
+        print(f"equimu {__version__}")
+        sys.exit(ExitCode.DONE)
     name, *flags = arguments
     if name not in _COMMANDS:
-        raise EquimuError(f"unknown command {name!r}: {nearest(name, _COMMANDS)}")
+        raise EquimuError(f"unknown command {name!r}: {_FORMER.get(name) or nearest(name, _COMMANDS)}")
     entry = _COMMANDS[name]
     if entry.has_task:
         from equimu.cli._config_flags import with_task_flag
@@ -234,16 +278,23 @@ def _description(name: str) -> str:
 
 def _overview() -> str:
     longest = max(map(len, _COMMANDS))
-    lines = [f"  {name:{longest + 2}}{entry.help}" for name, entry in _COMMANDS.items()]
+    lines: list[str] = []
+    for name, entry in _COMMANDS.items():
+        lines += textwrap.wrap(f"  {name:{longest + 2}}{entry.help}", _COLUMNS, subsequent_indent=" " * (longest + 4))
+    end = (
+        "equimu help COMMAND tells its flags. All that train or plan also take them from --config FILE (JSON or TOML), or from "
+        "a group of the paper: --config paper:lion."
+    )
     return "\n".join(
         [
             "usage: equimu COMMAND [FLAGS]",
             "",
             "Hyperparameter transfer (μP) in JAX.",
             "",
+            *(f"  {example}" for example in _EXAMPLES),
+            "",
             *lines,
             "",
-            "equimu COMMAND --help tells the flags; all that train or plan also take them from --config FILE (JSON or TOML),",
-            "or from a group of the paper, --config paper:lion for example.",
+            *textwrap.wrap(end, _COLUMNS),
         ]
     )

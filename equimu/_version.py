@@ -1,0 +1,5 @@
+"""The version of the package, as its metadata have it."""
+
+import importlib.metadata
+
+__version__ = importlib.metadata.version("equimu")

@@ -1,0 +1,111 @@
+"""What a newcomer types first: the overview, help, version, guesses, the look at the machine, and completion."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import equimu
+from equimu.cli import main
+from equimu.cli._doctor import Doctor, _excluded, _extras, _lines, findings
+from equimu.cli._main import commands
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code, *capsys.readouterr()
+
+
+def test_the_overview_has_every_command_and_fits_80_columns(capsys):
+    code, out, _ = call(capsys)
+    assert code == 0 and call(capsys, "--help")[1] == call(capsys, "help")[1] == out
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.findall(r"^  (\S+)  +\S", out, flags=re.M)[-len(commands()) :] == list(commands())
+    assert out.count("  equimu ") == 3  # examples
+
+
+def test_help_of_a_command_is_asked_for_either_way(capsys):
+    assert call(capsys, "help", "doctor")[:2] == call(capsys, "doctor", "--help")[:2]
+    code, _, err = call(capsys, "help", "swep")
+    assert code == 2 and "did you mean 'sweep'?" in err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert call(capsys, "--version")[:2] == (0, f"equimu {equimu.__version__}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", equimu.__version__)
+
+
+@pytest.mark.parametrize(
+    "guess, words", [("resume", "same command again"), ("generate", "'sample'"), ("fit", "'train'")]
+)
+def test_guesses_are_answered_with_the_name_here(guess, words, capsys):
+    code, out, err = call(capsys, guess)
+    assert code == 2 and out == "" and words in err and len(err.splitlines()) == 1
+
+
+def test_the_overview_needs_no_jax():
+    code = "import sys; from equimu.cli import main\ntry: main([])\nexcept SystemExit: print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_doctor_looks_at_this_machine(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("EQUIMU_CACHE", str(tmp_path / "none" / "yet"))
+    code, out, _ = call(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["equimu"] == equimu.__version__
+    assert found["devices"]["count"] == 8 and found["devices"]["platform"] == "cpu"
+    assert found["attention"]["auto"] == "blockwise" and "not on cpu" in found["attention"]["others"]["splash"]
+    assert found["cache"]["bytes"] == 0 and found["cache"]["free"] > 0
+    assert found["excluded"] == []
+    assert max(len(line) for line in _lines(found) if str(tmp_path) not in line) <= 80
+    Doctor()()
+    assert "attention: auto takes blockwise" in capsys.readouterr().out
+
+
+def test_versions_that_the_package_leaves_out_are_told():
+    installed = findings()["libraries"]["jax"]
+    assert _excluded([f"jax!=0.0.1,!={installed},>=0.1", "numpy>=2"]) == [
+        f"jax {installed}",
+        *([f"jaxlib {installed}"] if findings()["libraries"]["jaxlib"] == installed else []),
+    ]
+    found = {**findings(), "excluded": ["jaxlib 0.11.0"]}
+    assert "WRONG NUMBERS: jaxlib 0.11.0" in "\n".join(_lines(found))
+
+
+def test_an_extra_is_there_if_all_its_packages_are():
+    requirements = [
+        "jax>=0.1",
+        "pytest>=9 ; extra == 'mine'",
+        "surely-not-there>=1 ; python_version >= '3' and extra == 'mine'",
+        "numpy>=2 ; extra == 'whole'",
+        "surely-not-there ; extra == 'test'",
+    ]
+    assert _extras(requirements) == {"mine": ["surely-not-there"], "whole": []}
+
+
+def test_bash_completes_commands_flags_and_files(capsys, tmp_path):
+    script = tmp_path / "complete.bash"
+    script.write_text(call(capsys, "completion", "bash")[1])
+    (tmp_path / "my.toml").touch()
+
+    def completed(*words):
+        typed = f"COMP_WORDS=({' '.join(words)}) COMP_CWORD={len(words) - 1}"
+        shell = f"source {script}; cd {tmp_path}; {typed}; _equimu; echo ${{COMPREPLY[@]}}"
+        return subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("equimu", "sw") == ["sweep"]
+    assert completed("equimu", "sample", "--te") == ["--temperature"]
+    assert completed("equimu", "train", "my") == ["my.toml"]
+
+
+@pytest.mark.parametrize("shell, words", [("zsh", "bashcompinit"), ("fish", "complete -c equimu")])
+def test_other_shells_have_scripts(shell, words, capsys, monkeypatch):
+    from equimu.cli import _completion
+
+    monkeypatch.setattr(_completion, "_printed", lambda name: f"--flag-of-{name} 1")
+    code, out, _ = call(capsys, "completion", shell)
+    assert code == 0 and words in out and "flag-of-train" in out
