@@ -26,6 +26,7 @@ LAYERS = {
         "_types",
         "_values",
         "_varying",
+        "_version",
     },
     1: {"attention", "declarations", "files", "processes", "tracing"},
     2: {"parameterization", "storage", "tables"},
