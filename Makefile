@@ -9,10 +9,10 @@ demo: $(VENV)/.demo  ## tune small, train large, beside SP; prints a table, the 
 	$(VENV)/bin/equimu compare --config examples/demo.toml --at width=64,128,256 --out runs/demo
 
 test: $(VENV)/.test  ## the quick tests
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(VENV)/.test  ## all tests
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .

@@ -210,8 +210,7 @@ def test_a_smaller_scale_keeps_the_ratios(name, scale):
     assert min(rates) == min(paper.fit["learning_rate"]) and max(rates) == max(paper.fit["learning_rate"])
 
 
-@pytest.fixture
-def tiny(monkeypatch):
+def with_tiny_scale(patch):
     """A scale of runs of a few steps."""
     paper = dict(_paper._paper())
     paper["scales"] = {
@@ -228,8 +227,21 @@ def tiny(monkeypatch):
             "octaves": 4.0,
         },
     }
-    monkeypatch.setattr(_paper, "_paper", lambda: paper)
+    patch.setattr(_paper, "_paper", lambda: paper)
     return "tiny"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    return with_tiny_scale(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def found(corpus, tmp_path_factory, light_compilation):
+    """The baseline, run at that scale."""
+    with pytest.MonkeyPatch.context() as patch:
+        scale, out = with_tiny_scale(patch), tmp_path_factory.mktemp("found")
+        return reproduce(["baseline"], scale=scale, out=out, seeds=1, text={"corpus": corpus})[0]
 
 
 def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
@@ -262,8 +274,7 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     assert all((tmp_path / "runs" / name).is_dir() for each in data["groups"].values() for name in each["runs"])
 
 
-def test_agreement_is_of_verdicts(tiny, corpus, tmp_path):
-    (found,) = reproduce(["baseline"], scale=tiny, out=tmp_path, seeds=1, text={"corpus": corpus})
+def test_agreement_is_of_verdicts(found):
     panel = found.panel
 
     def judged(kind, claim, harmless=False):
@@ -282,8 +293,7 @@ def test_agreement_is_of_verdicts(tiny, corpus, tmp_path):
     assert summary(cases) == told
 
 
-def test_the_papers_criterion_is_on_its_own_grid(tiny, corpus, tmp_path):
-    (found,) = reproduce(["baseline"], scale=tiny, out=tmp_path, seeds=1, text={"corpus": corpus})
+def test_the_papers_criterion_is_on_its_own_grid(found):
     panel = found.panel
     points = [-10.0, -9.0, -8.0, -7.0, -6.0]
 
