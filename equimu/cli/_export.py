@@ -28,6 +28,6 @@ class Export(Command):
         task = None if self.task is None else find_task(self.task)
         made = export(self.run, self.out, task=task, store=self.store)
         if made.no_llama is not None:
-            message = f"the model is no llama, since {made.no_llama}; its arrays are written by their own names"
+            message = f"the model is not a Llama: {made.no_llama}; its arrays are written under their own names"
             print(f"equimu: {printable(message)}", file=sys.stderr)
         print(made.folder)

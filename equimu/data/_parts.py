@@ -105,7 +105,7 @@ class Parts:
         self._place, self._folder = place, f"parts-{recipe[:16]}"
         self._corpus, self._dtype, self._encode = corpus, dtype, encode
 
-    def write(self, told: Progress, process: int = 0, processes: int = 1) -> None:
+    def write(self, bar: Progress, process: int = 0, processes: int = 1) -> None:
         """Tokenizes what is not there yet of the shards of one process: those whose number leaves that remainder.
 
         Raises:
@@ -120,8 +120,8 @@ class Parts:
                 tokens += header["tokens"]
                 if time.monotonic() - last_told > _SECONDS_BETWEEN_LINES:
                     last_told = time.monotonic()
-                    told.update(done, f"{documents} documents, {tokens} tokens", len(shards))
-        told.update(len(shards), f"{documents} documents, {tokens} tokens", len(shards))
+                    bar.update(done, f"{documents} documents, {tokens} tokens", len(shards))
+        bar.update(len(shards), f"{documents} documents, {tokens} tokens", len(shards))
 
     def missing(self) -> int:
         """The number of shards that are not tokenized to their end."""

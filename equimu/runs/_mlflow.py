@@ -13,6 +13,7 @@ from typing import Any
 from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu.files import read_inside, write_inside
+from equimu.runs._axes import flat
 from equimu.runs._background import Service
 from equimu.runs._scalars import scalars
 
@@ -61,7 +62,7 @@ class MLflow(Service):
         ).info.run_id
         write_inside(folder, _RUN, json.dumps({"tracking_uri": uri, "run_id": self._id}).encode())
         parameters = [
-            self._entities.Param(_name(name), str(value)[:_MOST_CHARACTERS]) for name, value in _flat(identity)
+            self._entities.Param(_name(name), str(value)[:_MOST_CHARACTERS]) for name, value in flat(identity)
         ]
         for some in _parts(parameters, _PARAMETERS_AT_ONCE):
             self._client.log_batch(self._id, params=some)
@@ -114,14 +115,6 @@ class MLflow(Service):
 def _name(text: str) -> str:
     """A name without the characters that MLflow does not allow."""
     return re.sub(r"[^\w./ :-]", "_", text)[:250]
-
-
-def _flat(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{within}{name}.")
-        else:
-            yield within + name, value
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
