@@ -27,7 +27,7 @@ _HEADER = ["group", "machine", "mesh", "parameters", "fits", "memory", "seconds 
 def row(group: str) -> list[str]:
     """The plan of a group's largest run, as texts."""
     machine = _MACHINES.get(group, _USUAL)
-    command = [sys.executable, "-m", "equimu", "plan", *machine, "--config", f"paper:{group}", "--format", "json"]
+    command = [sys.executable, "-m", "equimu", "plan", *machine, "--config", f"paper:{group}", "--json"]
     done = subprocess.run([*command, "--seconds", "1800"], capture_output=True, text=True)
     mesh = f"data {machine[2]}, fsdp {machine[4]}"
     if not done.stdout.strip():

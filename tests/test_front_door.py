@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import equimu
 from equimu.cli import main
 from equimu.cli._doctor import Doctor, _excluded, _extras, _lines, findings
-from equimu.cli._main import commands
+from equimu.cli._main import _COMMANDS, _parse, commands
 
 
 def call(capsys, *arguments):
@@ -31,6 +32,38 @@ def test_help_of_a_command_is_asked_for_either_way(capsys):
     assert call(capsys, "help", "doctor")[:2] == call(capsys, "doctor", "--help")[:2]
     code, _, err = call(capsys, "help", "swep")
     assert code == 2 and "did you mean 'sweep'?" in err
+
+
+@pytest.mark.parametrize("name", [*commands(), "show lion"])
+def test_every_flag_has_a_sentence_and_help_fits_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call(capsys, *name.split(), "--help")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    flag, texts = "", dict[str, str]()
+    for line in lines[lines.index("") + 1 :]:
+        if re.match(r"  (--)?\w", line):
+            # The text stands in a column of its own, or in the lines below.
+            flag, _, text = line.strip().partition("  ")
+            texts[flag] = text
+        elif line.startswith("   "):
+            texts[flag] = f"{texts.get(flag, '')} {line.strip()}"
+    flags = {flag: text for flag, text in texts.items() if flag.startswith("--")}
+    assert flags or name in ("doctor", "completion")
+    assert not [flag for flag, text in flags.items() if not re.sub(r"\((default|required).*", "", text).strip()]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_examples_of_the_help_are_commands(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(
+        "import dataclasses, equimu\n@dataclasses.dataclass(frozen=True)\nclass NextByte(equimu.LanguageModel): ...\n"
+    )
+    text = call(capsys, name, "--help")[1]
+    assert ("--config FILE" in text) == _COMMANDS[name].has_config
+    examples = re.findall(r"^  equimu (.*)$", text, flags=re.M)
+    assert examples
+    for example in examples:
+        assert callable(_parse(shlex.split(example.partition(" > ")[0])))
 
 
 def test_the_version_is_that_of_the_package(capsys):

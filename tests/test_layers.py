@@ -23,6 +23,7 @@ LAYERS = {
         "_lazy",
         "_peaks",
         "_progress",
+        "_terminal",
         "_types",
         "_values",
         "_varying",

@@ -268,8 +268,7 @@ def test_the_command_plans_for_cpu_devices():
         "2",
         "--runtime.tensor",
         "2",
-        "--format",
-        "json",
+        "--json",
     ]
     code, out, err = command("cpu:4", *flags)
     found = json.loads(out)

@@ -14,7 +14,7 @@ import pytest
 from synthetic_sweeps import lopsided, sweep
 
 from equimu._errors import EquimuError
-from equimu.reports import markdown, print_table, report, write_report
+from equimu.reports import markdown, print_table, print_verdicts, report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def test_every_markdown_row_has_as_many_cells_as_its_header(mixed):
 
 def test_table_prints_to_the_terminal(mixed, capsys):
     print_table(mixed)
+    print_verdicts(mixed)
     out = capsys.readouterr().out
     assert "mup: transfers" in out
     assert "sp: drifts by" in out

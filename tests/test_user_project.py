@@ -50,7 +50,7 @@ def test_it_is_strictly_typed(project):
         "sweep my_lab.py:Quadrants --over.width 8 16 --panels mine sp --seeds 1 --run.steps 4 "
         "--fit.learning-rate 2**-6 2**-5 2**-4",
         "coord-check my_lab.py:Quadrants --sizes 64 128 256 --seeds 3",
-        "plan my_lab.py:Quadrants cluster:2 --format json",
+        "plan my_lab.py:Quadrants cluster:2 --json",
         "train my_lab.py:Decoder --steps 2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "
         "--model.attention-backend plain --runtime.loggers last-loss",
         "plan my_lab.py:Decoder cluster:2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "

@@ -111,7 +111,6 @@ def _plans() -> Iterator[list[str]]:
         "--model.vocab-size": _NO_COUNT,
         "--sweep-rows": ("0", "-1", "x"),
         "--sweep-accumulate": ("0", "-1", "x"),
-        "--format": ("", "yaml"),
         "--runtime.fsdp": ("3", "0", "-1"),
     }.items():
         for value in wrong:

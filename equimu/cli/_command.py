@@ -1,11 +1,13 @@
 """What all commands share."""
 
 import abc
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
 
-from equimu._errors import EquimuError, nearest
 from equimu._values import PathLike, checked, hints_of
 
 Place = tyro.conf.Positional[PathLike]
@@ -31,7 +33,14 @@ class Command(abc.ABC):
         """Runs it."""
 
 
-def check_format(given: str, *valid: str) -> None:
-    """Raises an `EquimuError` unless a format is one of those."""
-    if given not in valid:
-        raise EquimuError(f"format {given!r} is unknown: {nearest(given, valid)}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Printing(Command):
+    """A command that prints a table or figures, as text or as JSON."""
+
+    json: bool = False
+    """Print one object of JSON in the place of text."""
+
+
+def print_data(paths: Iterable[Path]) -> None:
+    """Prints the file of JSON among those that a command has written."""
+    print(next(path for path in paths if path.suffix == ".json").read_text(), end="")

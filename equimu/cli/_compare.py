@@ -4,8 +4,9 @@ import dataclasses
 from typing import Annotated
 
 from equimu._progress import progress
+from equimu._terminal import print_rows, wrapped
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command
+from equimu.cli._command import Printing, print_data
 from equimu.cli._flags import Flat
 from equimu.cli._running import loss_text, one_core_each
 from equimu.cli._tune import sizes_of
@@ -16,7 +17,7 @@ from equimu.tuning import RATES, Comparison, TuneConfig, compare, comparison_tab
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compare(Command):
+class Compare(Printing):
     """The flags of `equimu compare`."""
 
     config_class = TuneConfig
@@ -57,11 +58,15 @@ class Compare(Command):
                 runtime=self.runtime,
                 on_run=tell,
             )
+        paths = write_comparison(found, self.out)
+        if self.json:
+            print_data(paths)
+            return
         print(found.tuned)
         _print(found)
-        for path in write_comparison(found, self.out):
+        for path in paths:
             print(path)
-        print(found.sentence)
+        print(wrapped(found.sentence))
 
 
 def _print(found: Comparison) -> None:
@@ -69,7 +74,4 @@ def _print(found: Comparison) -> None:
     # The names of the ways to train stand above the table: beside each other they are too wide for a terminal.
     for letter, name in zip("ABC", rows[0][1:], strict=True):
         print(f"  {letter}: {name}")
-    shown = [[rows[0][0], "A", "B", "C"], *rows[1:]]
-    widths = [max(len(row[column]) for row in shown) for column in range(4)]
-    for row in shown:
-        print("  ".join(["", *(text.rjust(width) for text, width in zip(row, widths, strict=True))]))
+    print_rows([rows[0][0], "A", "B", "C"], rows[1:], text=())

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from equimu._progress import progress
 from equimu._values import Count, PathLike, Positive, Size
-from equimu.cli._command import Command
+from equimu.cli._command import Printing, print_data
 from equimu.cli._flags import Flat
 from equimu.diagnostics import CheckFailedError, check_run, print_check, write_check
 from equimu.files import local_folder
@@ -13,7 +13,7 @@ from equimu.runs import RunConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CoordCheck(Command):
+class CoordCheck(Printing):
     """The flags of `equimu coord-check`."""
 
     config_class = RunConfig
@@ -47,8 +47,12 @@ class CoordCheck(Command):
                 seeds=self.seeds,
                 on_size=lambda done, size: bar.update(done, f"{over} {size}"),
             )
-        print_check(check)
-        for path in write_check(check, self.out):
-            print(path)
+        paths = write_check(check, self.out)
+        if self.json:
+            print_data(paths)
+        else:
+            print_check(check)
+            for path in paths:
+                print(path)
         if not check.passed:
             raise CheckFailedError(check.verdict)

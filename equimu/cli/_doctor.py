@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._version import __version__
-from equimu.cli._command import Command
+from equimu.cli._command import Printing
 
 _LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "jaxtyping", "beartype", "numpy", "tensorstore", "grain", "tyro")
 _NOT_FOR_USERS = ("test", "docs")  # extras
@@ -24,11 +24,8 @@ _SEQ, _HEADS, _HEAD_DIM = 4096, 8, 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Doctor(Command):
+class Doctor(Printing):
     """The flags of `equimu doctor`."""
-
-    json: bool = False
-    """Print one object of JSON."""
 
     def __call__(self) -> None:
         """Looks at the machine and prints what it found."""

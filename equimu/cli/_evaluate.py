@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, Place
+from equimu.cli._command import Place, Printing
 from equimu.tasks import find_task
 from equimu.trained import Evaluation, evaluate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Eval(Command):
+class Eval(Printing):
     """The flags of `equimu eval`."""
 
     run: Place
@@ -20,12 +20,11 @@ class Eval(Command):
     task: str | None = None
     """Of a run of a task of your own: my.py:NextByte, here or as the first word."""
     split: Literal["validation", "train"] = "validation"
+    """Which part of the data."""
     rows: Size | None = None
     """Of a batch; the run's own by default. They change the time, not the result."""
     store: PathLike | None = None
     """Where the run's token store is now, if that is another place."""
-    json: bool = False
-    """Print one object of JSON."""
 
     def __call__(self) -> None:
         """Evaluates, and prints the means."""

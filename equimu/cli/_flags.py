@@ -17,6 +17,11 @@ from equimu.tasks import Task
 from equimu.tuning import USUAL_SEARCH, TuneConfig, is_base_constant
 
 Flat = tyro.conf.arg(name="")
+_AXIS_HELP = {
+    "over": "Values that the sweep goes over; any number of a run can be named.",
+    "fit": "Values among which the best is looked for; any number of a run can be named.",
+    "search": "Range of the search; any number of a run, or a constant of the table, can be named.",
+}
 _AXIS = re.compile(r"--(over|fit|search)\.([^=]+)(=.*)?", re.DOTALL)
 
 
@@ -190,7 +195,8 @@ def _size(task: type[Task]) -> Any:
 @functools.cache
 def _base(task: type[Task]) -> Any:
     names = object.__new__(task).sizes
-    return _class("Base", _Named, [(name, Size | None, dataclasses.field(default=None)) for name in names])
+    hint = Annotated[Size | None, tyro.conf.arg(help="At the base; the size itself by default.")]
+    return _class("Base", _Named, [(name, hint, dataclasses.field(default=None)) for name in names])
 
 
 @functools.cache
@@ -199,7 +205,7 @@ def _axes_class(what: str, task: type[Task], names: tuple[str, ...]) -> Any:
     usual = {"over": tuple(object.__new__(task).sizes), "fit": ("learning_rate",), "search": tuple(USUAL_SEARCH)}[what]
     called = {_identifier(name): name for name in (*usual, *names)}
     metavar = "LOW HIGH" if what == "search" else "[NUMBER [NUMBER ...]]"
-    hint = Annotated[tuple[str, ...], tyro.conf.arg(metavar=metavar)]
+    hint = Annotated[tuple[str, ...], tyro.conf.arg(metavar=metavar, help=_AXIS_HELP[what])]
     made = _class(what.capitalize(), _Named, [(field, hint, dataclasses.field(default=())) for field in called])
     made.names = called
     return made
@@ -220,7 +226,8 @@ def _class(name: str, parent: type, fields: list[Any]) -> Any:
 
 
 def _field_of_size(name: str, default: int | None) -> Any:
-    return (name, Size) if default is None else (name, Size, dataclasses.field(default=default))
+    hint = Annotated[Size, tyro.conf.arg(help="Of the model.")]
+    return (name, hint) if default is None else (name, hint, dataclasses.field(default=default))
 
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:

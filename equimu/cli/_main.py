@@ -35,12 +35,16 @@ class _Entry:
 
 _COMMANDS: dict[str, _Entry] = {
     "show": _Entry(
-        "_show", "Show", "Print the rule table of a config; or, of a group of the paper, such as lion, what it changes."
+        "_show",
+        "Show",
+        "Print the rule table of a config; or, of a group of the paper, such as lion, what it changes.",
+        ("--size.width 1024 --base.width 128", "my.py:NextByte --parameterization 'mup(form=absolute)'", "lion"),
     ),
     "train": _Entry(
         "_train",
         "Train",
         "Train one model. A run that was interrupted goes on; one that was done before is not done again.",
+        ("--size.width 256 --steps 500", "my.py:NextByte --size.width 256 --base.width 64 --out runs"),
     ),
     "eval": _Entry(
         "_evaluate",
@@ -63,33 +67,48 @@ _COMMANDS: dict[str, _Entry] = {
         "_sweep",
         "Sweep",
         "Sweep learning rates, or another number, over a size or others, and report. Interrupted, it goes on where it was.",
+        ("--over.width 32 64 128", "--over.depth 2 4 8 --fit.weight-decay 0.1 0.2 0.4 --panels mup"),
     ),
     "tune": _Entry(
         "_tune",
         "Tune",
         "Search the best numbers of a small run, for a large one to take. Interrupted, it goes on where it was.",
+        ("--run.size.width 32 --carry width=1024 depth=24",),
     ),
     "compare": _Entry(
         "_compare",
         "Compare",
         "Tune a small run, carry it to larger sizes, and compare with another table carried and retuned at each size.",
+        ("--at width=64,128,256",),
     ),
     "reproduce": _Entry(
         "_reproduce",
         "Reproduce",
         "Run experiments of arXiv 2404.05728 at a scale, and put the paper's claims beside what comes out.",
+        ("baseline sp", "all --scale cpu"),
         has_config=False,
     ),
     "report": _Entry(
-        "_sweep", "Report", "Report on the finished runs below a folder: table, figure and verdict.", has_config=False
+        "_sweep",
+        "Report",
+        "Report on the finished runs below a folder: table, figure and verdict.",
+        ("runs/sweep", "runs/sweep --over width depth --json"),
+        has_config=False,
     ),
     "verdict": _Entry(
         "_verdict",
         "Verdict",
         "Report on a sweep of another trainer: a table (CSV, JSON Lines), or a folder of wandb, mlruns or TensorBoard.",
+        ("runs.csv", "runs.csv --size d_model --fit lr --loss eval/loss"),
         has_config=False,
     ),
-    "data": _Entry("_data", "Data", "Make a token store from text, for --text.store.", has_config=False),
+    "data": _Entry(
+        "_data",
+        "Data",
+        "Make a token store from text, for --text.store.",
+        ("store --corpus 'books/*.txt'", "c4 --corpus 'hf://allenai/c4?config=en' --tokenizer hf://t5-base"),
+        has_config=False,
+    ),
     "export": _Entry(
         "_export",
         "Export",
@@ -111,11 +130,16 @@ _COMMANDS: dict[str, _Entry] = {
         "_plan",
         "Plan",
         "Tell whether a run fits a machine and what its step takes there, by compiling it. Exits with 1 if it does not fit.",
+        (
+            "v5p:2x2x2 --size.width 2048 --size.depth 24",
+            "v3:8x8 --config paper:baseline --runtime.data 32 --runtime.fsdp 4",
+        ),
     ),
     "coord-check": _Entry(
         "_coord_check",
         "CoordCheck",
         "Say whether a config's model behaves, as it grows, as its parameterization says. Exits with 1 if something does not.",
+        ("--sizes 64 128 256", "my.py:NextByte --parameterization sp --sizes 32 64 128"),
     ),
     "doctor": _Entry(
         "_doctor",
@@ -148,6 +172,7 @@ _EXAMPLES = (
     "equimu tune --carry width=1024         # tune small, train large",
     "equimu coord-check my.py:NextByte      # does my model behave as it grows?",
 )
+_CONFIG = "--config FILE: the flags from a file of JSON or TOML, or from a group of the paper: --config paper:lion."
 _GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is not a task: a group of the paper
 _COLUMNS = 80
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
@@ -273,7 +298,10 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
 
 def _description(name: str) -> str:
     entry = _COMMANDS[name]
-    return "\n".join([entry.help, *(f"  equimu {name} {example}" for example in entry.examples)])
+    examples = [f"  equimu {name} {example}".rstrip() for example in entry.examples]
+    config = textwrap.wrap(_CONFIG, _COLUMNS, subsequent_indent="  ") if entry.has_config else []
+    # Of lines that are not indented the parser makes one.
+    return "\n".join([*textwrap.wrap(entry.help, _COLUMNS, subsequent_indent="  "), *examples, *config])
 
 
 def _overview() -> str:

@@ -8,7 +8,7 @@ import tyro
 
 from equimu._progress import progress
 from equimu._values import Count, Seconds, Size
-from equimu.cli._command import Command, check_format
+from equimu.cli._command import Printing
 from equimu.cli._flags import Flat
 from equimu.plans import (
     Candidate,
@@ -33,7 +33,7 @@ def _examples(default: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(Command):
+class Plan(Printing):
     """The flags of `equimu plan`."""
 
     config_class = RunConfig
@@ -51,15 +51,12 @@ class Plan(Command):
     """Numbers of parts that the sweep tries to work a batch off in; 1, 2, 4, 8 and 16 by default."""
     seconds: Seconds = 600.0
     """After which compiling is given up."""
-    format: Annotated[str, tyro.conf.arg(metavar="{text,json}")] = "text"
 
     def __call__(self) -> None:
         """Compiles and prints."""
-        check_format(self.format, "text", "json")
-        text = self.format == "text"
         if self.sweep is not None:
             found = self._sweep(self.sweep)
-            print_candidates(found) if text else print(candidates_to_json(found))
+            print(candidates_to_json(found)) if self.json else print_candidates(found)
             if not found:
                 raise NotFittingError(
                     f"no mesh that was tried fits {self.topology}; take more devices or a smaller model"
@@ -73,7 +70,7 @@ class Plan(Command):
             tensor=self.runtime.tensor,
             seconds=self.seconds,
         )
-        print_plan(made) if text else print(plan_to_json(made))
+        print(plan_to_json(made)) if self.json else print_plan(made)
         if not made.fits:
             raise NotFittingError(advice(made))
 

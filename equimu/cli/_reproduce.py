@@ -5,8 +5,9 @@ import dataclasses
 import tyro
 
 from equimu._progress import progress
+from equimu._terminal import print_rows
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command
+from equimu.cli._command import Printing, print_data
 from equimu.cli._running import loss_text, one_core_each
 from equimu.files import local_folder
 from equimu.presets import groups, reproduce, summary, summary_rows, write_reproduction
@@ -29,7 +30,7 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reproduce(Command):
+class Reproduce(Printing):
     """The flags of `equimu reproduce`."""
 
     groups: tyro.conf.Positional[tuple[str, ...]]
@@ -73,10 +74,12 @@ class Reproduce(Command):
                 early_stopping=self.early_stopping,
                 on_cell=tell,
             )
-        rows = summary_rows(found)
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        for path in write_reproduction(found, self.scale, out):
+        paths = write_reproduction(found, self.scale, out)
+        if self.json:
+            print_data(paths)
+            return
+        heading, *rows = summary_rows(found)
+        print_rows(heading, rows, text=range(len(heading)), spare=(2, 1))
+        for path in paths:
             print(path)
         print(summary(found))

@@ -40,6 +40,7 @@ class Sample(Command):
     top_p: float | None = None
     """Only the most likely tokens that together reach this probability."""
     seed: Seed = 0
+    """Of the draws."""
     context: Size | None = None
     """Positions of prompt and text together; those of a row of the training by default."""
     store: PathLike | None = None

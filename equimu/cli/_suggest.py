@@ -4,6 +4,7 @@ import re
 import shlex
 
 from equimu._errors import EquimuError
+from equimu._terminal import wrapped
 from equimu.reports import Addition, JointLaw, Report, Suggestion, suggest
 from equimu.sweeps import SweepConfig
 
@@ -42,9 +43,9 @@ def print_suggestions(report: Report, target: dict[str, float], config: SweepCon
     """Prints what to add to the sweep of each panel."""
     for panel in report.laws:
         if panel.law is None:
-            print(f"{panel.panel}: no cells can be suggested: {panel.why_not}")
+            print(wrapped(f"{panel.panel}: no cells can be suggested: {panel.why_not}"))
             continue
-        print(_heading(panel.law, suggested := suggest(panel.law, target)))
+        print(wrapped(_heading(panel.law, suggested := suggest(panel.law, target))))
         for each in suggested.additions:
             print(f"  equimu sweep {_flags(panel.law, each, config)} --out {out}")
     if report.laws:

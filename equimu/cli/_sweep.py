@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from equimu._errors import EquimuError
 from equimu._progress import progress
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command, Place
+from equimu.cli._command import Place, Printing
 from equimu.cli._flags import Flat
 from equimu.cli._print_report import print_report
 from equimu.cli._running import loss_text, one_core_each
@@ -20,7 +20,7 @@ from equimu.training import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Command):
+class Sweep(Printing):
     """The flags of `equimu sweep`."""
 
     config_class = SweepConfig
@@ -50,6 +50,9 @@ class Sweep(Command):
         if self.early_stopping and (self.dry_run or self.print_commands):
             flag = "--dry-run" if self.dry_run else "--print-commands"
             raise EquimuError(f"{flag} knows the whole grid, and not what early stopping will leave; give one of them")
+        if self.json and (self.dry_run or self.print_commands or self.suggest):
+            flag = "--dry-run" if self.dry_run else "--print-commands" if self.print_commands else "--suggest"
+            raise EquimuError(f"--json prints the report, and {flag} prints something else; give one of them")
         if self.print_commands:
             for line in commands(self.config, out=self.out, runtime=self.runtime):
                 print(line)
@@ -74,8 +77,8 @@ class Sweep(Command):
                     done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
                 ),
             )
-        made = print_report(cells_of(runs), self.out)
-        if self.early_stopping:
+        made = print_report(cells_of(runs), self.out, as_json=self.json)
+        if self.early_stopping and not self.json:
             print(_saved(runs, [cell.steps for cell in cells(self.config)]))
         if target:
             print_suggestions(made, target, self.config, self.out)
@@ -90,7 +93,7 @@ def _saved(runs: Runs, steps: Sequence[int]) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Report(Command):
+class Report(Printing):
     """The flags of `equimu report`."""
 
     runs: Place
@@ -108,4 +111,4 @@ class Report(Command):
         """Writes and prints the report."""
         out = self.runs if self.out is None else self.out
         local_folder(out, "--out")
-        print_report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out)
+        print_report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out, as_json=self.json)

@@ -27,15 +27,23 @@ class Train(Command):
 
     def __call__(self) -> None:
         """Trains, and prints the loss and the folder."""
+        begun: list[int] = []
         with progress("training", self.config.steps) as bar:
+
+            def begin(step: int) -> None:
+                begun.append(step)
+                bar.update(step, f"resumed after step {step}" if step else "")
+
             run = train(
                 self.config,
                 out=self.out,
                 runtime=self.runtime,
                 on_row=lambda row: bar.update(row["step"], _row(row)),
+                on_begin=begin,
             )
         if is_process_zero():
-            print(f"validation {loss_text(run)}")
+            how = "" if begun and not begun[0] else f" (resumed after step {begun[0]})" if begun else " (already done)"
+            print(f"validation {loss_text(run)}{how}")
             print(run.folder)
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from equimu._errors import EquimuError
 from equimu._progress import progress
+from equimu._terminal import wrapped
 from equimu._values import PathLike, Size
-from equimu.cli._command import Command
+from equimu.cli._command import Printing, print_data
 from equimu.cli._flags import Flat
 from equimu.cli._running import loss_text, one_core_each
 from equimu.files import local_folder
@@ -20,7 +21,7 @@ _SIZES = re.compile(r"(\w+)=(\d+(?:,\d+)*)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tune(Command):
+class Tune(Printing):
     """The flags of `equimu tune`."""
 
     config_class = TuneConfig
@@ -58,9 +59,12 @@ class Tune(Command):
                 on_trial=lambda run, done, most: bar.update(done, loss_text(run), most),
             )
         large = tuned.carried(**sizes)
-        print(tuned)
-        print(_cost(tuned, large, flops))
         *pages, config = write_tuned(tuned, self.out, large)
+        if self.json:
+            print_data(pages)
+            return
+        print(tuned)
+        print(wrapped(_cost(tuned, large, flops)))
         for path in pages:
             print(path)
         print(f"equimu train --config {config}")

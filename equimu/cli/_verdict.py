@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from equimu._values import PathLike
-from equimu.cli._command import Command, Place
+from equimu.cli._command import Place, Printing
 from equimu.cli._print_report import print_report
 from equimu.files import local_folder
 from equimu.reports import read_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict(Command):
+class Verdict(Printing):
     """The flags of `equimu verdict`."""
 
     table: Place
@@ -49,5 +49,6 @@ class Verdict(Command):
             step=self.step,
             scale=self.scale,
         )
-        print(runs)
-        print_report(runs, out)
+        if not self.json:
+            print(runs)
+        print_report(runs, out, as_json=self.json)

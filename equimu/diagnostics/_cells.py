@@ -8,6 +8,7 @@ COLUMNS = {
     "site": ("site", "output at the start", "expected", "its change", "expected", "size of the change", ""),
     "leaf": ("leaf", "weight", "expected", "update", "expected", "decay", "expected", ""),
 }
+SPARE = {"site": (5,), "leaf": (6, 5)}  # columns that a narrow terminal leaves out, in this order
 
 
 def cells_of(rows: Sequence[Row], kind: str) -> list[tuple[str, ...]]:
@@ -31,14 +32,3 @@ def _line(name: str, quantities: dict[str, Row], kind: str) -> tuple[str, ...]:
             " ".join(f"{value:.2g}" for value in quantities["change"].values) if "change" in quantities else ""
         )
     return (*cells, "off" if any(row.off for row in quantities.values()) else "")
-
-
-def aligned(table: Sequence[tuple[str, ...]]) -> str:
-    """Lines of equal columns; the first is flush left."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-
-    def line(cells: tuple[str, ...]) -> str:
-        first, *rest = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return "  ".join([first.strip().ljust(widths[0]), *rest]).rstrip()
-
-    return "\n".join(map(line, table))

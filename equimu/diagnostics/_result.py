@@ -4,7 +4,8 @@ import dataclasses
 import math
 import textwrap
 
-from equimu.diagnostics._cells import COLUMNS, aligned, cells_of
+from equimu._terminal import table_lines
+from equimu.diagnostics._cells import COLUMNS, cells_of
 from equimu.diagnostics._verdicts import Row
 
 _MOST_NAMED = 3
@@ -61,7 +62,7 @@ class CoordinateCheck:
     def table(self) -> str:
         """Every site and every leaf, a line each: what was measured, and what is expected."""
         tables = [
-            f"{title}\n\n{aligned([COLUMNS[kind], *cells_of(self.rows, kind)])}"
+            "\n".join([title, "", *table_lines(COLUMNS[kind], cells_of(self.rows, kind))])
             for kind, title in self.titles().items()
         ]
         return "\n\n".join(tables)

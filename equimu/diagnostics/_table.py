@@ -6,30 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from equimu.diagnostics._cells import COLUMNS, cells_of
+from equimu._terminal import print_rows, wrapped
+from equimu.diagnostics._cells import COLUMNS, SPARE, cells_of
 from equimu.diagnostics._result import CoordinateCheck
 
 
 def print_check(check: CoordinateCheck) -> None:
     """A coordinate check as tables on a terminal, and its verdict."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    # Tables are as wide as their numbers: cutting those short to fit a narrow terminal would lose them.
-    console = Console(width=max(console.width, 150), highlight=False)
     for kind, title in check.titles().items():
-        table = Table(title=title, title_justify="left", box=box.SIMPLE)
-        for number, name in enumerate(COLUMNS[kind]):
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-        for cells in cells_of(check.rows, kind):
-            table.add_row(*map(Text, cells), style="bold red" if cells[-1] else "")
-        console.print(table)
+        print_rows(COLUMNS[kind], cells_of(check.rows, kind), title=title, spare=SPARE[kind])
     for note in check.notes:
-        console.print(Text(f"note: {note}"))
-    console.print(Text(check.verdict))
+        print(wrapped(f"note: {note}"))
+    print(wrapped(check.verdict))
 
 
 def markdown(check: CoordinateCheck) -> str:

@@ -68,8 +68,12 @@ class Optimizer(abc.ABC):
     family: ClassVar[Family]
 
     learning_rate: NotNegative = 2**-5
+    """Base learning rate; that of an array is a multiple of it, by the table."""
     weight_decay: NotNegative = 0.0
+    """Base weight decay."""
     weight_decay_rule: DecayRule = "independent"
+    """What weight decay is multiplied by: standard, the learning rate; scaled, the base learning rate; independent, neither; l2
+    adds it to the gradient."""
     clip_norm: Positive | None = 1.0
     """Global norm to which gradients are clipped; None for no clipping. Compiled in: as an input it changes how the compiler
     rounds, and with that the bits of runs."""
@@ -81,6 +85,7 @@ class Optimizer(abc.ABC):
     floor: NotNegative = traced(1e-4)
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the first moment is kept in."""
 
     def __post_init__(self):
         check_fields(self, "optimizer.")
@@ -146,8 +151,11 @@ class AdamW(Optimizer):
     family = "adam"
 
     b1: DecayRate = traced(0.9)
+    """Decay rate of the first moment."""
     b2: DecayRate = traced(0.95)
+    """Decay rate of the second moment."""
     eps: NotNegative = traced(1e-8)
+    """Epsilon, beside the root of the second moment."""
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adamw`."""
@@ -165,7 +173,9 @@ class Lion(Optimizer):
     family = "sign"
 
     b1: DecayRate = traced(0.9)
+    """Share of the momentum in the direction of an update."""
     b2: DecayRate = traced(0.95)
+    """Decay rate of the momentum."""
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.lion`."""
@@ -179,7 +189,7 @@ class SGD(Optimizer):
     family = "sgd"
 
     momentum: DecayRate = traced(0.9)
-    """0 for none."""
+    """Decay rate of the momentum; 0 for none."""
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.sgd`."""
@@ -204,10 +214,13 @@ class Muon(Optimizer):
     family = "muon"
 
     momentum: DecayRate = traced(0.9)
-    """Of the matrices."""
+    """Decay rate of the momentum of matrices."""
     b1: DecayRate = traced(0.9)
+    """Decay rate of Adam's first moment, for all other arrays."""
     b2: DecayRate = traced(0.95)
+    """Decay rate of Adam's second moment."""
     eps: NotNegative = traced(1e-8)
+    """Adam's epsilon."""
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.muon`."""

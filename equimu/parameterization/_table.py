@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
+from equimu._terminal import table_lines
 from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
 from equimu.parameterization._rule import NUMBERS, Rule, is_rule
@@ -18,10 +19,11 @@ _FORMAT = 4  # of the JSON; another number where an older reader would read it w
 _FIELDS = [field.name for field in dataclasses.fields(Rule) if field.name not in ("path", "leaf", "blueprint")]
 _NUMBERS = ("multiplier", "lr", "weight_decay", "eps")
 _COLUMNS = ("path", "shape", "role", "init", "constructor", *_NUMBERS)
+_SPARE = tuple(map(_COLUMNS.index, ("constructor", "eps", "shape")))  # what a narrow terminal leaves out, in this order
 _OF_RUN = "one_minus_beta"  # a column only where some rule has it: rules of batch and length
 
 
-def table(tree: PyTree, *, markdown: bool = False) -> str:
+def table(tree: PyTree, *, markdown: bool = False, width: int | None = None) -> str:
     """One row a leaf: path, shape, role, the initial draw, the constructor's own draw if there is one, and the factors.
 
     The initial draw is that of the stored array; the forward pass sees it times the multiplier.
@@ -29,22 +31,21 @@ def table(tree: PyTree, *, markdown: bool = False) -> str:
     Args:
         tree: the tree of rules.
         markdown: a Markdown table instead of aligned columns.
+        width: characters of a line, for which columns are left out and paths shortened where they must be; None for as many
+            as it takes.
     """
     rules = required_rules(tree, "table")
     columns = _COLUMNS if all(_number(rule.one_minus_beta) == "1" for rule in rules) else (*_COLUMNS, _OF_RUN)
-    rows: list[tuple[str, ...]] = [columns]
+    rows: list[tuple[str, ...]] = []
     for rule in rules:
         numbers = tuple(_number(getattr(rule, name)) for name in columns[len(_COLUMNS) - len(_NUMBERS) :])
         own = "" if rule.own_std is None else spread(rule.own_mean, rule.own_std)
         rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), own, *numbers))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
-    edge, between = ("| ", " | ") if markdown else ("", "  ")
-    lines = [
-        (edge + between.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + edge[::-1]).rstrip()
-        for row in rows
-    ]
-    rule_line = edge + between.join("-" * width for width in widths) + edge[::-1]
-    return "\n".join([lines[0], rule_line.rstrip(), *lines[1:]])
+    if markdown:
+        lines = [" | ".join(row) for row in (columns, ["---"] * len(columns), *rows)]
+        return "\n".join(f"| {line} |" for line in lines)
+    everything = range(len(columns))
+    return "\n".join(table_lines(columns, rows, text=everything, spare=_SPARE, width=width))
 
 
 def _number(value: Any) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+from equimu._terminal import print_rows
 from equimu.plans._mesh import decoder_of
 from equimu.plans._plan import Plan, advice
 from equimu.plans._sweep import Candidate
@@ -14,11 +15,8 @@ _SHOWN = 12  # of a sweep's candidates
 
 
 def print_plan(made: Plan) -> None:
-    """A plan as tables."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(f"{made.topology}: {made.devices} devices, mesh {made.mesh} (data×fsdp×tensor)\n")
+    """A plan as tables, and whether it fits."""
+    print(f"{made.topology}: {made.devices} devices, mesh {made.mesh} (data×fsdp×tensor)\n")
     for title, rows in (
         ("model and step", _step(made)),
         ("memory of a device", _memory(made)),
@@ -26,7 +24,9 @@ def print_plan(made: Plan) -> None:
         ("time of a step", _times(made)),
     ):
         if rows:
-            _print_rows(console, title, rows)
+            print_rows((), [("  " + name, *values) for name, *values in rows], title=title)
+    if made.fits:
+        print(f"fits {made.topology}")
 
 
 def plan_to_json(made: Plan) -> str:
@@ -36,16 +36,12 @@ def plan_to_json(made: Plan) -> str:
 
 def print_candidates(candidates: Sequence[Candidate]) -> None:
     """A sweep's candidates as a table, compiled ones first."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("mesh", "rows", "parts", "GiB a device", "s a step", "tokens a day", "utilisation", "by")
-    for candidate in candidates[:_SHOWN]:
-        table.add_row(*_candidate(candidate))
-    console = Console(highlight=False)
-    console.print(table)
+    header = ("mesh", "rows", "parts", "GiB a device", "s a step", "tokens a day", "utilisation", "by")
+    print_rows(
+        header, [_candidate(candidate) for candidate in candidates[:_SHOWN]], text=(0, len(header) - 1), spare=(2, 6)
+    )
     if len(candidates) > _SHOWN:
-        console.print(f"and {len(candidates) - _SHOWN} more that are estimated to fit")
+        print(f"and {len(candidates) - _SHOWN} more that are estimated to fit")
 
 
 def candidates_to_json(candidates: Sequence[Candidate]) -> str:
@@ -70,18 +66,6 @@ def _plain(made: Plan) -> dict[str, object]:
         **dataclasses.asdict(made),
         "chip": None if made.chip is None else dataclasses.asdict(machines()[made.chip]),
     }
-
-
-def _print_rows(console: object, title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False)
-    for column in range(len(rows[0])):
-        table.add_column(justify="left" if column == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _step(made: Plan) -> list[tuple[str, ...]]:

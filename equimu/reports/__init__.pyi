@@ -30,6 +30,7 @@ from equimu.reports._suggest import Suggestion as Suggestion
 from equimu.reports._suggest import suggest as suggest
 from equimu.reports._table import markdown as markdown
 from equimu.reports._table import print_table as print_table
+from equimu.reports._table import print_verdicts as print_verdicts
 from equimu.reports._useful import Carried as Carried
 from equimu.reports._useful import Useful as Useful
 from equimu.reports._verdict import Verdict as Verdict

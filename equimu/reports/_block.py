@@ -2,14 +2,36 @@
 
 from dataclasses import dataclass
 
+_LABELS = (
+    "panel",
+    "verdict",
+    "leaf",
+    "size",
+    "claims rejected",
+    "claims not rejected",
+    "size left out",
+)  # columns that are not numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A titled table of strings, each with whether it is marked."""
+    """A titled table of strings, each with whether it is marked.
+
+    Attributes:
+        short: the title where the verdict stands elsewhere; empty if it is the same.
+        spare: columns in the order in which a terminal that is too narrow leaves them out.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[tuple[str, bool], ...], ...]
+    short: str = ""
+    spare: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> frozenset[int]:
+        """The columns that are not numbers."""
+        return frozenset(column for column, name in enumerate(self.header) if name in _LABELS)
 
 
 def plain(*texts: str) -> tuple[tuple[str, bool], ...]:

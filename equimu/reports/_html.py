@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from equimu.reports._block import Block
 from equimu.reports._figure import svg
 from equimu.reports._report import Report
-from equimu.reports._table import TEXT_COLUMNS, blocks, note
+from equimu.reports._table import blocks, note
 
 _LIBRARIES = ("equimu", "jax", "equinox", "optax", "numpy")
 
@@ -128,6 +128,5 @@ def _image(report: Report) -> str:
 
 
 def _table_of(block: Block) -> str:
-    text = frozenset(n for n, name in enumerate(block.header) if name in TEXT_COLUMNS)
     rows = [[f"<b>{html.escape(cell)}</b>" if mark else html.escape(cell) for cell, mark in row] for row in block.rows]
-    return html_table(block.header, rows, text=text)
+    return html_table(block.header, rows, text=block.labels)

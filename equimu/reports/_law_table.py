@@ -6,6 +6,8 @@ from equimu.reports._laws import PanelLaw
 from equimu.reports._published import claims_text
 from equimu.reports._settled import LENGTH, too_short
 
+_HEADER = ("size", "exponent", "claims rejected", "claims not rejected")
+
 
 def law_text(panel: PanelLaw) -> str:
     """The law as a sentence, or why there is none."""
@@ -24,12 +26,12 @@ def law_blocks(panel: PanelLaw) -> tuple[Block, ...]:
     title = f"{panel.panel}: {law_text(panel)}"
     law = panel.law
     if law is None:
-        return (Block(title=title, header=("size", "exponent", "claimed"), rows=()),)
+        return (Block(title=title, header=_HEADER, rows=()),)
     exponents = tuple(
-        plain(each.name, plus_minus(each.value, each.plus_minus, 2, sign=True), claims_text(law.fitted.name, each))
+        plain(each.name, plus_minus(each.value, each.plus_minus, 2, sign=True), *claims_text(law.fitted.name, each))
         for each in law.exponents
     )
-    blocks = [Block(title=title, header=("size", "exponent", "claimed"), rows=exponents)]
+    blocks = [Block(title=title, header=_HEADER, rows=exponents)]
     if panel.held_out:
         blocks.append(_predictions(panel, law))
     return tuple(blocks)

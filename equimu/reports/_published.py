@@ -19,11 +19,12 @@ def claimed(fitted: str, name: str) -> tuple[float, ...]:
     return (_STAYS, *_OF_LENGTH) if (fitted, name) == ("learning_rate", "steps") else (_STAYS,)
 
 
-def claims_text(fitted: str, exponent: Exponent) -> str:
-    """What the data say of each exponent that is claimed, e.g. `"0: rejected, -0.5: not rejected"`."""
-    texts: list[str] = []
-    for value in claimed(fitted, exponent.name):
-        rejected = exponent.rejects(value)
-        said = "not known" if rejected is None else "rejected" if rejected else "not rejected"
-        texts.append(f"{value:g}: {said}")
-    return ", ".join(texts)
+def claims_text(fitted: str, exponent: Exponent) -> tuple[str, str]:
+    """The claimed exponents that the data reject, and those that they do not, e.g. `("0", "-0.5, -0.4")`."""
+    values = claimed(fitted, exponent.name)
+    if any(exponent.rejects(value) is None for value in values):
+        return "not known", "not known"
+    rejected, left = (
+        ", ".join(f"{value:g}" for value in values if exponent.rejects(value) is kept) for kept in (True, False)
+    )
+    return rejected or "none", left or "none"

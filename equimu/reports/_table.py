@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from equimu._terminal import print_rows, wrapped
 from equimu.reports._block import Block, plain, plus_minus
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Optimum
@@ -22,32 +23,28 @@ _NOTE = (
     "shrink it by a factor of e, over the length of the run (lowest to highest over the sizes)."
 )
 
-TEXT_COLUMNS = ("panel", "verdict", "leaf", "size", "claimed", "size left out")  # columns that are not numbers
 _RULE = {True: "---", False: "---:"}
 
 
 def print_table(report: Report) -> None:
-    """Prints the report to the terminal.
+    """Prints the report's tables to the terminal; `print_verdicts` is for what they come to.
 
     Args:
         report: what `report` returned.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    # Tables are as wide as their numbers: cutting those short to fit a narrow terminal would lose them.
-    console = Console(width=max(console.width, 160))
     for block in blocks(report):
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in block.header:
-            table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
-        for row in block.rows:
-            table.add_row(*(Text(f"{text}*", style="bold green") if mark else Text(text) for text, mark in row))
-        console.print(Text(block.title, style="bold"))
-        console.print(table)
+        rows = [[f"{text}*" if mark else text for text, mark in row] for row in block.rows]
+        print_rows(block.header, rows, title=block.short or block.title, text=block.labels, spare=block.spare)
+
+
+def print_verdicts(report: Report) -> None:
+    """Prints the verdict of each panel to the terminal.
+
+    Args:
+        report: what `report` returned.
+    """
+    for panel in report.panels:
+        print(wrapped(f"{panel.name}: {panel.verdict.sentence}"))
 
 
 def markdown(report: Report) -> str:
@@ -65,7 +62,7 @@ def markdown(report: Report) -> str:
             f"## {block.title}",
             "",
             _line(block.header),
-            _line([_RULE[name in TEXT_COLUMNS] for name in block.header]),
+            _line([_RULE[column in block.labels] for column in range(len(block.header))]),
         ]
         lines += [_line([f"**{text}**" if mark else text for text, mark in row]) for row in block.rows]
         lines.append("")
@@ -114,7 +111,10 @@ def _summary(report: Report) -> Block:
         rows.append(plain(*texts))
     header = ("panel", "verdict", "slope", "scatter", "regret at largest", "per doubling")
     return Block(
-        title=f"Does the best {report.fitted.words} transfer over {report.along}?", header=header, rows=tuple(rows)
+        title=f"Does the best {report.fitted.words} transfer over {report.along}?",
+        header=header,
+        rows=tuple(rows),
+        spare=(3, 5, 4),
     )
 
 
@@ -125,10 +125,15 @@ def _losses(panel: Panel) -> Block:
         losses = tuple((_loss(curve, point), point == optimum.best_point) for point in points)
         loss = "" if optimum.loss is None else f"{optimum.loss:.3f}"
         rows.append((*plain(f"{curve.size:g}"), *losses, *plain(optimum_text(optimum, curve), loss)))
+    best = [points.index(optimum.best_point) for optimum in panel.fit.optima if optimum.best_point in points]
+    # The loss at the optimum is in the next table too; then go the points that are farthest from any that is best.
+    apart = sorted(range(len(points)), key=lambda at: -min((abs(at - other) for other in best), default=0))
     return Block(
         title=f"{panel.name}: {panel.verdict.sentence}",
+        short=f"{panel.name}: validation loss, the best of each {panel.curves[0].along} marked",
         header=(panel.curves[0].along, *(panel.curves[0].fitted.text(point) for point in points), "optimum", "loss"),
         rows=tuple(rows),
+        spare=(len(points) + 2, *(at + 1 for at in apart)),
     )
 
 
@@ -149,6 +154,7 @@ def _optima(panel: Panel, several: bool) -> Block:
         title=f"{panel.name}: carrying {value} over from {along} {panel.curves[0].size:g}{cost}",
         header=(along, "loss at the optimum", "regret", *(("above best",) if several else ())),
         rows=tuple(rows),
+        spare=(3,) if several else (),
     )
 
 
@@ -164,6 +170,8 @@ def _leaves(panel: Panel, leaves: Leaves) -> Block:
         texts += ["–".join(_ends(row.decay, "{:.2g}"))] if decays else []
         rows.append(plain(*texts))
     along, axis = panel.curves[0].along, panel.curves[0].fitted
+    sizes = range(1, len(leaves.sizes) + 1)
+    more = range(len(sizes) + 2, len(sizes) + 2 + shares + decays)
     return Block(
         title=f"{panel.name}: update over weight in mid-run, at {axis.label} {axis.text(leaves.point)}",
         header=(
@@ -174,6 +182,7 @@ def _leaves(panel: Panel, leaves: Leaves) -> Block:
             *(("decay time / run",) if decays else ()),
         ),
         rows=tuple(rows),
+        spare=(*more, *sizes[1:-1], *sizes[:1]),
     )
 
 

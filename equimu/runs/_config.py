@@ -70,6 +70,7 @@ class RunConfig:
     optimizer: Optimizer = AdamW()
     """Its name says which flags it has: adamw, lion, sgd, adafactor, muon, or a registered one."""
     steps: Count = 150
+    """Updates."""
     seed: Seed = 0
     """Of the initial weights, of the order of the data, and of random keys in the loss."""
     restore_from: PathLike | None = execution(None)
@@ -82,6 +83,7 @@ class RunConfig:
     on_nonfinite: Literal["stop", "skip", "record"] = "stop"
     """When a loss or gradient is not finite: stop with an error, skip the update and count it, or record a diverged run."""
     log_every: Count = execution(10)
+    """Steps from one row of metrics to the next."""
     validation_batches: Count | None = 32
     """Batches of the validation data at the end of the run; None for all."""
 

@@ -34,24 +34,37 @@ class ModelConfig:
     """The decoder transformer, less its sizes; see `equimu.nn.Transformer`."""
 
     head_dim: Size = 16
+    """Width of an attention head."""
     n_head: Size | None = None
     """Query heads, of width width / n_head; None for heads of head_dim."""
     n_kv_head: Size | None = None
     """Key/value heads; None for as many as query heads, 1 for multi-query attention."""
     d_ff_multiple: Positive = 4.0
+    """Hidden width of the MLP over the width of the model."""
     activation: Literal["relu", "gelu", "squared_relu", "swiglu"] = "relu"
+    """Of the MLP."""
     rotary_base: Positive | None = 10_000.0
-    """None for no positional encoding."""
+    """Wavelength base of the rotary embedding; None for no positional encoding."""
     attention_scale: Literal["1/head_dim", "1/sqrt(head_dim)"] | float = "1/head_dim"
+    """Factor on the attention scores."""
     norm_gain: Literal["none", "vector", "scalar"] = "none"
+    """Trainable gains of all norms."""
     norm_eps: NotNegative = 1e-5
+    """Epsilon inside the root of all norms."""
     embedding_norm: bool = False
+    """RMS-normalize the embedding."""
     qk_norm: bool = False
+    """RMS-normalize queries and keys."""
     use_bias: bool = False
+    """Biases on every projection, the unembedding included."""
     zero_query: bool = False
+    """Start the query projections at zero."""
     zero_residual: bool = False
+    """Start the output projections of attention and MLP at zero."""
     zero_unembedding: bool = False
+    """Start the unembedding at zero."""
     tie_embeddings: bool = False
+    """Use the embedding as the unembedding too; not every table permits it."""
     vocab_size: Size | None = None
     """None for that of the tokenizer or store."""
     dtype: Literal["float32", "bfloat16"] = "float32"

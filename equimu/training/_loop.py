@@ -52,6 +52,7 @@ from equimu.training._runtime import RuntimeConfig
 from equimu.training._step import StepMetrics
 
 OnRow = Callable[[Mapping[str, Any]], None]
+OnBegin = Callable[[int], None]
 
 # How long the other processes of a run wait to see the end of it on a network file system.
 _SEEN_SECONDS = 60.0
@@ -64,6 +65,7 @@ def train(
     out: str | Path,
     runtime: RuntimeConfig | None = None,
     on_row: OnRow | None = None,
+    on_begin: OnBegin | None = None,
     programs: Programs | None = None,
     until: int | None = None,
     **fields: Any,
@@ -79,6 +81,8 @@ def train(
         out: root of the run folders; the run's own folder is named by a hash of its config and data.
         runtime: how to carry it out: devices, processes, checkpoints, loggers.
         on_row: called with each row of metrics as it is written, on process 0.
+        on_begin: called with the step after which training begins, on process 0: 0, or where a run that was interrupted goes
+            on. Not called if the run was done before.
         programs: compiled programs that runs share which differ only in numbers; by default those of the
             last two runs of this process.
         until: a step after which the run is saved and left; trained again, it goes on from there. None for its end.
@@ -102,6 +106,8 @@ def train(
     check(Count | None, until=until)
     if on_row is not None:
         check_function("on_row", on_row, "of a row of metrics")
+    if on_begin is not None:
+        check_function("on_begin", on_begin, "of a step")
     root = local_folder(out, "--out")
     connect(runtime)
     try:
@@ -114,7 +120,8 @@ def train(
         if on_process_zero(lambda: folder.is_done or _is_left(folder.path, until)):
             on_process_zero(folder.check_source)
         else:
-            _train(config, runtime, data, folder, source, on_row or (lambda row: None), programs, until)
+            on_row, on_begin = on_row or (lambda row: None), on_begin or (lambda step: None)
+            _train(config, runtime, data, folder, source, on_row, on_begin, programs, until)
         return _read(folder.path, until)
     except Interrupted:
         raise  # at the same step in all processes
@@ -151,6 +158,7 @@ def _train(
     folder: RunFolder,
     source: WarmStart | LlamaStart | None,
     on_row: OnRow,
+    on_begin: OnBegin,
     programs: Programs | None,
     until: int | None,
 ) -> None:
@@ -185,6 +193,8 @@ def _train(
         if begun is None:
             begun = ResumePoint(bound.init() if weights is None else bound.begin_with(weights), 0, LossRecord())
         state, first = begun.leaves, begun.step
+        if is_process_zero():
+            on_begin(first)
         metrics_log = MetricsLog(
             config, data, bound.tree, begun.record, first, log, saving.resume_point, bound.peak_steps_per_second
         )

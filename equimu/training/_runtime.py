@@ -43,7 +43,9 @@ class RuntimeConfig:
     coordinator: str | None = None
     """host:port of process 0, where processes are started by hand; the next two go with it."""
     processes: Size | None = None
+    """How many there are."""
     process_id: Index | None = None
+    """Number of this one, counted from 0."""
     heartbeat_seconds: Seconds = 30.0
     """A process that is silent for so long is taken for dead, and the others end."""
 

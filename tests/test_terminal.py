@@ -1,0 +1,52 @@
+"""Tables on terminals of any width."""
+
+import pytest
+
+from equimu._terminal import print_rows, table_lines, terminal_width, wrapped
+
+HEADER = ("leaf", "init", "lr", "decay")
+ROWS = [("blocks.attention.query.weight", "N(0, 1²)", "0.125", "1"), ("norm.gain", "= 1", "1", "0")]
+
+
+def test_a_table_is_as_wide_as_it_is_where_nothing_limits_it():
+    lines = table_lines(HEADER, ROWS, text=(0, 1))
+    assert lines == [
+        "leaf                           init         lr  decay",
+        "─────────────────────────────  ────────  ─────  ─────",
+        "blocks.attention.query.weight  N(0, 1²)  0.125      1",
+        "norm.gain                      = 1           1      0",
+    ]
+    assert lines == table_lines(HEADER, ROWS, text=(0, 1), spare=(1, 3), width=53)
+
+
+def test_columns_are_left_out_in_their_order_and_named():
+    lines = table_lines(HEADER, ROWS, spare=(3, 1), width=52)
+    assert "decay" not in lines[0] and "init" in lines[0] and lines[-1] == "(left out at this width: decay)"
+    lines = table_lines(HEADER, ROWS, spare=(3, 1), width=40)
+    assert lines[0].split() == ["leaf", "lr"] and lines[-1] == "(left out at this width: init, decay)"
+
+
+@pytest.mark.parametrize("width", [20, 30, 80])
+def test_no_line_is_wider_than_the_terminal(width):
+    lines = table_lines(HEADER, ROWS, spare=(3, 1), width=width)
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("norm.gain") for line in lines)
+    if width == 20:
+        assert any(line.startswith("…query.weight") for line in lines)
+
+
+def test_rows_without_a_header_or_without_rows():
+    assert table_lines((), [("total", "1"), ("a", "20")]) == ["total   1", "a      20"]
+    assert table_lines((), [("total", "1", "2")], spare=(2,), width=9)[0] == "total  1"
+    assert len(table_lines(HEADER, [])) == 2
+
+
+def test_the_width_is_the_terminal_s_or_that_of_columns(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal_width() is None  # the output is captured
+    print_rows(HEADER, ROWS, title="a title of many words " * 5)
+    assert len(capsys.readouterr().out.splitlines()[0]) > 80
+    monkeypatch.setenv("COLUMNS", "40")
+    assert terminal_width() == 40 and max(map(len, wrapped("word " * 30).splitlines())) <= 40
+    print_rows(HEADER, ROWS, title="a title of many words " * 5, spare=(1, 3))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
