@@ -1,9 +1,10 @@
 """python -m benchmarks.throughput: how fast the parts of equimu are on this machine, in under three minutes.
 
 python -m benchmarks.throughput                        # attention, on the machine at hand
-python -m benchmarks.throughput --lengths 1024         # one length, in more rounds
+python -m benchmarks.throughput --lengths 1024         # one length: all head_dims, dtypes and groupings
+python -m benchmarks.throughput --full                 # all lengths, without a limit of time
 python -m benchmarks.throughput --suite step optimizer
-python -m benchmarks.throughput --json now.json --compare before.json --markdown table.md
+python -m benchmarks.throughput --json now.json --compare before.json --markdown table.md --figure figure.png
 """
 
 import dataclasses
@@ -22,8 +23,11 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.suites.attention import LENGTHS
+from benchmarks._attention_rows import figure, headline, summaries, table_rows
+from benchmarks.suites.attention import LENGTHS, grid, usual_cases
+from benchmarks.suites.attention import measure as measure_attention
 from equimu._errors import EquimuError
+from equimu._terminal import print_rows, wrapped
 
 Row = dict[str, Any]
 
@@ -36,58 +40,73 @@ class Config:
         "attention",
     )
     """what to measure"""
-    lengths: tuple[int, ...] = LENGTHS
-    """of the attention suite's sequences"""
-    seconds: float = 160.0
-    """how long the attention suite may take; a row says so where something is left out"""
+    lengths: tuple[int, ...] = ()
+    """of the attention suite's sequences, all cases of which are measured; by default some telling cases"""
+    full: bool = False
+    """measure all cases of all lengths, without a limit of time"""
+    seconds: float = 140.0
+    """how long the attention suite may take, about; each case is measured once at least"""
     json: pathlib.Path | None = None
     """write the rows to this file"""
     markdown: pathlib.Path | None = None
     """write the table to this file"""
+    figure: pathlib.Path | None = None
+    """draw attention over the length into this file, .png or .svg"""
     compare: pathlib.Path | None = None
     """print what changed since the rows of this file (from --json) by more than the noise"""
 
 
 def main(config: Config) -> None:
-    """Runs the suites and prints the table.
+    """Runs the suites and prints the tables.
 
     Raises:
-        EquimuError: a length is not positive, or `--compare` is not what `--json` writes.
+        EquimuError: a length is not positive, `--compare` is not what `--json` writes, or there is no attention for a figure.
     """
     for seq in config.lengths:
         if seq < 1:
             raise EquimuError(f"--lengths has {seq}; a sequence has one position at least")
+    if config.figure is not None and "attention" not in config.suite:
+        raise EquimuError("--figure draws attention; add it to --suite")
     before = None if config.compare is None else _rows_of(config.compare)
-    console = Console(stderr=True)
+    print(wrapped(machine()), flush=True)
     rows: list[Row] = []
     for suite in config.suite:
-        rows += run(suite, config, console)
-    measured = [row for row in rows if row.get("ms", 0) is not None]
-    # Each suite measures something else, so each has a table of its own.
-    tables = [f"## {suite}\n\n{table([row for row in rows if row['suite'] == suite])}" for suite in config.suite]
-    text = "\n\n".join([machine(), f"`python -m benchmarks.throughput {' '.join(sys.argv[1:])}`", *tables])
-    print(text)
+        found = run(suite, config)
+        rows += found
+        if suite == "attention":
+            print(wrapped(headline(found)) + "\n")
+            print_rows(*table_rows(found), text=(0, 1, 2), spare=(8, 4))
+            print("\n".join(map(wrapped, summaries(found))))
+        else:
+            print_rows(
+                (), [(f"  {name}", cell(value)) for name, value in found[0].items() if name != "suite"], title=suite
+            )
     if before is not None:
-        print("\n" + "\n".join(changes(before, measured) or ["Nothing changed beyond the noise."]))
+        print("\n" + "\n".join(changes(before, rows) or ["Nothing changed beyond the noise."]))
     if config.json is not None:
-        config.json.write_text(json.dumps({"machine": machine(), "rows": measured}, indent=1))
+        config.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
     if config.markdown is not None:
-        config.markdown.write_text(text + "\n")
+        # Each suite measures something else, so each has a table of its own.
+        tables = [f"## {suite}\n\n{table([row for row in rows if row['suite'] == suite])}" for suite in config.suite]
+        command = f"`python -m benchmarks.throughput {' '.join(sys.argv[1:])}`"
+        config.markdown.write_text("\n\n".join([machine(), command, *tables]) + "\n")
+    if config.figure is not None:
+        figure([row for row in rows if row["suite"] == "attention"], config.figure, machine())
 
 
-def run(suite: str, config: Config, console: Console) -> list[Row]:
+def run(suite: str, config: Config) -> list[Row]:
     """The rows of one suite, the name of the suite and of the case in front."""
-    module = importlib.import_module(f"benchmarks.suites.{suite}")
     if suite != "attention":  # one dictionary of figures
-        return [{"suite": suite, **module.measure()}]
+        return [{"suite": suite, **importlib.import_module(f"benchmarks.suites.{suite}").measure()}]
+    cases = grid(config.lengths or LENGTHS) if config.lengths or config.full else usual_cases()
     rows: list[Row] = []
-    with Progress(console=console) as progress:
-        task = progress.add_task(suite, total=len(module.cases(config.lengths)))
-        for row in module.measure(config.lengths, seconds=config.seconds):
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(suite, total=len(cases))
+        for row in measure_attention(cases, seconds=None if config.full else config.seconds):
             case = " ".join(str(value) for value in dataclasses.asdict(row["case"]).values())
-            if not rows or rows[-1]["case"] != case:
-                progress.advance(task)
+            progress.update(task, completed=cases.index(row["case"]))
             rows.append({"suite": suite, **row, "case": case})
+        progress.update(task, completed=len(cases))
     return rows
 
 
@@ -101,8 +120,13 @@ def machine() -> str:
 def table(rows: list[Row]) -> str:
     """Markdown, a column for each key that any row of a suite has."""
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "suite"]
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([cell(row.get(column)) for column in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: Any) -> str:
+    """A value in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value)
 
 
 def changes(before: Iterable[Row], now: Iterable[Row]) -> list[str]:
@@ -133,10 +157,6 @@ def _rows_of(file: pathlib.Path) -> list[Row]:
 
 def _key(row: Row) -> tuple[str, ...]:
     return tuple(str(row.get(name, "")) for name in ("suite", "case", "pass", "backend"))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value)
 
 
 if __name__ == "__main__":

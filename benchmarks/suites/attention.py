@@ -21,7 +21,9 @@ from equimu.attention import dot_product_attention, explain
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 PASSES = {"forward": (3, 1.0), "forward+backward": (4, 3.5)}  # arguments, and operations by those of the forward pass
-SLOWEST = 2.5  # seconds of a call, above which a backend is left out
+MOST_ROWS = 40  # of the cases that are measured by default
+_DTYPES = ("float32", "bfloat16")
+_LONGEST = 20.0  # seconds of the rounds of one pass of one case
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +52,31 @@ class Case:
         return [jnp.asarray(rng.standard_normal(shape, np.float32), self.dtype) for shape in self.shapes]
 
 
-def cases(lengths: Sequence[int]) -> list[Case]:
-    """The grid over these lengths, in the order in which it is measured: if time runs out, the longest are left out."""
-    heads = 4 if jax.default_backend() == "cpu" else 32
+def grid(lengths: Sequence[int]) -> list[Case]:
+    """All cases of these lengths."""
+    heads = _heads()
     return [
         Case(seq=seq, head_dim=head_dim, dtype=dtype, heads=heads, kv_heads=kv_heads)
         for seq in sorted(set(lengths))
-        for head_dim, dtype, kv_heads in itertools.product((128, 64), ("float32", "bfloat16"), (heads, heads // 4))
+        for head_dim, dtype, kv_heads in itertools.product((128, 64), _DTYPES, (heads, heads // 4))
     ]
+
+
+def usual_cases() -> list[Case]:
+    """The lengths of one usual kind of attention, and one length of others: as many as have `MOST_ROWS` rows together."""
+    heads = _heads()
+    usual, other = _DTYPES if jax.default_backend() == "cpu" else _DTYPES[::-1]
+    first = Case(seq=1024, head_dim=128, dtype=usual, heads=heads, kv_heads=heads)
+    others = [{"seq": 4096}, {"seq": 256}, {"head_dim": 64}, {"dtype": other}, {"kv_heads": heads // 4}]
+    others += [{"seq": 2048}, {"seq": 512}, {"seq": 128}]
+    found: list[Case] = []
+    rows = 0
+    for case in (first, *(dataclasses.replace(first, **changes) for changes in others)):
+        rows += len(PASSES) * len(backends(case)[1])
+        if rows > MOST_ROWS:
+            break
+        found.append(case)
+    return sorted(found, key=lambda case: (case.kv_heads != heads, case.dtype != usual, case.head_dim != 128, case.seq))
 
 
 def backends(case: Case) -> tuple[str, list[str]]:
@@ -69,62 +88,54 @@ def backends(case: Case) -> tuple[str, list[str]]:
     return explanation.chosen, [name for name in all_backends() if name in names and name != "reference"]
 
 
-def measure(lengths: Sequence[int], *, seconds: float) -> Iterator[dict[str, Any]]:
-    """Rows of figures. The time is shared out over the grid: what is slow is measured in fewer rounds.
+def measure(cases: Sequence[Case], *, seconds: float | None) -> Iterator[dict[str, Any]]:
+    """Rows of figures. The time is shared out over the cases: what is slow is measured in fewer rounds.
 
     Args:
-        lengths: of the sequences.
-        seconds: how long it may take, about.
+        cases: what to measure; each is measured in one round at least.
+        seconds: how long it may take, about; None for 30 rounds of everything that takes less than 20 s for them.
 
     Yields:
         For each case, pass and backend (`auto` marks the one that it chooses): `ms` and `spread` (interquartile range by
-        median), `rounds`, `gflops` (useful ones a second), `peak_share` (of the fastest matrix product so far),
-        `temporary_mb` of the compiled program, and `speedup` over backend `jax`, which is `jax.nn.dot_product_attention`.
-        What is left out has `ms` None and a `note` that says why.
+        median), `rounds`, `gflops` (useful ones a second), `peak_gflops` of the fastest matrix product so far and
+        `peak_share` of it, `temporary_mb` of the compiled program, and `speedup` over backend `jax`, which is
+        `jax.nn.dot_product_attention`.
     """
-    end = time.monotonic() + seconds
+    end = None if seconds is None else time.monotonic() + seconds
     size = 1024 if jax.default_backend() == "cpu" else 8192
-    products = {dtype: _product(size, dtype) for dtype in ("float32", "bfloat16")}
-    passes = [(case, name) for case in cases(lengths) for name in PASSES]
-    a_pair: dict[tuple[Any, ...], float] = {}  # seconds for a query and a key, at the length before
+    products = {dtype: _product(size, dtype) for dtype in _DTYPES}
+    passes = [(case, name) for case in cases for name in PASSES]
     peak: dict[str, float] = {}
     for done, (case, name_of_pass) in enumerate(passes):
-        left = end - time.monotonic()
-        family = (case.head_dim, case.dtype, case.kv_heads, name_of_pass)
         chosen, names = backends(case)
-        # The arithmetic grows with the square of the length.
-        expected = {name: case.seq**2 * a_pair.get((*family, name), 0.0) for name in names}
-        notes = {name: "" if left > 0 else "left out: the time was up" for name in names}
-        for name in names:
-            if expected[name] > SLOWEST:
-                notes[name] = f"left out: a call would take about {expected[name]:.0f} s"
         count, factor = PASSES[name_of_pass]
-        arrays = case.arrays()[:count] if not all(notes.values()) else []
-        programs = {name: _compile(case, arrays, name) for name in names if not notes[name]}
+        arrays = case.arrays()[:count]
+        programs = {name: _compile(case, arrays, name) for name in names}
         calls = {name: functools.partial(program, *arrays) for name, program in programs.items()}
-        timings = interleave(
-            calls | {"product": products[case.dtype]},
-            rounds=30,
-            seconds=0.25 * left / (len(passes) - done),
-        )
+        left = _LONGEST if end is None else 0.25 * max(end - time.monotonic(), 0) / (len(passes) - done)
+        timings = interleave(calls | {"product": products[case.dtype]}, rounds=30, seconds=left)
         flops = factor * case.flops
         peak[case.dtype] = max(peak.get(case.dtype, 0), 2 * size**3 / min(timings["product"].seconds))
         for name in names:
-            row = {"case": case, "pass": name_of_pass, "backend": name, "auto": "*" if name == chosen else ""}
-            if notes[name]:
-                yield row | {"ms": None, "note": notes[name]}
-                continue
             timing = timings[name]
-            a_pair[*family, name] = timing.median / case.seq**2
-            yield row | {
+            yield {
+                "case": case,
+                "pass": name_of_pass,
+                "backend": name,
+                "auto": "*" if name == chosen else "",
                 "ms": 1e3 * timing.median,
                 "spread": timing.spread,
                 "rounds": len(timing.seconds),
                 "gflops": flops / timing.median / 1e9,
+                "peak_gflops": peak[case.dtype] / 1e9,
                 "peak_share": flops / timing.median / peak[case.dtype],
                 "temporary_mb": programs[name].memory_analysis().temp_size_in_bytes / 2**20,
                 "speedup": timings["jax"].ratio_to(timing) if "jax" in timings else None,
             }
+
+
+def _heads() -> int:
+    return 4 if jax.default_backend() == "cpu" else 32
 
 
 def _product(size: int, dtype: str) -> Callable[[], jax.Array]:
