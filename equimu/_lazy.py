@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first asked for; which they are is said once, in the package's stub."""
+"""Names and methods that are imported when they are first asked for."""
 
 import ast
 import importlib
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """The `__getattr__`, `__dir__` and `__all__` of a package, by the imports that its `__init__.pyi` re-exports.
+    """The `__getattr__`, `__dir__` and `__all__` of a package, by the imports that its stub, `__init__.pyi`, re-exports.
 
     Args:
         package: its dotted name.
@@ -35,3 +35,18 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
         return sorted({*vars(sys.modules[package]), *source})
 
     return get, names, sorted(source)
+
+
+def late_method(module: str, function: str) -> Callable[[Any], Any]:
+    """A method that is a function of another file, which needs the class: for how an object is shown.
+
+    Args:
+        module: the file's dotted name.
+        function: its name there; it takes the object.
+    """
+
+    def method(self: Any) -> Any:
+        return getattr(importlib.import_module(module), function)(self)
+
+    method.__name__ = function
+    return method

@@ -157,7 +157,7 @@ def test_tables_json_and_figure(tmp_path):
         ({"sizes": [{"width": 32}, {"wide": 64}]}, "sizes name 'wide'"),
         ({"batches": ()}, r"write \[batch\]"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"seeds": []}, "seeds is a list of seeds, at least one"),
+        ({"seeds": []}, "seeds is a number of seeds or a list of them, at least one"),
         ({"loss": lambda model, batch: jax.vmap(model)(batch[0])}, "must be a scalar"),
         ({"loss": lambda model, batch: jnp.sum(model.layers[0].weight)}, "calls no module"),
         ({"optimizer": lambda tree: mu.adamw(tree, learning_rate=1e30)}, "no longer finite"),

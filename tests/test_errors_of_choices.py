@@ -84,7 +84,7 @@ WRONG = {
     "mu.check_uses(tree, lambda model, x: x, tokens)": ["function uses no array of the model"],
     "check(sizes=[8, 16])": ["each of sizes must be a dict by names, got 8"],
     "check(tree=tree)": ["tree must be a function", "got a tree"],
-    "check(seeds=3)": ["seeds is a list of seeds", "got 3"],
+    "check(seeds=0)": ["seeds is a number of seeds or a list", "got 0"],
     "check(optimizer=lambda tree: None)": ["optimizer must make an optax transformation, and made None"],
     "mu.warmup_schedule(total=9, warmup=1, decay='linaer')": ["decay 'linaer'", "did you mean 'linear'"],
     "mu.LanguageModel(loss_denominator='masks')": ["loss_denominator 'masks'", "did you mean 'mask'"],

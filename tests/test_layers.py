@@ -18,6 +18,7 @@ LAYERS = {
         "_call",
         "_device",
         "_errors",
+        "_html",
         "_interval",
         "_json",
         "_lazy",

@@ -64,13 +64,14 @@ class CoordinateProbe:
         self,
         parameterization: Parameterization,
         *,
-        seeds: Sequence[int] = SEEDS,
+        seeds: int | Sequence[int] = SEEDS,
         tree: EditTree = lambda tree: tree,
         on_size: Callable[[int, int], None] = lambda done, size: None,
     ) -> CoordinateCheck:
         """Trains at all sizes, and judges; arguments and result are those of `coord_check`."""
-        if not isinstance(seeds, Sequence) or not seeds:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise EquimuError(f"seeds is a list of seeds, at least one, e.g. range(6); got {shown(seeds)}")
+        listed = range(seeds) if isinstance(seeds, int) else seeds
+        if not isinstance(listed, Sequence) or not listed:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise EquimuError(f"seeds is a number of seeds or a list of them, at least one; got {shown(seeds)}")
         check_function("tree", tree, "from a tree of rules to an edited one")
         if rules_of(tree):
             raise EquimuError("tree must be a function from a tree of rules to an edited one, got a tree")
@@ -78,7 +79,7 @@ class CoordinateProbe:
         sizes = [target[self._size] for target in self._targets]
         measured: list[Measured] = []
         for own, size in zip(trees, sizes, strict=True):
-            measured.append(self._experiment.measure(tree(own), seeds))
+            measured.append(self._experiment.measure(tree(own), listed))
             on_size(len(measured), size)
         doubts = disagreements(trees[0], measured[0].uses)
         measured = pooled(measured)
@@ -108,7 +109,7 @@ class CoordinateProbe:
             optimizer=parameterization.optimizer,
             size=self._size,
             sizes=tuple(sizes),
-            seeds=len(seeds),
+            seeds=len(listed),
             steps=self._steps,
             predicted_growth=said.growth,
             rows=tuple(explain(row, said, parameterization, sizes, flatness, doubts) for row in rows),
@@ -140,7 +141,7 @@ def coord_check(
     batches: Sequence[Any],
     optimizer: MakeOptimizer,
     steps: int = 3,
-    seeds: Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] = SEEDS,
     forward: Forward = scaled,
     tree: EditTree = lambda tree: tree,
 ) -> CoordinateCheck:
@@ -161,7 +162,7 @@ def coord_check(
         optimizer: from a tree of rules to the optimizer, e.g. `lambda tree: equimu.adamw(tree, learning_rate=2**-9)`. Choose a
             learning rate so small that a few steps are far from the end of training.
         steps: updates.
-        seeds: of the initial weights; the intervals come from their spread.
+        seeds: of the initial weights; a number n stands for 0 to n - 1. The intervals come from their spread.
         forward: from a tree and a model to what the loss is given.
         tree: what is done to each tree of rules before it is used, for trees that are edited by hand.
 

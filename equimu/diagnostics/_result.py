@@ -4,6 +4,7 @@ import dataclasses
 import math
 import textwrap
 
+from equimu._lazy import late_method
 from equimu._terminal import table_lines
 from equimu.diagnostics._cells import COLUMNS, cells_of
 from equimu.diagnostics._verdicts import Row
@@ -58,6 +59,8 @@ class CoordinateCheck:
         sizes = ", ".join(map(str, self.sizes))
         state = "passed" if self.passed else f"{len(self.off)} rows off"
         return f"<CoordinateCheck of {self.parameterization} over {self.size} {sizes}: {state}, {len(self.rows)} rows>"
+
+    _repr_html_ = late_method("equimu.diagnostics._html", "html_check")
 
     def table(self) -> str:
         """Every site and every leaf, a line each: what was measured, and what is expected."""

@@ -1,6 +1,7 @@
 """The rule tree as text: a table for people, JSON for files."""
 
 import dataclasses
+import html
 import json
 from fractions import Fraction
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
+from equimu._html import html_table
 from equimu._terminal import table_lines
 from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
@@ -23,7 +25,20 @@ _SPARE = tuple(map(_COLUMNS.index, ("constructor", "eps", "shape")))  # what a n
 _OF_RUN = "one_minus_beta"  # a column only where some rule has it: rules of batch and length
 
 
-def table(tree: PyTree, *, markdown: bool = False, width: int | None = None) -> str:
+class RuleTable(str):
+    """A rule table as text; a notebook shows it as a table of its own.
+
+    Attributes:
+        html: the table as HTML.
+    """
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def table(tree: PyTree, *, markdown: bool = False, width: int | None = None) -> RuleTable:
     """One row a leaf: path, shape, role, the initial draw, the constructor's own draw if there is one, and the factors.
 
     The initial draw is that of the stored array; the forward pass sees it times the multiplier.
@@ -41,11 +56,14 @@ def table(tree: PyTree, *, markdown: bool = False, width: int | None = None) -> 
         numbers = tuple(_number(getattr(rule, name)) for name in columns[len(_COLUMNS) - len(_NUMBERS) :])
         own = "" if rule.own_std is None else spread(rule.own_mean, rule.own_std)
         rows.append((rule.path, "×".join(map(str, rule.shape)) or "scalar", rule.role, _draw(rule), own, *numbers))
-    if markdown:
-        lines = [" | ".join(row) for row in (columns, ["---"] * len(columns), *rows)]
-        return "\n".join(f"| {line} |" for line in lines)
     everything = range(len(columns))
-    return "\n".join(table_lines(columns, rows, text=everything, spare=_SPARE, width=width))
+    if markdown:
+        lines = [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
+    else:
+        lines = table_lines(columns, rows, text=everything, spare=_SPARE, width=width)
+    made = RuleTable("\n".join(lines))
+    made.html = html_table(columns, [list(map(html.escape, row)) for row in rows], text=frozenset(everything))
+    return made
 
 
 def _number(value: Any) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from equimu._html import html_page, html_table
 from equimu.files import local_folder, write_files
 from equimu.presets._paper import scale_text
 from equimu.presets._reproduce import Reproduced
-from equimu.reports import html_page, html_report, html_table, markdown, write_report
+from equimu.reports import html_report, markdown, write_report
 
 _TITLE = "A Large-Scale Exploration of μ-Transfer"
 _CLAIMS = {True: "transfers", False: "does not", None: ""}

@@ -8,9 +8,7 @@ from equimu.reports._fitted import Fitted as Fitted
 from equimu.reports._fitted import fitted as fitted
 from equimu.reports._fitted import scale_of as scale_of
 from equimu.reports._held_out import HeldOut as HeldOut
-from equimu.reports._html import html_page as html_page
 from equimu.reports._html import html_report as html_report
-from equimu.reports._html import html_table as html_table
 from equimu.reports._joint_law import Exponent as Exponent
 from equimu.reports._joint_law import JointLaw as JointLaw
 from equimu.reports._joint_law import Prediction as Prediction

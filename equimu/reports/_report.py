@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equimu._lazy import late_method
 from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
 from equimu.reports._fitted import Fitted
@@ -84,6 +85,8 @@ class Report:
     def fitted(self) -> Fitted:
         """The number whose best value is fitted, and its axis."""
         return self.panels[0].curves[0].fitted
+
+    _repr_html_ = late_method("equimu.reports._html", "html_report")
 
     def __repr__(self) -> str:
         lines = [f"Report over {self.along}: {len(self.panels)} panel{'s' if len(self.panels) > 1 else ''}"]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from equimu._html import html_page
 from equimu.files import local_folder, write_files
 from equimu.reports._cells import Curve
 from equimu.reports._figure import png
-from equimu.reports._html import html_page, html_report
+from equimu.reports._html import html_report
 from equimu.reports._laws import PanelLaw
 from equimu.reports._report import Panel, Report
 from equimu.reports._table import markdown

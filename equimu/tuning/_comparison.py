@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from equimu._interval import mean_half_width
+from equimu._lazy import late_method
 from equimu.reports import Report
 from equimu.runs import Runs
 from equimu.tuning._result import Tuned
@@ -89,6 +90,8 @@ class Comparison:
             f"{_against(mine.loss, retuned.loss)} that of {self.against} retuned there, which takes "
             f"{1 / self.share:.1f} times the operations of the search."
         )
+
+    _repr_html_ = late_method("equimu.tuning._html", "html_comparison")
 
     def __repr__(self) -> str:
         return self.sentence

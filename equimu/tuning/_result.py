@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from equimu._errors import EquimuError, nearest
+from equimu._lazy import late_method
 from equimu.runs import RunConfig, Runs, Sizes
 
 
@@ -71,6 +72,8 @@ class Tuned:
             EquimuError: an unknown size, or one below that of the small run.
         """
         return carried_run(self.config, size)
+
+    _repr_html_ = late_method("equimu.tuning._html", "html_tuned")
 
     def __repr__(self) -> str:
         against = "a run that diverges" if self.default_plus_minus is None else f"{self.default_loss:.4f} untuned"
