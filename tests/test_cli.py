@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from json_schemas import check_schema
 from runs import LINES
 
 from equimu.cli import main
@@ -36,7 +37,7 @@ def test_show_prints_the_rules(capsys):
     code, out, _ = call(capsys, "show", "--size.width", 256, "--base.width", 32)
     assert code == 0 and "mlp.down.weight" in out and "0.125" in out
     code, out, _ = call(capsys, "show", "--json")
-    assert code == 0 and json.loads(out)["rules"]["embedding.weight"]["role"] == "input"
+    assert code == 0 and check_schema("show", out)["rules"]["embedding.weight"]["role"] == "input"
     code, out, _ = call(capsys, "show", "--markdown")
     assert code == 0 and "| path" in out
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from json_schemas import check_schema
 
 import equimu as mu
 from benchmarks.coordinate._faults import Fault
@@ -140,7 +141,7 @@ def test_tables_json_and_figure(tmp_path):
         == f"# Coordinate check\n\n![Activations over the size](coord-check.png)\n\n{markdown(check)}"
     )
     assert sum(line.endswith("| off |") for line in markdown(check).splitlines()) == 1
-    plain = json.loads(data.read_text())
+    plain = check_schema("coord-check", data.read_text())
     assert plain == json.loads(to_json(check))
     assert plain["passed"] is False and plain["failures"] == ["layers[1].weight"] and plain["first_site"] is None
     assert len(plain["rows"]) == len(check.rows)

@@ -1,12 +1,12 @@
 """What a newcomer types first: the overview, help, version, guesses, the look at the machine, and completion."""
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+from json_schemas import check_schema
 
 import equimu
 from equimu.cli import main
@@ -88,7 +88,7 @@ def test_the_overview_needs_no_jax():
 def test_the_doctor_looks_at_this_machine(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("EQUIMU_CACHE", str(tmp_path / "none" / "yet"))
     code, out, _ = call(capsys, "doctor", "--json")
-    found = json.loads(out)
+    found = check_schema("doctor", out)
     assert code == 0 and found["equimu"] == equimu.__version__
     assert found["devices"]["count"] == 8 and found["devices"]["platform"] == "cpu"
     assert found["attention"]["auto"] == "blockwise" and "not on cpu" in found["attention"]["others"]["splash"]

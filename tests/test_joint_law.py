@@ -1,11 +1,11 @@
 """The law over several sizes, of synthetic sweeps whose law is known."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
 import pytest
+from json_schemas import check_schema
 from synthetic_sweeps import sweep
 
 from benchmarks.joint_law._grids import KINDS, STEPS, TARGET, Truth, judge
@@ -154,7 +154,7 @@ def test_report_has_the_law_and_what_is_claimed(tmp_path):
     *_, rejected, left = (cell.strip() for cell in row.strip("|").split("|"))
     assert "0" in rejected.split(", ") and "-0.4" in left.split(", ")
     assert "law over width, steps, rows" in repr(made)
-    data = json.loads(write_report(made, tmp_path)[3].read_text(encoding="utf-8"))
+    data = check_schema("report", write_report(made, tmp_path)[3].read_text(encoding="utf-8"))
     assert [each["name"] for each in data["laws"][0]["exponents"]] == ["width", "steps", "rows"]
     # Nothing of it where one size varies.
     assert report(sweep()).laws == () and "law over" not in markdown(report(sweep()))

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import tomllib
 import jax
 import jax.numpy as jnp
 import pytest
+from json_schemas import check_schema
 from planning import EXAMPLE_FILES, TINY, TINY_SIZE, array, decoder
 
 import equimu.cli
@@ -217,7 +217,7 @@ def test_what_does_not_fit_names_the_largest_part(change, words):
     assert not made.fits
     assert words in advice(made)
     assert f"{change['total'] / GIB:.2f} GiB a device of 16.00" in advice(made)
-    assert json.loads(plan_to_json(made))["advice"] == advice(made)
+    assert check_schema("plan", plan_to_json(made))["advice"] == advice(made)
 
 
 def test_the_compilers_refusal_is_read():
@@ -271,7 +271,7 @@ def test_the_command_plans_for_cpu_devices():
         "--json",
     ]
     code, out, err = command("cpu:4", *flags)
-    found = json.loads(out)
+    found = check_schema("plan", out)
     assert code == 0, err
     assert found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and found["fits"] and found["advice"] is None
     assert found["collectives"]["all-gather"]["count"] > 0

@@ -1,11 +1,11 @@
 """The experiments of arXiv 2404.05728, field by field, and how they are scaled down."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
 import pytest
+from json_schemas import check_schema
 
 from equimu import EquimuError
 from equimu.cli import main
@@ -263,7 +263,7 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     )
     whole = (tmp_path / "runs" / "paper.html").read_text()
     assert whole.count("data:image/svg+xml;base64,") == 2 and '<h2 id="bsz_large">' in whole
-    data = json.loads((tmp_path / "runs" / "paper.json").read_text())
+    data = check_schema("reproduce", (tmp_path / "runs" / "paper.json").read_text())
     # Whatever does not agree has a reason, in the page and in the data.
     for name, each in data["groups"].items():
         assert (each["reason"] is None) == (each["agreement"] == "agrees")

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from json_schemas import check_schema
 from synthetic_sweeps import lopsided, sweep
 
 from equimu._errors import EquimuError
@@ -117,6 +118,7 @@ def test_report_writes_page_figure_and_data(mixed, tmp_path):
         raise AssertionError(f"{token} is not JSON")
 
     panels = json.loads(data.read_text(encoding="utf-8"), parse_constant=never)["panels"]
+    check_schema("report", data.read_text(encoding="utf-8"))
     assert [panel["verdict"]["kind"] for panel in panels] == ["transfers", "drifts", "undecided"]
     assert panels[1]["sizes"][3]["runs"][-1] == {
         "at": -1.0,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import math
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from json_schemas import check_schema
 from launched.lines import Lines
 from runs import LINES, small_run, with_model, with_text
 from test_cli import call
@@ -163,14 +163,14 @@ def test_eval_prints_the_loss_and_writes_nothing(capsys, run, of_lines):
     assert code == 0 and out.startswith("validation loss ") and "bits per byte" in out and "after step 6" in out, err
     assert contents(run.folder.parent) == before
     code, out, _ = call(capsys, "eval", LINES, of_lines.folder / "checkpoints" / "step-4", "--json")
-    assert code == 0 and json.loads(out)["loss"] == pytest.approx(of_lines.validation_loss)
+    assert code == 0 and check_schema("eval", out)["loss"] == pytest.approx(of_lines.validation_loss)
 
 
 def test_sample_takes_prompts_from_anywhere(capsys, run, tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text("def\n2**3\n")
     flags = ("--tokens", 99, "--temperature", 0)
     code, out, err = call(capsys, "sample", run.folder, "def", "2**3", *flags, "--json")
-    lines = [json.loads(line) for line in out.splitlines()]
+    lines = [check_schema("sample", line) for line in out.splitlines()]
     assert code == 0 and [line["prompt"] for line in lines] == ["def", "2**3"], err
     assert call(capsys, "sample", run.folder, "--file", tmp_path / "prompts.txt", *flags, "--json")[1] == out
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"def\n2**3\n")))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from json_schemas import check_schema
 
 import equimu as mu
 from equimu import EquimuError
@@ -174,7 +175,7 @@ def test_a_search_finds_a_better_setting_goes_on_and_is_carried(tmp_path):
 
     page, data, config = write_tuned(tuned, tmp_path / "report", large)
     assert "| learning_rate |" in page.read_text()
-    assert json.loads(data.read_text())["values"] == tuned.values
+    assert check_schema("tune", data.read_text())["values"] == tuned.values
     assert json.loads(config.read_text()) == config_to_dict(large)
     assert max(map(len, repr(tuned).splitlines())) <= 80
 
@@ -228,7 +229,7 @@ def test_the_page_of_a_comparison(compared, tmp_path):
     assert found.sentence in text and "| width | mup tuned at width 8, carried | sp tuned at width 8, carried |" in text
     assert text.count(f"{found.carried[-1].loss:.3f} ± {found.carried[-1].plus_minus:.3f}") >= 1
     assert figure.read_bytes()[:4] == b"\x89PNG"
-    assert json.loads(data.read_text())["carried"][2]["losses"] == list(found.carried[2].losses)
+    assert check_schema("compare", data.read_text())["carried"][2]["losses"] == list(found.carried[2].losses)
 
 
 def test_the_sentence_of_a_comparison(compared):
