@@ -1,6 +1,17 @@
-"""`python -m equimu`."""
+"""The program `equimu`, which is `python -m equimu` too."""
 
-from equimu.cli import main
+import sys
+
+
+def main() -> None:
+    """Imports the command line and runs it: Ctrl-C is answered in one line meanwhile, too."""
+    try:
+        from equimu.cli import main as run
+    except KeyboardInterrupt:
+        print("equimu: interrupted before anything was begun", file=sys.stderr)
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()
