@@ -8,8 +8,10 @@ it is trained there is a `lock`, and once it was saved a folder `checkpoints`. N
 import re
 
 CONFIG, RULES, METRICS, SOURCE = "config.json", "rules.json", "metrics.jsonl", "source"
+"""Names of files in a run's folder."""
 DONE, PAUSED = "done", "paused"
 LOCK, CHECKPOINTS = "lock", "checkpoints"
+"""Names of the lock and of the folder of checkpoints."""
 NAMES = (CONFIG, RULES, METRICS, SOURCE, DONE, PAUSED, LOCK, CHECKPOINTS)
 LEFTOVER = re.compile(rf"{LOCK}(-[0-9a-f]+)?|({RULES}|{METRICS}|{SOURCE})(\.tmp)?|{CONFIG}\.tmp")
 """What a start leaves that was killed before the config was there."""
