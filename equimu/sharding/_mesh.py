@@ -10,8 +10,10 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from equimu._errors import EquimuError
 from equimu._values import Size, check
 
-FSDP, TENSOR = "fsdp", "tensor"
-"""Names of the axes over which weights are spread, and over which the work on a row is."""
+FSDP = "fsdp"
+"""The axis over which rows and weights are spread."""
+TENSOR = "tensor"
+"""The axis over which the work on a row is spread."""
 AXES = ("data", FSDP, TENSOR)
 """The axes of the mesh, in order."""
 # A batch's rows are spread over these; on `tensor` every device sees the same rows.
