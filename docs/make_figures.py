@@ -1,7 +1,7 @@
 """Makes the figure of `guides/what-is-mup.md`: `python docs/make_figures.py`, a minute or two on two CPU cores.
 
-The same small transformer at four widths takes three steps of Adam with one learning rate, under the standard parameterization and
-under μP. Drawn is by how much the outputs of its parts have changed: the rows of a coordinate check.
+The same small transformer at four widths takes three steps of Adam with one learning rate, under the standard
+parameterization and under μP. What is drawn is by how much the outputs of its parts have changed: rows of a coordinate check.
 """
 
 import functools

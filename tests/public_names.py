@@ -61,7 +61,9 @@ def public_names() -> dict[str, tuple[Definition, frozenset[str]]]:
 
 
 def public_packages() -> list[str]:
-    return [f"equimu.{name}" for name, source in _exports("equimu").items() if source[0] == "equimu"] + ["equimu.presets"]
+    return [f"equimu.{name}" for name, source in _exports("equimu").items() if source[0] == "equimu"] + [
+        "equimu.presets"
+    ]
 
 
 def _named(arguments: ast.arguments) -> set[str]:
@@ -98,7 +100,9 @@ def _definition(module: str, name: str) -> Definition:
             return _definition(node.module or "", name)
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return Definition(f"{module}.{name}", node, None)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(part, ast.Name) and part.id == name for each in targets for part in ast.walk(each)):
             return Definition(f"{module}.{name}", node, body[i + 1] if i + 1 < len(body) else None)
     raise LookupError(f"{module} has no {name}")

@@ -10,6 +10,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from pages import DOCS, PAGES, ROOT, anchors, blocks, commands, prose
 from public_names import public_names, public_packages
@@ -30,7 +31,9 @@ READERS = {
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
+)
 def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,6 +62,8 @@ def _words(text):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh" in page.read_text()], ids=lambda page: page.stem)
 def test_commands_of_a_page_are_right(page, tmp_path, monkeypatch, capsys):
+    # As a user's command line is: without the tests' checks of annotations.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
     for file, text in READERS.items():
