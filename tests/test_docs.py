@@ -31,9 +31,16 @@ READERS = {
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
 
 
+@pytest.fixture
+def as_users_have_it(monkeypatch):
+    """Without the checks of annotations that the tests are run with."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
 )
+@pytest.mark.usefixtures("as_users_have_it")
 def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -70,9 +77,8 @@ def _check_printed(passage, printed):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh" in page.read_text()], ids=lambda page: page.stem)
+@pytest.mark.usefixtures("as_users_have_it")
 def test_commands_of_a_page_are_right(page, tmp_path, monkeypatch, capsys):
-    # As a user's command line is: without the tests' checks of annotations.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", "examples")
     for file, text in READERS.items():
@@ -174,7 +180,7 @@ def test_the_citation_has_the_version_of_the_package():
 
 
 def test_import_is_light():
-    # Seconds of the processor, the best of five, as shares of what jax, equinox and optax take to import: of
+    # Seconds of the processor, the best of three, as shares of what jax, equinox and optax take to import: of
     # `import equimu`, and of all its names above those three.
     code = (
         "import sys, time; t = time.process_time(); import equimu; print(time.process_time() - t, 'jax' in sys.modules);"
@@ -184,7 +190,7 @@ def test_import_is_light():
         "print(*(sys.modules.keys() & {'grain', 'tensorstore', 'tyro', 'rich', 'matplotlib', 'tokenizers'}))"
     )
     costs = []
-    for _ in range(5):
+    for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         alone, foundations, names, heavy = done.stdout.splitlines()
         assert alone.endswith("False") and heavy == ""
