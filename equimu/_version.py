@@ -3,3 +3,4 @@
 import importlib.metadata
 
 __version__ = importlib.metadata.version("equimu")
+"""The version of the package, such as `0.1.0`."""

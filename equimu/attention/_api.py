@@ -147,7 +147,12 @@ def decode_attention(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What `auto` takes on a platform, and for each other backend why it is not that one."""
+    """What `auto` takes on a platform, and for each other backend why it is not that one.
+
+    - `platform`: `cpu`, `gpu` or `tpu`.
+    - `chosen`: the name of the backend.
+    - `others`: the reason against each of the others, by name.
+    """
 
     platform: str
     chosen: str

@@ -60,6 +60,18 @@ def pallas_tpu(
 
     `blocks` gives the sizes of the forward and of the backward kernel instead of those that measured best, and
     `interpret=pltpu.InterpretParams()` runs them slowly on any platform.
+
+    Args:
+        q: queries.
+        k: keys, of as many heads or of a divisor of them.
+        v: values, shaped as the keys.
+        scale: factor on the scores.
+        q_offset: position of the first query.
+        q_segments: the document of each query; None if there is one.
+        k_segments: the document of each key.
+        visibility: which keys a query may see.
+        blocks: sizes of the forward and of the backward kernel.
+        interpret: how to run without a TPU.
     """
     tiles = functools.partial(
         Tiles,

@@ -19,7 +19,13 @@ LANES = 128  # of a vector register: blocks and head axes are multiples of it or
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """The sizes of what is computed at a time, all in positions."""
+    """The sizes of what is computed at a time, all in positions.
+
+    - `block_q`: queries of a tile.
+    - `block_k`: keys of a tile.
+    - `strip`: positions in a part of a tile.
+    - `chunk`: keys in fast memory at a time.
+    """
 
     block_q: int
     block_k: int

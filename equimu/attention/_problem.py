@@ -19,7 +19,20 @@ Segments = Aval | tuple[Aval, Aval] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The static facts that decide which backend can serve; the rest of the call is traced."""
+    """The static facts that decide which backend can serve; the rest of the call is traced.
+
+    - `seq_q`, `seq_k`: positions of queries and keys.
+    - `heads`, `kv_heads`: heads of queries, and of keys and values.
+    - `head_dim`: width of a head.
+    - `dtype`: of queries, keys and values.
+    - `visibility`: which keys a query may see.
+    - `segments`: whether there are documents.
+    - `segments_differ`: whether those of the queries are other ones than those of the keys.
+    - `q_offset`: position of the first query; None where it is traced.
+    - `platform`: `cpu`, `gpu` or `tpu`; None where only the compiler will know it.
+    - `chip`: as JAX names the kind of device.
+    - `capability`: of an NVIDIA GPU, such as (9, 0); None where it is not known.
+    """
 
     seq_q: int
     seq_k: int

@@ -33,6 +33,12 @@ class Tokenizer(Protocol):
 
     `fingerprint` names the map from text to ids: equal fingerprints, equal ids. A store keeps it, so that
     tokens are never read with another tokenizer than the one that wrote them.
+
+    - `name`: what configs call it.
+    - `vocab_size`: the number of ids.
+    - `bos`, `eod`: ids that stand before and after a document.
+    - `encode_batch`: ids of several texts, without `bos` and `eod`.
+    - `decode`: the text of some ids.
     """
 
     @property
@@ -55,6 +61,11 @@ class ByteTokenizer:
 
     Byte 0 never stands in text, so it serves as end-of-document and as beginning-of-document, and the
     vocabulary stays at 256. (A corpus file that holds it is refused as binary.)
+
+    - `name`: `bytes`.
+    - `fingerprint`: what a store made with it is known by.
+    - `vocab_size`: 256.
+    - `bos`, `eod`: 0, before and after a document.
     """
 
     name: str = dataclasses.field(default="bytes", init=False)

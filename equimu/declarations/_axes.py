@@ -27,6 +27,7 @@ from equimu._errors import EquimuError, nearest
 from equimu._values import Index, Size, check, check_class, checked, shown
 
 AXIS_WORDS = frozenset({"in", "out", "inner", "kernel", "table", "stack"})
+"""The words for axes; see `register_axes`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,23 @@ def axes(
     as_model: bool = False,
     trained: bool | None = None,
 ) -> Axes:
-    """A declaration with more to say than the words of the axes; see `Axes` for the arguments."""
+    """A declaration with more to say than the words of the axes; see `Axes` for the arguments.
+
+    Args:
+        words: what each trailing axis is.
+        constant: the value that the array starts from.
+        tied: the words of a second use.
+        tied_multiplier: the field that receives the second use's multiplier.
+        bias_of: the field of the map that this bias is added to.
+        norm_of: the array whose norm this gain replaces.
+        split: the axis that devices share, and into how many parts.
+        strides: of a transposed convolution.
+        as_model: keep the constructor's own values at every size.
+        trained: whether it has a learning rate and decay.
+
+    Raises:
+        EquimuError: an unknown word, or a value that does not fit the words.
+    """
     return Axes(
         words,
         constant=constant,

@@ -40,6 +40,8 @@ class Leaf:
     - `state`: whether it is part of the model's state (running statistics), which no optimizer trains.
     - `containers`: the lists, tuples and dictionaries around it, from the outermost, by path.
     - `declared`: whether a class declares its axes, or whether they were inferred.
+
+    - `shape`, `dtype`: of the array at the target sizes.
     """
 
     path: str

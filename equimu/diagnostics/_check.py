@@ -23,7 +23,8 @@ SEEDS = range(6)
 class CoordinateProbe:
     """The experiment of a coordinate check for one model, loss and optimizer.
 
-    Its programs are compiled once, for any number of parameterizations, seeds and edited trees.
+    Its programs are compiled once, for any number of parameterizations, seeds and edited trees. Its arguments
+    `make`, `base`, `sizes`, `loss`, `batches`, `optimizer`, `steps` and `forward` are those of `coord_check`.
     """
 
     def __init__(

@@ -28,7 +28,10 @@ EXACT = 1e-3  # exponents of laws are exact up to rounding of sizes
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Exponents that are expected, between two ends that may be infinite."""
+    """Exponents that are expected, between two ends that may be infinite.
+
+    - `low`, `high`: the ends; infinite where there is none.
+    """
 
     low: float
     high: float

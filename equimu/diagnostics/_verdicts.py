@@ -51,6 +51,8 @@ class Row:
     - `absolute`: mean absolute value at each size; of sites.
     - `exponent`, `expected`: the power of the size that it goes with, measured and predicted.
     - `off`: whether what was measured cannot be what is expected.
+
+    - `why`: what is off, in words.
     """
 
     kind: Literal["site", "leaf"]

@@ -21,6 +21,15 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 class LlamaConfig:
     """The sizes and constants of a Llama, by Hugging Face's names.
 
+    - `vocab_size`: token ids.
+    - `hidden_size`: width of the residual stream.
+    - `intermediate_size`: width inside the MLP.
+    - `num_hidden_layers`: blocks.
+    - `num_attention_heads`, `num_key_value_heads`: heads of queries, and of keys and values.
+    - `rms_norm_eps`: epsilon inside the root of the norms.
+    - `rope_theta`: wavelength base of the rotary embedding.
+    - `tie_word_embeddings`: whether the embedding is the unembedding, too.
+
     Raises:
         EquimuError: sizes that do not fit each other.
     """

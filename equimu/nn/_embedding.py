@@ -40,6 +40,7 @@ class TiedEmbedding(eqx.Module):
 
     The two uses need two forward multipliers: the table carries the embedding's, and `readout_multiplier`, a scalar that is
     never trained, the unembedding's. It is 1/d_model at the start, as in Table 8 of TP-V, until a tree of rules sets it.
+    `vocab_size`, `d_model` and `key` are those of `Embedding`.
     """
 
     weight: Float[Array, "vocab d_model"]

@@ -14,10 +14,16 @@ from equimu.nn._linear import Linear
 from equimu.sharding import check_share, gather_positions, tensor_parallel_size
 
 Activation: TypeAlias = Literal["relu", "gelu", "squared_relu", "swiglu"]
+"""Names of nonlinearities."""
 
 
 def activate(x: Float[Array, "*seq d_ff"], activation: Activation) -> Float[Array, "*seq d_ff"]:
-    """The nonlinearity; of SwiGLU, that of its gate."""
+    """The nonlinearity; of SwiGLU, that of its gate.
+
+    Args:
+        x: what the up projection puts out, or the gate of SwiGLU.
+        activation: `"relu"`, `"gelu"`, `"squared_relu"` or `"swiglu"`.
+    """
     if activation == "swiglu":
         return jax.nn.silu(x)
     if activation == "squared_relu":

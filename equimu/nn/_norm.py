@@ -12,6 +12,7 @@ from equimu._values import NotNegative, Size, check
 from equimu.declarations import register_axes
 
 Gain: TypeAlias = Literal["none", "vector", "scalar"]
+"""Trainable gains of a norm: none, one for each feature, or one for all."""
 
 
 def rms_norm(x: Float[Array, "*seq d_model"], *, eps: float = 1e-5) -> Float[Array, "*seq d_model"]:

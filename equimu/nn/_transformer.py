@@ -25,7 +25,11 @@ Remat: TypeAlias = bool | Literal["projections"]
 
 
 class Block(eqx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    - `attention_norm`, `mlp_norm`: of what goes into the branches.
+    - `attention`, `mlp`: the branches.
+    """
 
     attention_norm: RMSNorm
     attention: SelfAttention

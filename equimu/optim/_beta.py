@@ -16,6 +16,9 @@ class Beta:
     In float32, 1 − 0.9 is not 0.1: as a number of the program β is subtracted from 1 in double precision before it is rounded,
     as an input after it was rounded. With both as inputs an update has the bits that it has with β compiled in. It behaves as
     the number β in what optimizers compute with it.
+
+    - `value`: β.
+    - `complement`: 1 − β.
     """
 
     # scalars, or what stands for them while JAX looks at the tree

@@ -297,6 +297,10 @@ def optimizer_to_dict(optimizer: Optimizer) -> dict[str, Any]:
 def optimizer_from_dict(values: Mapping[str, Any], where: str = "optimizer.") -> Optimizer:
     """The optimizer of plain JSON types; fields left out keep their defaults, and `name` is `"adamw"`.
 
+    Args:
+        values: its fields, and `name`.
+        where: what is written before a field in an error.
+
     Raises:
         EquimuError: an unknown name or key (with the nearest valid one), or a value of the wrong type.
     """

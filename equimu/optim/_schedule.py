@@ -12,6 +12,7 @@ from equimu._types import Scalar
 from equimu._values import Count, Index, NotNegative, check_function, checked, is_traced
 
 Schedule: TypeAlias = Callable[[Any], Any]
+"""A function from the number of updates done to the factor on the next one."""
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _STABLE = 0.8  # share of the steps after the warm-up
 

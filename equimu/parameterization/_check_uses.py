@@ -65,7 +65,12 @@ def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[D
 
 
 def disagreements(tree: PyTree, found: Mapping[str, Sequence[Use]]) -> list[Disagreement]:
-    """`check_uses` of uses that are known."""
+    """`check_uses` of uses that are known.
+
+    Args:
+        tree: of rules.
+        found: the uses of each array, by its path; see `uses`.
+    """
     shapes = shapes_of(tree)
     made: list[Disagreement] = []
     for rule in rules_of(tree):

@@ -46,6 +46,9 @@ class Law:
     """`coefficient` times a product of powers of the leaf's `Dimensions`.
 
     Laws multiply, divide and take powers among themselves and with numbers: `2 * fan_in**-0.5 / width_ratio`.
+
+    - `coefficient`: a number.
+    - `exponents`: the power of each size, by its name, sorted and without zeros.
     """
 
     coefficient: float = 1.0
@@ -109,14 +112,26 @@ def symbol(name: str) -> Law:
 
 ONE = Law()
 fan_in = symbol("fan_in")
+"""The product of the summed axes; 1 where there is none."""
 fan_out = symbol("fan_out")
+"""The product of the output axes."""
 fan_in_ratio = symbol("fan_in_ratio")
+"""`fan_in` relative to the base model."""
 fan_out_ratio = symbol("fan_out_ratio")
+"""`fan_out` relative to the base model."""
 width_ratio = symbol("width_ratio")
+"""`fan_in_ratio` where the fan-in grows with the width, else `fan_out_ratio`."""
 layer_fan_in = symbol("layer_fan_in")
+"""Of a bias, the fan-in of the map whose output it is added to; of others their own."""
 narrowing = symbol("narrowing")
+"""Fan-out over fan-in where that is below 1, else 1."""
 readers_ratio = symbol("readers_ratio")
+"""How much more often each output of a matrix is read than in the base model; see `Dimensions`."""
 depth = symbol("depth")
+"""The number of repeated blocks; 1 for leaves outside of them."""
 depth_ratio = symbol("depth_ratio")
+"""`depth` relative to the base model."""
 batch_ratio = symbol("batch_ratio")
+"""Tokens of a step relative to those of the base run."""
 length_ratio = symbol("length_ratio")
+"""Training tokens relative to those of the base run."""

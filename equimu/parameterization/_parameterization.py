@@ -12,6 +12,7 @@ from equimu.parameterization._rule import DECAY_RULES, FAMILIES, NUMBERS, ROLES,
 
 EpsRule: TypeAlias = Literal["gradient", "lr", "constant"]
 StartRule: TypeAlias = Literal["law", "constructor"]
+"""What drawn arrays start from; see `Parameterization`."""
 
 # Multiplying a weight's use by θ and dividing the weight by θ changes nothing if its learning rate is divided by θ to this
 # power: the gradient grows by θ, which SGD follows, Adam's, Lion's and Muon's updates do not, and Adafactor's are relative.
@@ -22,7 +23,13 @@ _Number = TypeVar("_Number", Law, float)
 
 
 def shift_of_numbers(factor: _Number, optimizer: Family, decay: DecayRule) -> dict[str, _Number]:
-    """By what each number changes where `factor` moves from a weight into its multiplier and the training stays the same."""
+    """By what each number changes where `factor` moves from a weight into its multiplier and the training stays the same.
+
+    Args:
+        factor: what moves.
+        optimizer: the family of optimizers.
+        decay: the rule of weight decay.
+    """
     power = _SHIFT_OF_RATE[optimizer]
     return {
         "init_std": factor**-1,
@@ -37,7 +44,13 @@ def shift_of_numbers(factor: _Number, optimizer: Family, decay: DecayRule) -> di
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """The numbers of one role, as laws."""
+    """The numbers of one role, as laws.
+
+    - `init_std`: standard deviation of the initial draw.
+    - `multiplier`: what the array is multiplied by in the forward pass.
+    - `lr`, `weight_decay`, `eps`: factors on the base learning rate, decay and epsilon.
+    - `one_minus_beta`: factor on 1 − β of the optimizer's running averages.
+    """
 
     init_std: Law = fan_in**-0.5
     multiplier: Law = ONE
@@ -64,6 +77,8 @@ class BaseConstants:
 
     `where` is a role, or the path of a leaf or of a module (`"blocks.mlp"` stands for every leaf inside it). Factors
     may be traced.
+
+    - `init_std`, `multiplier`, `lr`, `weight_decay`, `eps`, `one_minus_beta`: the factors.
     """
 
     where: str
@@ -79,6 +94,8 @@ class BaseConstants:
 class Parameterization:
     """A table of laws, one row a role, for one family of optimizers and one rule of weight decay.
 
+    - `name`: what tables and errors call it.
+    - `input`, `hidden`, `output`, `vector`, `scalar`: the laws of each role.
     - `optimizer`: `"adam"` (any update normalised by a second moment), `"sign"` (Lion, signSGD), `"sgd"`, `"adafactor"` (steps
       relative to the weight's root mean square) or `"muon"` (orthogonalised updates on hidden matrices, Adam elsewhere).
     - `decay`: the rule of weight decay that the laws of `weight_decay` are for; see `equimu.adamw`.

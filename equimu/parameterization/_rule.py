@@ -10,14 +10,20 @@ from equimu.declarations import Leaf
 from equimu.parameterization._law import Dimensions
 
 Role: TypeAlias = Literal["input", "hidden", "output", "vector", "scalar"]
+"""What an array is, by which of its two sides grow."""
 Family: TypeAlias = Literal["adam", "sign", "sgd", "adafactor", "muon"]
+"""Families of optimizers, by how their updates depend on the gradient."""
 DecayRule: TypeAlias = Literal["standard", "independent", "scaled", "l2"]
+"""Where weight decay stands in the update; see `equimu.adamw`."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
+"""All roles."""
 FAMILIES: tuple[Family, ...] = get_args(Family)
 DECAY_RULES: tuple[DecayRule, ...] = get_args(DecayRule)
+"""All rules of weight decay."""
 # The five of every rule, and what only rules of batch and length set.
 NUMBERS = ("init_std", "multiplier", "lr", "weight_decay", "eps", "one_minus_beta")
+"""The numbers of a rule, by name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,11 @@ class Rule:
     `equimu.register_axes` (an `inner` axis, which makes a role, is an `out` here). `optimizer` is the family of update rules
     that `lr` and `eps` are right for, and `decay` the rule of weight decay that `weight_decay` is right for (see
     `equimu.adamw`).
+
+    - `path`, `shape`, `dtype`: of the array.
+    - `dimensions`: the sizes that the laws were evaluated at.
+    - `leaf`: where it stands, and all that is declared of it.
+    - `blueprint`: the model's own constructor, for what only it can make.
     """
 
     path: str
@@ -73,5 +84,9 @@ class Rule:
 
 
 def is_rule(x: Any) -> bool:
-    """Whether a leaf of a tree is a `Rule`."""
+    """Whether a leaf of a tree is a `Rule`.
+
+    Args:
+        x: any leaf.
+    """
     return isinstance(x, Rule)

@@ -89,6 +89,9 @@ def spread(mean: Any, std: Any) -> str:
 def to_json(tree: PyTree) -> str:
     """The rules as JSON, by path; `from_json` reads them back exactly.
 
+    Args:
+        tree: of rules, none of whose numbers is traced.
+
     Raises:
         EquimuError: a number of a rule is traced.
     """

@@ -110,7 +110,12 @@ def fold(tree: PyTree, model: PyTree) -> PyTree:
 
 
 def multiplied(tree: PyTree, model: PyTree) -> PyTree:
-    """`scaled` without its checks: the arrays may be parts of those that the tree is of, as they are inside `jax.shard_map`."""
+    """`scaled` without its checks: the arrays may be parts of those that the tree is of, as they are inside `jax.shard_map`.
+
+    Args:
+        tree: of rules.
+        model: of the tree's structure.
+    """
 
     def multiply(rule: Any, leaf: Any) -> Any:
         if not is_rule(rule) or leaf is None or (isinstance(rule.multiplier, float) and rule.multiplier == 1.0):
@@ -192,6 +197,9 @@ def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
 
     A multiplier or one_minus_beta of exactly 1 and the start of what the model itself makes are left out: they are part of the
     program.
+
+    Args:
+        tree: of rules.
     """
 
     def given(rule: Rule) -> dict[str, Any]:

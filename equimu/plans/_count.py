@@ -22,7 +22,11 @@ _MOVES_NOTHING = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of a kind: how many, and the bytes that a device sends for them."""
+    """Collectives of a kind: how many, and the bytes that a device sends for them.
+
+    - `count`: calls in a step, those in loops as often as they run.
+    - `bytes`: in a step.
+    """
 
     count: float
     bytes: float

@@ -10,7 +10,12 @@ from equimu.tasks import LanguageModel
 
 @dataclasses.dataclass(frozen=True, order=True)
 class MeshShape:
-    """Devices along each axis of a mesh."""
+    """Devices along each axis of a mesh.
+
+    - `data`: with a copy of the weights each.
+    - `fsdp`: over which rows and weights are spread.
+    - `tensor`: which share the work on the same rows.
+    """
 
     data: int
     fsdp: int

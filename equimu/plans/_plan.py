@@ -198,7 +198,11 @@ def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshSha
 
 
 def advice(made: Plan) -> str:
-    """One line for a plan that does not fit: what needs most, and what to change."""
+    """One line for a plan that does not fit: what needs most, and what to change.
+
+    Args:
+        made: the plan.
+    """
     memory, mesh = made.memory, made.mesh
     spread = f"spread it over more devices (mesh {mesh} data×fsdp×tensor: more fsdp, less data)"
     what = {

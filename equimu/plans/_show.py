@@ -15,7 +15,11 @@ _SHOWN = 12  # of a sweep's candidates
 
 
 def print_plan(made: Plan) -> None:
-    """A plan as tables, and whether it fits."""
+    """A plan as tables, and whether it fits.
+
+    Args:
+        made: the plan.
+    """
     print(f"{made.topology}: {made.devices} devices, mesh {made.mesh} (data×fsdp×tensor)\n")
     for title, rows in (
         ("model and step", _step(made)),
@@ -30,7 +34,11 @@ def print_plan(made: Plan) -> None:
 
 
 def plan_to_json(made: Plan) -> str:
-    """A plan as JSON, its advice with it if it does not fit."""
+    """A plan as JSON, its advice with it if it does not fit.
+
+    Args:
+        made: the plan.
+    """
     return json.dumps({**_plain(made), "advice": None if made.fits else advice(made)}, indent=2)
 
 

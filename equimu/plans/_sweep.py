@@ -20,7 +20,13 @@ _HOPELESS = 1.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to carry out a run: the estimate of it, and the plan if it was compiled."""
+    """One way to carry out a run: the estimate of it, and the plan if it was compiled.
+
+    - `config`: of the run, with its micro-batches and recomputation.
+    - `mesh`: how the devices are arranged.
+    - `estimate`: by a formula.
+    - `plan`: of the compiled step; None if it was not compiled.
+    """
 
     config: RunConfig
     mesh: MeshShape

@@ -51,7 +51,11 @@ def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Pa
 
 
 def summary(found: Sequence[Reproduced]) -> str:
-    """How many groups agree with the paper."""
+    """How many groups agree with the paper.
+
+    Args:
+        found: the groups.
+    """
     counts = collections.Counter(each.agreement for each in found)
     texts = [f"agreeing with the paper {counts['agrees']}", f"disagreeing {counts['disagrees']}"]
     texts += [f"undecided {counts['undecided']}"]
@@ -68,7 +72,11 @@ def criterion_summary(found: Sequence[Reproduced]) -> str:
 
 
 def summary_rows(found: Sequence[Reproduced]) -> list[list[str]]:
-    """A heading and a row per group, as texts."""
+    """A heading and a row per group, as texts.
+
+    Args:
+        found: the groups.
+    """
     rows = [["group", "best log2 α", "paper's", "slope", "verdict", "paper", "agreement"]]
     for each in found:
         law = each.panel.law

@@ -13,6 +13,7 @@ from equimu.runs import RunConfig, flat
 from equimu.sweeps import SweepConfig, cells, octaves, sweep_config_from_dict
 
 PAPER = "paper"  # the scale that the experiments were made at
+"""The scale at which the experiments of the paper were made."""
 # What stands in a group beside the fields of its sweep that it changes.
 _OWN = ("text", "claim", "best", "rate", "at")
 

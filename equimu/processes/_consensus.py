@@ -19,7 +19,11 @@ _MOST_STEPS = 1000
 
 
 class StopVote(NamedTuple):
-    """What a process would have: the number of the signal it got, or 0, and whether the run should be saved."""
+    """What a process would have: the number of the signal it got, or 0, and whether the run should be saved.
+
+    - `signum`: the number of the signal, or 0.
+    - `save`: whether to save.
+    """
 
     signum: int
     save: bool

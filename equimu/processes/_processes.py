@@ -81,14 +81,22 @@ def connect(runtime: JoiningOptions) -> None:
 
 
 def launcher(runtime: JoiningOptions) -> str | None:
-    """What has this process be one of several; None if it is alone."""
+    """What has this process be one of several; None if it is alone.
+
+    Args:
+        runtime: what was said of processes: coordinator, number and cluster.
+    """
     if runtime.coordinator is not None:
         return "runtime.coordinator"
     return _cluster() if runtime.cluster == "auto" else None
 
 
 def report_failure(error: BaseException) -> None:
-    """Tells the other processes, if there are any, that this one fails; they end, since they would wait for it in vain."""
+    """Tells the other processes, if there are any, that this one fails; they end, since they would wait for it in vain.
+
+    Args:
+        error: what ended it.
+    """
     if _watch is None:
         return
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -97,7 +105,11 @@ def report_failure(error: BaseException) -> None:
 
 
 def exit_process(code: int) -> None:
-    """Ends this process, which failed, without waiting for the others. Returns if there are none."""
+    """Ends this process, which failed, without waiting for the others. Returns if there are none.
+
+    Args:
+        code: the exit code, an `ExitCode`.
+    """
     if _watch is not None:
         _watch.end(code)
 
@@ -108,7 +120,11 @@ def is_process_zero() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits for all processes. A collective that one of them enters half a minute late may fail."""
+    """Waits for all processes. A collective that one of them enters half a minute late may fail.
+
+    Args:
+        name: of this meeting, the same on all processes.
+    """
     if jax.process_count() > 1:
         service().wait_at_barrier(f"equimu:{name}:{_turn()}", _WORK_MS)
 

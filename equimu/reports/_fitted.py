@@ -108,6 +108,10 @@ def scale_of(name: str, values: Iterable[float]) -> Scale:
 
     Linear where one is not positive. Else log2 for learning rates and for values of a constant ratio; linear for those that are
     evenly spaced, or that all lie within an octave, as decay rates of moments do; else log2.
+
+    Args:
+        name: of the number.
+        values: that were run.
     """
     ordered = np.unique(np.round(np.array(list(values), np.float64), 12))
     if ordered[0] <= 0:
@@ -124,7 +128,13 @@ def _is_even(ordered: np.ndarray) -> bool:
 
 
 def fitted(name: str, scale: Scale, values: Iterable[float]) -> Fitted:
-    """The axis of the values that were run."""
+    """The axis of the values that were run.
+
+    Args:
+        name: of the number.
+        scale: `log2` or `linear`.
+        values: that were run.
+    """
     ordered = np.unique(np.round(np.array(list(values), np.float64), 12))
     step = float(np.median(np.diff(ordered))) if scale == "linear" and len(ordered) > 1 else 1.0
     return Fitted(name=name, scale=scale, step=step)

@@ -62,7 +62,12 @@ def value_at(config: Mapping[str, Any], path: str) -> Any:
 
 
 def flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """A config in plain JSON types by paths; a table of laws is one value."""
+    """A config in plain JSON types by paths; a table of laws is one value.
+
+    Args:
+        value: the config.
+        where: what is written before each path.
+    """
     for name, each in value.items():
         path = f"{where}{name}"
         if isinstance(each, Mapping) and path != "parameterization":

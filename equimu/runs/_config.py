@@ -120,6 +120,11 @@ class RunConfig:
 def run_config(task: Task | RunConfig, size: Mapping[str, int] | None, fields: Mapping[str, Any]) -> RunConfig:
     """A run of a task with these fields; or the run that is given, without any.
 
+    Args:
+        task: the task, or a whole config.
+        size: sizes of the model, by name; None for the task's defaults.
+        fields: other fields of `RunConfig`.
+
     Raises:
         EquimuError: it is neither, or a field is unknown.
     """

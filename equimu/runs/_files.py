@@ -7,9 +7,13 @@ it is trained there is a `lock`, and once it was saved a folder `checkpoints`. N
 
 import re
 
-CONFIG, RULES, METRICS, SOURCE = "config.json", "rules.json", "metrics.jsonl", "source"
+CONFIG = "config.json"
+"""The file in a run's folder that says what the run is."""
+RULES, METRICS, SOURCE = "rules.json", "metrics.jsonl", "source"
 DONE, PAUSED = "done", "paused"
-LOCK, CHECKPOINTS = "lock", "checkpoints"
+LOCK = "lock"
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints in a run's folder."""
 NAMES = (CONFIG, RULES, METRICS, SOURCE, DONE, PAUSED, LOCK, CHECKPOINTS)
 LEFTOVER = re.compile(rf"{LOCK}(-[0-9a-f]+)?|({RULES}|{METRICS}|{SOURCE})(\.tmp)?|{CONFIG}\.tmp")
 """What a start leaves that was killed before the config was there."""

@@ -21,6 +21,9 @@ def numbers_of_run(config: RunConfig) -> dict[str, Any]:
     """The types of a run's numbers, by their paths: `size.width`, `optimizer.weight_decay`, `steps`, `task.text.rows`, ...
 
     Its seed is not among them, nor is what only says how it is carried out.
+
+    Args:
+        config: of a run.
     """
     return numbers_of_kinds(config.task.sizes, config.task, config.optimizer)
 
@@ -86,7 +89,12 @@ def find_number(name: str, paths: Iterable[str], what: str) -> str:
 
 
 def number_at(config: RunConfig, path: str) -> Any:
-    """The value of a number."""
+    """The value of a number.
+
+    Args:
+        config: of a run.
+        path: of a number, as `find_number` gives it.
+    """
     value: Any = config
     for name in path.split("."):
         value = value[name] if isinstance(value, Mapping) else getattr(value, name)
@@ -94,7 +102,12 @@ def number_at(config: RunConfig, path: str) -> Any:
 
 
 def usual_number(config: RunConfig, path: str) -> Any:
-    """The value of a number where nothing is said; None where there is none."""
+    """The value of a number where nothing is said; None where there is none.
+
+    Args:
+        config: of a run.
+        path: of a number.
+    """
     section, _, name = path.partition(".")
     if section == "size":
         return config.task.sizes[name]
@@ -111,7 +124,12 @@ def usual_number(config: RunConfig, path: str) -> Any:
 
 
 def with_numbers(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The run with other values of some numbers, by their paths; its base stays."""
+    """The run with other values of some numbers, by their paths; its base stays.
+
+    Args:
+        config: of a run.
+        values: by path.
+    """
     fields: dict[str, Any] = {}
     for path, value in values.items():
         name, _, rest = path.partition(".")
@@ -122,6 +140,11 @@ def with_numbers(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 def checked_number(name: str, value: Any, hint: Any) -> int | float:
     """A number of a type. A text may be one, too: `"0.01"`, `"2**-9"`.
+
+    Args:
+        name: what an error calls it.
+        value: a number or a text.
+        hint: its type, one of those that `numbers_of_run` gives.
 
     Raises:
         EquimuError: it is not such a number.

@@ -57,6 +57,9 @@ class LlamaStart(NamedTuple):
 def find_start(path: str) -> WarmStart | LlamaStart:
     """What `restore_from` names: `llama:FOLDER`, or a checkpoint of a run.
 
+    Args:
+        path: `llama:FOLDER`, a run's folder, or `RUN/checkpoints/step-N`.
+
     Raises:
         EquimuError: it is not there, or not what it should be.
     """

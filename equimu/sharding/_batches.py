@@ -29,6 +29,10 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 def rows_of_process(mesh: Mesh, rows: int) -> np.ndarray | None:
     """The rows of a batch that this process' devices need, ascending; None for all.
 
+    Args:
+        mesh: of all processes.
+        rows: of a batch.
+
     Raises:
         EquimuError: the rows do not divide among the devices.
     """

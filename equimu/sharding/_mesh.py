@@ -10,11 +10,17 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from equimu._errors import EquimuError
 from equimu._values import Size, check
 
-FSDP, TENSOR = "fsdp", "tensor"
+FSDP = "fsdp"
+"""The axis over which rows and weights are spread."""
+TENSOR = "tensor"
+"""The axis over which the work on a row is spread."""
 AXES = ("data", FSDP, TENSOR)
+"""The axes of the mesh, in order."""
 # A batch's rows are spread over these; on `tensor` every device sees the same rows.
 BATCH_AXES = ("data", FSDP)
+"""The axes over which the rows of a batch are spread."""
 BATCH = PartitionSpec(BATCH_AXES)
+"""The partition spec of a batch."""
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None) -> Mesh:

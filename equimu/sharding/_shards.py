@@ -46,5 +46,10 @@ def is_mesh_aware(model: Any) -> bool:
 
 
 def is_gather_of_shards(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Whether an operation gathers shards: what a backward pass should do again, and not keep."""
+    """Whether an operation gathers shards: what a backward pass should do again, and not keep.
+
+    Args:
+        primitive: of the operation, as policies of `jax.checkpoint` are given it.
+        params: its parameters.
+    """
     return primitive.name == "all_gather" and FSDP in params["axis_name"]

@@ -22,12 +22,19 @@ def tensor_parallel_size(x: Array) -> int:
 
 
 def gather_positions(x: Float[Array, "own d_model"]) -> Float[Array, "seq d_model"]:
-    """All positions, from each device's own."""
+    """All positions, from each device's own.
+
+    Args:
+        x: the device's own positions.
+    """
     return x if tensor_parallel_size(x) == 1 else jax.lax.all_gather(x, TENSOR, axis=0, tiled=True)
 
 
 def scatter_positions(partial: Float[Array, "seq d_model"]) -> Float[Array, "own d_model"]:
     """The sum of all devices' parts, of each device's own positions.
+
+    Args:
+        partial: the device's part of the sum, at all positions.
 
     Raises:
         EquimuError: the positions do not divide.
@@ -41,6 +48,10 @@ def scatter_positions(partial: Float[Array, "seq d_model"]) -> Float[Array, "own
 def own_positions(x: Shaped[Array, " seq"], n: int) -> Shaped[Array, " own"]:
     """The device's own positions of what all of the n devices have.
 
+    Args:
+        x: of all positions.
+        n: devices along `tensor`.
+
     Raises:
         EquimuError: the positions do not divide.
     """
@@ -51,7 +62,14 @@ def own_positions(x: Shaped[Array, " seq"], n: int) -> Shaped[Array, " own"]:
 
 
 def check_share(of_what: str, total: int, own: int, n: int) -> None:
-    """Raises an `EquimuError` unless the device's own part of something is one of n equal ones."""
+    """Raises an `EquimuError` unless the device's own part of something is one of n equal ones.
+
+    Args:
+        of_what: what an error calls it.
+        total: entries of the whole.
+        own: entries of the device's part.
+        n: parts.
+    """
     if own * n != total:
         raise EquimuError(
             f"{total} {of_what} do not divide over {n} devices along `tensor`; take a divisor of {total} for it"

@@ -15,6 +15,7 @@ from equimu.storage._damage import Damaged
 from equimu.storage._places import kvstore_spec, local_path, one_line, tensorstore
 
 MANIFEST = "manifest.json"
+"""The file that says what a checkpoint holds."""
 _UNFINISHED = "unfinished"
 _MOST_MANIFEST_BYTES = 2**28
 _NAME = re.compile(r"step-(0|[1-9]\d*)(\.tmp|\.broken(?:-\d+)?)?")

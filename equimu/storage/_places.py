@@ -19,7 +19,11 @@ def is_url(place: str) -> bool:
 
 
 def local_path(place: str) -> Path | None:
-    """The path of a local folder or of a `file://` URL; None of what is elsewhere."""
+    """The path of a local folder or of a `file://` URL; None of what is elsewhere.
+
+    Args:
+        place: a folder or a URL.
+    """
     if place.startswith("file://"):
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(place).path))
     return None if is_url(place) else Path(place).expanduser().absolute()

@@ -43,7 +43,11 @@ def cached_chunks() -> Any:
 
 
 def open_place(place: str) -> Any:
-    """The tensorstore key-value store at a local folder or a URL (`gs://`, `s3://`, `file://`, `memory://`)."""
+    """The tensorstore key-value store at a local folder or a URL (`gs://`, `s3://`, `file://`, `memory://`).
+
+    Args:
+        place: a folder or a URL.
+    """
     ts = tensorstore()
     with told_as(f"cannot open {place!r}, a folder or a URL such as gs://bucket/name is wanted"):
         return ts.KvStore.open(kvstore_spec(place), context=cached_chunks()).result()
@@ -165,7 +169,13 @@ def open_array(place: str, path: str, dtype: np.dtype[Any], size: int, ends: Seq
 
 
 def check_files(place: str, name: str, most: int = _MOST_FILE_BYTES) -> None:
-    """Raises an OSError if what is at a local place is or holds a link or what is not a file, or is a larger file."""
+    """Raises an OSError if what is at a local place is or holds a link or what is not a file, or is a larger file.
+
+    Args:
+        place: the folder.
+        name: of the folder or file in it.
+        most: bytes that a file may have.
+    """
     path = local_path(place)
     if path is not None and path.is_dir():
         check_inside(path, name, most)
@@ -213,7 +223,13 @@ def _ends(place: str, path: str, array: Any, files: int) -> list[str]:
 
 
 def read_rows(array: Any, starts: Sequence[int] | np.ndarray, length: int) -> Shaped[np.ndarray, "rows length"]:
-    """Reads stretches of an array in one batch of requests; places past its end are 0."""
+    """Reads stretches of an array in one batch of requests; places past its end are 0.
+
+    Args:
+        array: one-dimensional, as `open_array` gives it.
+        starts: index of the first entry of each stretch.
+        length: of each stretch, in entries.
+    """
     ts = tensorstore()
     rows = np.zeros((len(starts), length), array.dtype.numpy_dtype)
     with ts.Batch() as batch:

@@ -216,12 +216,20 @@ def sweep_config_of(run: RunConfig, fields: Mapping[str, Any]) -> SweepConfig:
 
 
 def cells(config: SweepConfig) -> Iterator[RunConfig]:
-    """The runs of the grid, ordered such that those of one size, which share a compiled program, are neighbours."""
+    """The runs of the grid, ordered such that those of one size, which share a compiled program, are neighbours.
+
+    Args:
+        config: of the sweep.
+    """
     return itertools.chain.from_iterable(curves(config))
 
 
 def curves(config: SweepConfig) -> Iterator[list[RunConfig]]:
-    """The runs of the grid in the same order, those together that differ in the number that is fitted and in seeds alone."""
+    """The runs of the grid in the same order, those together that differ in the number that is fitted and in seeds alone.
+
+    Args:
+        config: of the sweep.
+    """
     run, axes = config.run, config.axes
     smallest = {
         path.removeprefix("size."): int(min(values))

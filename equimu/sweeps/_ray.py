@@ -32,6 +32,7 @@ class Ray(Launcher):
     cpus: Count = 1
     """Of each cell; gpus, too, of which it may be a part: 0.5."""
     gpus: NotNegative = 0.0
+    """Of each cell."""
     restarts: Index = 3
     """How often a cell whose process or machine died goes on from its last checkpoint."""
 

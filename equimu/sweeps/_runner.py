@@ -144,6 +144,9 @@ class Local(Launcher):
 def check_trees(grid: Iterable[RunConfig]) -> None:
     """Builds each tree, which is where sizes are found not to fit.
 
+    Args:
+        grid: configs of runs.
+
     Raises:
         EquimuError: one does not.
     """

@@ -51,11 +51,13 @@ class Slurm(Launcher):
     partition: str | None = None
     """None for the cluster's own default; so are the next ones."""
     account: str | None = None
+    """That the tasks are charged to."""
     memory: str | None = None
     """Of each task, as `sbatch --mem` takes it: 16G."""
     cpus: Count = 1
     """Of each task; gpus and minutes, too."""
     gpus: Index = 0
+    """Of each task."""
     minutes: Minutes = 60
     """After which a task is saved and queued again; at least 5, as Slurm says so some two minutes ahead."""
     array_parallelism: Size | None = None

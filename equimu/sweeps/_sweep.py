@@ -96,6 +96,13 @@ def dry_run(
 ) -> str:
     """What `sweep` would do with these arguments, in words; nothing is trained or written.
 
+    Args:
+        config: of the sweep.
+        out: folder of the runs.
+        workers: cells at a time.
+        launcher: where cells would be trained.
+        runtime: devices and checkpoints of each cell.
+
     Raises:
         EquimuError: as of `sweep`.
     """

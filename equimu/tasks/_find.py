@@ -51,6 +51,9 @@ def find_task(where: str) -> type[Task]:
 def where_of(cls: type[Task]) -> str:
     """Where `find_task` finds a class in another process.
 
+    Args:
+        cls: the class.
+
     Raises:
         EquimuError: it is in no file: it was written in a notebook, or inside a function, or is made of functions.
     """

@@ -110,6 +110,7 @@ class LanguageModel(Task):
     """A decoder transformer that predicts the next token of text."""
 
     model: ModelConfig = ModelConfig()
+    """The decoder, less its sizes."""
     text: TextConfig = TextConfig()
     loss_denominator: Literal["mask", "positions"] = "mask"
     """What the differentiated loss is divided by: the counted targets, or all positions of the batch (as in Lingle's code)."""

@@ -116,5 +116,10 @@ def _broadcast(x: Any, values: Array, what: str) -> Array:
 
 
 def add(sums: PyTree, more: PyTree) -> PyTree:
-    """The sums of two sets of rows."""
+    """The sums of two sets of rows.
+
+    Args:
+        sums: of some rows.
+        more: of others.
+    """
     return jax.tree.map(jnp.add, sums, more)

@@ -6,6 +6,7 @@ from typing import Any
 
 # Calls whose inside is the same program in another place.
 CALLS = {"pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}
+"""Names of the primitives that only call a program."""
 # Operations that leave every axis where it is and take one array (and perhaps indices after it).
 _IN_PLACE = {
     *("convert_element_type", "copy", "copy_p", "neg", "stop_gradient", "reduce_precision", "slice", "dynamic_slice"),
@@ -33,12 +34,21 @@ def opened(jaxpr: Any) -> tuple[Any, Any]:
 
 
 def inside(eqn: Any) -> Any:
-    """What a call holds; None for other operations."""
+    """What a call holds; None for other operations.
+
+    Args:
+        eqn: an equation of a jaxpr.
+    """
     return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
 
 
 def parts_of_scan(inputs: Sequence[Any], params: dict[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """What a scan closes over, what it carries, and what it goes through."""
+    """What a scan closes over, what it carries, and what it goes through.
+
+    Args:
+        inputs: of the scan.
+        params: of its equation.
+    """
     if "ft_in" in params:  # JAX 0.12
         consts, carry, xs = map(list, params["ft_in"].update(inputs).unpack())
         return consts, carry, xs

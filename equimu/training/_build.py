@@ -19,7 +19,11 @@ from equimu.tasks import Task
 
 
 def build_parameterization(config: RunConfig) -> Parameterization:
-    """The table of laws of a run, for its optimizer."""
+    """The table of laws of a run, for its optimizer.
+
+    Args:
+        config: of the run.
+    """
     table, optimizer = config.parameterization, config.optimizer
     if isinstance(table, str):
         return parameterization_from_text(table, optimizer=optimizer.family, decay=optimizer.weight_decay_rule)

@@ -17,7 +17,11 @@ def parameter_count(tree: PyTree) -> int:
 
 
 def matrix_entries(tree: PyTree) -> int:
-    """Entries of the arrays that each token is multiplied by: not of tables that it is looked up in, nor of vectors."""
+    """Entries of the arrays that each token is multiplied by: not of tables that it is looked up in, nor of vectors.
+
+    Args:
+        tree: of rules.
+    """
     return sum(math.prod(rule.shape) for rule in rules_of(tree) if _is_matrix(rule))
 
 
@@ -25,6 +29,9 @@ def attention_flops_of_layer(config: RunConfig) -> float:
     """Operations of the scores and of the sums of values, forward, of a layer over the batch; of what is seen only.
 
     Of other tasks than `LanguageModel` they are not known apart.
+
+    Args:
+        config: of the run.
     """
     task = config.task
     if not isinstance(task, LanguageModel):
@@ -34,7 +41,11 @@ def attention_flops_of_layer(config: RunConfig) -> float:
 
 
 def attention_flops(config: RunConfig) -> float:
-    """The same of all layers."""
+    """Operations of the scores and of the sums of values, forward, of all layers over the batch.
+
+    Args:
+        config: of the run.
+    """
     return attention_flops_of_layer(config) * config.size.get("depth", 1)
 
 
@@ -43,6 +54,11 @@ def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
 
     Of the decoder: two an entry and token forward, four backward, and attention. Of other tasks: the matrix products and
     convolutions of the traced step, without those whose results it does not use.
+
+    Args:
+        config: of the run.
+        tree: its rules.
+        jaxpr: its traced step.
     """
     task = config.task
     if not isinstance(task, LanguageModel):

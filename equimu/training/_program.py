@@ -46,6 +46,7 @@ from equimu.training._utilization import peak_of
 
 # The numbers of all rules, in the order of `numbers_of`: one input instead of one for each.
 Numbers: TypeAlias = Float[Array, " numbers"]
+"""The numbers of all rules of a tree, in the order of `numbers_of`."""
 
 
 class Hyperparameters(NamedTuple):
@@ -74,7 +75,13 @@ def hyperparameters_of(config: RunConfig) -> Hyperparameters:
 
 
 def build_optimizer(optimizer: Optimizer, tree: PyTree, hyper: Hyperparameters) -> optax.GradientTransformation:
-    """An optimizer of a tree of rules, with these numbers in the place of its own."""
+    """An optimizer of a tree of rules, with these numbers in the place of its own.
+
+    Args:
+        optimizer: whose other fields are taken.
+        tree: of rules.
+        hyper: the numbers, which may be traced.
+    """
     return optimizer.with_inputs(hyper.optimizer).build(
         tree,
         learning_rate=hyper.learning_rate,

@@ -51,6 +51,8 @@ class StepMetrics(NamedTuple):
     - `metrics`: means of the task's own, by name.
     - `updates`: done so far, where updates may be skipped.
     - `inspected`: what the `inspect` of `update` returned.
+
+    - `loss`, `grad_norm`, `update_rms`: scalars.
     """
 
     loss: Float[Array, ""]
@@ -212,6 +214,12 @@ def evaluation(
     """The function (params, batch, row_weights, keys, buffers, state) → pairs of a sum and its weight, over all devices.
 
     By name: `loss`, and the task's own metrics.
+
+    Args:
+        task: whose `evaluate` is asked.
+        apply: what makes the model of the parameters and the state that is not trained.
+        mesh: of the devices.
+        specs: partition specs of the parameters; None where each device has all.
     """
 
     def local(

@@ -23,6 +23,7 @@ from equimu.tuning._runner import tune, tune_config
 OnRun = Callable[[str, Run, int, int], None]
 _RATE = "optimizer.learning_rate"
 RATES: tuple[float, ...] = octaves(-9, -4)
+"""The learning rates of the other table, where `compare` is not told."""
 
 
 def compare(

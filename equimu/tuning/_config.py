@@ -18,6 +18,7 @@ USUAL_SEARCH: Mapping[str, tuple[float, float]] = {
     "hidden.init_std": (2.0**-2, 2.0**2),
     "output.multiplier": (2.0**-3, 2.0**3),
 }
+"""What is searched where nothing is said: the ranges by name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,11 @@ def methods(comparison: Comparison) -> tuple[tuple[str, Sequence[Trained]], ...]
 
 
 def comparison_table(comparison: Comparison) -> list[list[str]]:
-    """A heading and one row per size: the loss of each way to train."""
+    """A heading and one row per size: the loss of each way to train.
+
+    Args:
+        comparison: what `compare` found.
+    """
     named = methods(comparison)
     rows = [[comparison.along, *(name for name, _ in named)]]
     for each in zip(*(trained for _, trained in named), strict=True):

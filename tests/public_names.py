@@ -1,0 +1,108 @@
+"""The public names of the library, read off its sources without importing them."""
+
+import ast
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a name stands for: where it is defined, by which statement, and what stands after that."""
+
+    name: str
+    node: ast.stmt
+    after: ast.stmt | None
+
+    @property
+    def documentation(self) -> str:
+        if isinstance(self.node, ast.FunctionDef | ast.ClassDef):
+            return ast.get_docstring(self.node) or ""
+        said = self.after.value if isinstance(self.after, ast.Expr) else None
+        return said.value if isinstance(said, ast.Constant) and isinstance(said.value, str) else ""
+
+    @property
+    def arguments(self) -> set[str]:
+        """Those of a function, or of what makes an object of a class, that its documentation has to name."""
+        if isinstance(self.node, ast.FunctionDef):
+            return _named(self.node.args)
+        if not isinstance(self.node, ast.ClassDef):
+            return set()
+        own = _method(self.node, "__init__")
+        if own is not None:
+            return _named(own.args) - {"self"}
+        found: set[str] = set()
+        for field, after in zip(self.node.body, [*self.node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if not said and not ast.unparse(field.annotation).startswith("ClassVar"):
+                    found.add(field.target.id)
+        return {name for name in found if not name.startswith("_")}
+
+    @property
+    def described(self) -> str:
+        """The texts that may name the arguments."""
+        own = _method(self.node, "__init__") if isinstance(self.node, ast.ClassDef) else None
+        return self.documentation + ("" if own is None else ast.get_docstring(own) or "")
+
+
+def public_names() -> dict[str, tuple[Definition, frozenset[str]]]:
+    """All public names by where they are defined, each with the names that it can be imported by."""
+    packages = [name for name, module in _exports("equimu").items() if module[0] == "equimu"] + ["presets"]
+    found: dict[str, tuple[Definition, frozenset[str]]] = {}
+    for package in ["equimu", *(f"equimu.{name}" for name in packages)]:
+        for name, source in _exports(package).items():
+            if source[0] != "equimu":
+                what = _definition(*source)
+                found[what.name] = (what, found.get(what.name, (what, frozenset()))[1] | {f"{package}.{name}"})
+    return found
+
+
+def public_packages() -> list[str]:
+    return [f"equimu.{name}" for name, source in _exports("equimu").items() if source[0] == "equimu"] + [
+        "equimu.presets"
+    ]
+
+
+def _named(arguments: ast.arguments) -> set[str]:
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return {each.arg for each in every if not each.arg.startswith("_")}
+
+
+def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    return next((each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == name), None)
+
+
+@functools.cache
+def _statements(module: str) -> list[ast.stmt]:
+    place = ROOT.joinpath(*module.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.pyi", place / "__init__.py")
+    return ast.parse(next(file for file in files if file.exists()).read_text()).body
+
+
+def _exports(package: str) -> dict[str, tuple[str, str]]:
+    """The names that a package gives on, `from module import name as name`: where each comes from."""
+    return {
+        alias.name: (node.module or "", alias.name)
+        for node in _statements(package)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+
+
+def _definition(module: str, name: str) -> Definition:
+    body = _statements(module)
+    for i, node in reversed(list(enumerate(body))):
+        if isinstance(node, ast.ImportFrom) and any(name == (each.asname or each.name) for each in node.names):
+            return _definition(node.module or "", name)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return Definition(f"{module}.{name}", node, None)
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(part, ast.Name) and part.id == name for each in targets for part in ast.walk(each)):
+            return Definition(f"{module}.{name}", node, body[i + 1] if i + 1 < len(body) else None)
+    raise LookupError(f"{module} has no {name}")
