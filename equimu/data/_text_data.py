@@ -44,7 +44,7 @@ class TextData(Data):
     unit = "tokens"
     units_per_row: int = dataclasses.field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "units_per_row", self.seq)
         check_fields(self)
 

@@ -61,7 +61,7 @@ class Axes:
     as_model: bool = False
     trained: bool | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(str | None, tied_multiplier=self.tied_multiplier, bias_of=self.bias_of, norm_of=self.norm_of)
         check(float | None, constant=self.constant)
         check(bool, as_model=self.as_model)

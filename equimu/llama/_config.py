@@ -35,7 +35,7 @@ class LlamaConfig:
     rope_theta: Positive
     tie_word_embeddings: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "config.json: ")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % heads or heads % groups or self.head_dim % 2:

@@ -35,7 +35,7 @@ class Sampling:
     """Only the most likely tokens that together reach this probability, at least one: nucleus sampling (arXiv 1904.09751). With
     `top_k`, it is the probability among those."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "sampling.")
 
     @property

@@ -82,7 +82,7 @@ class Optimizer(abc.ABC):
     """The schedule's factor at the first and the last update."""
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "optimizer.")
         check_schedule("optimizer.schedule", self.schedule)
 
@@ -143,7 +143,7 @@ class Optimizer(abc.ABC):
 class AdamW(Optimizer):
     """`equimu.adamw`."""
 
-    family = "adam"
+    family: ClassVar[Family] = "adam"
 
     b1: DecayRate = traced(0.9)
     b2: DecayRate = traced(0.95)
@@ -162,7 +162,7 @@ class AdamW(Optimizer):
 class Lion(Optimizer):
     """`equimu.lion`."""
 
-    family = "sign"
+    family: ClassVar[Family] = "sign"
 
     b1: DecayRate = traced(0.9)
     b2: DecayRate = traced(0.95)
@@ -176,7 +176,7 @@ class Lion(Optimizer):
 class SGD(Optimizer):
     """`equimu.sgd`."""
 
-    family = "sgd"
+    family: ClassVar[Family] = "sgd"
 
     momentum: DecayRate = traced(0.9)
     """0 for none."""
@@ -190,7 +190,7 @@ class SGD(Optimizer):
 class Adafactor(Optimizer):
     """`equimu.adafactor`."""
 
-    family = "adafactor"
+    family: ClassVar[Family] = "adafactor"
 
     def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adafactor`."""
@@ -201,7 +201,7 @@ class Adafactor(Optimizer):
 class Muon(Optimizer):
     """`equimu.muon`."""
 
-    family = "muon"
+    family: ClassVar[Family] = "muon"
 
     momentum: DecayRate = traced(0.9)
     """Of the matrices."""

@@ -105,7 +105,7 @@ class Parameterization:
     start: StartRule = "law"
     constants: tuple[BaseConstants, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, FAMILIES)
         check_choice("decay", self.decay, DECAY_RULES)
         check_choice("start", self.start, get_args(StartRule))

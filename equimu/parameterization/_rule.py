@@ -65,7 +65,7 @@ class Rule:
     # The model's own constructor at the target sizes, for what only it can make. Shared by all rules of a tree.
     blueprint: Any = dataclasses.field(repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("init_std", "lr", "weight_decay", "eps", "one_minus_beta"):
             value = getattr(self, name)
             if isinstance(value, float | int) and not 0 <= value < math.inf:

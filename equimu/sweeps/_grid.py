@@ -90,7 +90,7 @@ class SweepConfig:
     base: Mapping[str, int] = Sizes()
     """Sizes that the rules are relative to; of those left out, the smallest of the grid."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(RunConfig, run=self.run)
         check(Literal["auto", "log2", "linear"], fit_scale=self.fit_scale)
         known = numbers_of_run(self.run)

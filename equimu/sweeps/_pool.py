@@ -55,7 +55,7 @@ class Launcher(abc.ABC):
 
     name: ClassVar[str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")
 
     @abc.abstractmethod

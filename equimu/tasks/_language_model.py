@@ -63,7 +63,7 @@ class ModelConfig:
     attention_backend: Annotated[str, OneOf(backend_names)] = execution("auto")
     """auto, or the name of one; see `equimu.attention.backends`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "model.")
 
 
@@ -88,7 +88,7 @@ class TextConfig:
     validation_share: Part = 0.05
     """Of the documents."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "text.")
 
 
@@ -105,7 +105,7 @@ class LanguageModel(Task):
     loss_chunk: Count | None = execution(None)
     """Positions whose logits are in memory at once; None for as many as make 128 MiB."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     def make(self, width: int = 128, depth: int = 2, *, key: Key) -> Transformer:

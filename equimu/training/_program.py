@@ -98,7 +98,8 @@ class Program:
     """
 
     def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh, lanes: int = 1):
-        self.mesh, self._lanes = mesh, lanes
+        self.mesh: Mesh = mesh
+        self._lanes = lanes
         self._config = config
         self._tree = tree
         # The model less its arrays: activation functions and the like.
@@ -276,11 +277,12 @@ class Programs:
             lanes: runs of one program that are computed together, vectorised; they are trained in threads of their own.
             device: of runs that take one device; by default the first.
         """
-        self.lanes, self.device = lanes, device
+        self.lanes: int = lanes
+        self.device: Any = device
         self._most = most
         self._kept: collections.OrderedDict[Any, Program] = collections.OrderedDict()
         self._lock = threading.Lock()
-        self.made = 0
+        self.made: int = 0
         """How many were made in all."""
 
     def __len__(self) -> int:

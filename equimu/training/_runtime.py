@@ -47,7 +47,7 @@ class RuntimeConfig:
     heartbeat_seconds: Seconds = 30.0
     """A process that is silent for so long is taken for dead, and the others end."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "runtime.")
         by_hand = {name: getattr(self, name) for name in ("coordinator", "processes", "process_id")}
         if len({value is None for value in by_hand.values()}) > 1:

@@ -43,7 +43,7 @@ class TuneConfig:
     sampler_seed: Seed = 0
     """Of the order in which points are tried."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(RunConfig, run=self.run)
         check(Count, trials=self.trials, seeds=self.seeds, finalists=self.finalists)
         check(Literal["tpe", "sobol"], sampler=self.sampler)

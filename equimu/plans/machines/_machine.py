@@ -54,7 +54,7 @@ class Machine:
     examples: tuple[str, ...] = ()
     source: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "machine.")
         if not re.fullmatch(r"\w+", self.name, re.ASCII):
             raise EquimuError(f"machine.name {self.name!r} is not a word of letters, digits and _, e.g. 'cluster'")
