@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Index, Size, check, check_class, checked, shown
+from equimu._values import Index, Real, Size, check, check_class, checked, shown
 
 AXIS_WORDS = frozenset({"in", "out", "inner", "kernel", "table", "stack"})
 
@@ -51,7 +51,7 @@ class Axes:
     """
 
     words: tuple[str, ...]
-    constant: float | None = None
+    constant: Real | None = None
     tied: tuple[str, ...] | None = None
     tied_multiplier: str | None = None
     bias_of: str | None = None
@@ -92,7 +92,7 @@ _PATH = r"\w+(\.\w+|\[-?\d+\]|\['[^']*'\])*"
 
 def axes(
     *words: str,
-    constant: float | None = None,
+    constant: Real | None = None,
     tied: Iterable[str] | None = None,
     tied_multiplier: str | None = None,
     bias_of: str | None = None,

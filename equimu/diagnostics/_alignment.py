@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.diagnostics._record import record
 from equimu.parameterization import Rule, rules_of, scaled
 
@@ -31,9 +32,9 @@ class Alignment:
     `everett(..., "none")` are right, near 1 those of full alignment.
     """
 
-    update_input: float | None
-    weight_change: float | None
-    update_change: float | None
+    update_input: Real | None
+    weight_change: Real | None
+    update_change: Real | None
 
 
 def alignments(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import textwrap
 
+from equimu._values import Real
 from equimu.diagnostics._cells import COLUMNS, aligned, cells_of
 from equimu.diagnostics._verdicts import Row
 
@@ -41,7 +42,7 @@ class CoordinateCheck:
     sizes: tuple[int, ...]
     seeds: int
     steps: int
-    predicted_growth: float
+    predicted_growth: Real
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
@@ -102,7 +103,7 @@ class CoordinateCheck:
         return (self.first_site,) if self.first_site is not None else ()
 
     @property
-    def growth(self) -> float:
+    def growth(self) -> Real:
         """The largest measured power of the size that the change of a site goes with."""
         powers = [
             row.exponent.value for row in self.rows if row.quantity == "change" and row.exponent.value is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 from equimu._errors import EquimuError, ExitCode
 from equimu._types import PyTree
-from equimu._values import Count, Positive, Size, check, checked
+from equimu._values import Count, Positive, Real, Size, check, checked
 from equimu.diagnostics._check import CoordinateProbe
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.runs import RunConfig
@@ -25,7 +25,7 @@ def check_run(
     *,
     over: str | None = None,
     sizes: Sequence[int] = (64, 128, 256),
-    learning_rate: float = 2**-9,
+    learning_rate: Real = 2**-9,
     steps: int = 3,
     seeds: int = 6,
     on_size: Callable[[int, int], None] = lambda done, size: None,

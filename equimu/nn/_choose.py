@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Key
-from equimu._values import NotNegative, Range, Size, check_fields
+from equimu._values import NotNegative, Range, Size, check_fields, takes_ints
 
 
 class Numbers(NamedTuple):
@@ -19,6 +19,7 @@ class Numbers(NamedTuple):
     top_p: Float[Array, ""] | None
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen. First the logits are divided by the temperature, then tokens are left out.

@@ -24,6 +24,7 @@ from equimu._values import (
     fields_from_dict,
     hints_of,
     shown,
+    takes_ints,
 )
 from equimu.optim._beta import Beta
 from equimu.optim._epsilon import epsilon_shares
@@ -54,6 +55,7 @@ def traced(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_TRACED: True})
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
@@ -139,6 +141,7 @@ class Optimizer(abc.ABC):
         return {}
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
     """`equimu.adamw`."""
@@ -158,6 +161,7 @@ class AdamW(Optimizer):
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lion(Optimizer):
     """`equimu.lion`."""
@@ -172,6 +176,7 @@ class Lion(Optimizer):
         return lion(tree, b1=self.b1, b2=self.b2, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """`equimu.sgd`."""
@@ -186,6 +191,7 @@ class SGD(Optimizer):
         return sgd(tree, momentum=self.momentum or None, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
     """`equimu.adafactor`."""
@@ -197,6 +203,7 @@ class Adafactor(Optimizer):
         return adafactor(tree, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
     """`equimu.muon`."""

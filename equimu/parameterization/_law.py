@@ -4,7 +4,7 @@ import dataclasses
 from fractions import Fraction
 
 from equimu._errors import EquimuError
-from equimu._values import checked
+from equimu._values import Real, checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,36 +48,36 @@ class Law:
     Laws multiply, divide and take powers among themselves and with numbers: `2 * fan_in**-0.5 / width_ratio`.
     """
 
-    coefficient: float = 1.0
+    coefficient: Real = 1.0
     exponents: tuple[tuple[str, Fraction], ...] = ()  # sorted by symbol, without zeros
 
-    def __mul__(self, other: "Law | float") -> "Law":
+    def __mul__(self, other: "Law | Real") -> "Law":
         other = as_law(other)
         total = dict(self.exponents)
         for symbol, exponent in other.exponents:
             total[symbol] = total.get(symbol, Fraction(0)) + exponent
         return Law(self.coefficient * other.coefficient, _canonical(total))
 
-    def __pow__(self, exponent: float | Fraction) -> "Law":
+    def __pow__(self, exponent: Real | Fraction) -> "Law":
         exact = Fraction(exponent).limit_denominator(10**6)
         if self.coefficient < 0 and exact.denominator != 1:
             raise EquimuError(f"a negative law has no power of {exact}, got {self}")
         return Law(self.coefficient ** float(exact), _canonical({s: e * exact for s, e in self.exponents}))
 
-    def __rmul__(self, other: float) -> "Law":
+    def __rmul__(self, other: Real) -> "Law":
         return self * other
 
-    def __truediv__(self, other: "Law | float") -> "Law":
+    def __truediv__(self, other: "Law | Real") -> "Law":
         return self * as_law(other) ** -1
 
-    def __rtruediv__(self, other: float) -> "Law":
+    def __rtruediv__(self, other: Real) -> "Law":
         return as_law(other) * self**-1
 
     def uses(self, *symbols: str) -> bool:
         """Whether any of these sizes stands in the law."""
         return any(s in symbols for s, _ in self.exponents)
 
-    def __call__(self, dimensions: Dimensions) -> float:
+    def __call__(self, dimensions: Dimensions) -> Real:
         """The law's value for a leaf of these sizes."""
         value = self.coefficient
         for symbol, exponent in self.exponents:
@@ -95,7 +95,7 @@ def _canonical(exponents: dict[str, Fraction]) -> tuple[tuple[str, Fraction], ..
     return tuple(sorted((s, e) for s, e in exponents.items() if e != 0))
 
 
-def as_law(value: "Law | float") -> Law:
+def as_law(value: "Law | Real") -> Law:
     """A number as the constant law; a law as it is."""
     return value if isinstance(value, Law) else Law(checked("a law", value, float))
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
+from equimu._values import Real
 from equimu.declarations import Leaf
 from equimu.parameterization._law import Dimensions
 
@@ -50,8 +51,8 @@ class Rule:
     init_mean: Scalar | None
     init_std: Scalar
     as_drawn: bool = False
-    own_mean: float | None = None
-    own_std: float | None = None
+    own_mean: Real | None = None
+    own_std: Real | None = None
     multiplier: Scalar
     lr: Scalar
     weight_decay: Scalar

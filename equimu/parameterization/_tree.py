@@ -11,7 +11,7 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu._values import check_function, shown
+from equimu._values import Real, check_function, shown
 from equimu.declarations import dotted
 from equimu.parameterization._array_rules import rules_by_path, run_ratios
 from equimu.parameterization._parameterization import Parameterization
@@ -27,8 +27,8 @@ def parameterize(
     *,
     base: Mapping[str, SupportsIndex],
     target: Mapping[str, SupportsIndex],
-    batch_ratio: float | Fraction = 1,
-    length_ratio: float | Fraction = 1,
+    batch_ratio: Real | Fraction = 1,
+    length_ratio: Real | Fraction = 1,
     example: tuple[Any, ...] = (),
 ) -> PyTree:
     """The tree of rules of a model: the model's own pytree with a `Rule` in place of each inexact array.

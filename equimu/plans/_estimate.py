@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.parameterization import is_rule
 from equimu.plans._mesh import MeshShape, decoder_of
 from equimu.plans.machines import Machine
@@ -24,7 +25,7 @@ class Estimate:
 
     state: int
     memory: int
-    seconds: float | None
+    seconds: Real | None
 
 
 def shapes_of(tree: PyTree) -> PyTree:

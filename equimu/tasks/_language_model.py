@@ -10,16 +10,7 @@ import jax.numpy as jnp
 
 from equimu._errors import EquimuError
 from equimu._types import Key, PyTree
-from equimu._values import (
-    Count,
-    NotNegative,
-    OneOf,
-    Part,
-    PathLike,
-    Positive,
-    Size,
-    check_fields,
-)
+from equimu._values import Count, NotNegative, OneOf, Part, PathLike, Positive, Size, check_fields, takes_ints
 from equimu.attention import backend_names
 from equimu.data import Batch, PackedBatch, TextData, open_store, text, tokenizer_from_name
 from equimu.nn import Transformer
@@ -29,6 +20,7 @@ from equimu.tasks._losses import LossLike, Sums
 from equimu.tasks._task import Task
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The decoder transformer, less its sizes; see `equimu.nn.Transformer`."""
@@ -67,6 +59,7 @@ class ModelConfig:
         check_fields(self, "model.")
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The text and its batches; see `equimu.data.text`."""
@@ -92,6 +85,7 @@ class TextConfig:
         check_fields(self, "text.")
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel(Task):
     """A decoder transformer that predicts the next token of text."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.optim import Optimizer, decay_of
 from equimu.parameterization import rules_of
 
@@ -42,7 +43,7 @@ def measure_leaves(
 
 
 def leaf_rows(
-    tree: PyTree, numbers: Float[np.ndarray, "leaves numbers"], *, learning_rate: float, weight_decay: float
+    tree: PyTree, numbers: Float[np.ndarray, "leaves numbers"], *, learning_rate: Real, weight_decay: Real
 ) -> dict[str, Mapping[str, Any]]:
     """The numbers by path, as a row of metrics holds them.
 

@@ -4,11 +4,12 @@ import dataclasses
 from typing import Annotated, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields
+from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields, takes_ints
 from equimu.runs import logger_names
 from equimu.training._profile import step_range
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Devices, processes, checkpoints and loggers of a run."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Positive, Size, check_fields
+from equimu._values import Count, Positive, Size, check_fields, takes_ints
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
     """A kind of machine, and the figures of one of its devices: what JAX calls a device and a program runs on.
