@@ -36,6 +36,9 @@ class Range:
     below: Real | None = None
     most: Real | None = None
 
+    def __repr__(self) -> str:
+        return f"Range({', '.join(f'{name}={bound}' for name, bound in vars(self).items() if bound is not None)})"
+
     def refusal(self, value: Real) -> str | None:
         """What is wrong with a number, as the words after its name; None if nothing is."""
         bounds: dict[str, tuple[Any, Callable[[Any, Any], bool]]] = {

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from wadler_lindig import TextDoc, pformat
 
 from equimu._device import default_platform, known_platform
 from equimu._errors import EquimuError, nearest
@@ -73,6 +74,13 @@ class Transformer(eqx.Module):
     dtype: Any = eqx.field(static=True)
     remat: Remat = eqx.field(static=True)
     unroll: int = eqx.field(static=True)
+
+    def __repr__(self) -> str:
+        return pformat(self, whole=True)
+
+    def __pdoc__(self, *, whole: bool = False, **_: Any) -> TextDoc | None:
+        """Without its parts within something else, such as a message about another argument."""
+        return None if whole else TextDoc("Transformer(...)")
 
     def __init__(
         self,

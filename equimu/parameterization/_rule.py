@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any, Literal, TypeAlias, get_args
 
+from wadler_lindig import TextDoc
+
 from equimu._errors import EquimuError
 from equimu._types import Scalar
 from equimu._values import Real
@@ -71,6 +73,10 @@ class Rule:
             value = getattr(self, name)
             if isinstance(value, float | int) and not 0 <= value < math.inf:
                 raise EquimuError(f"{self.path}: {name} must be finite and not negative, got {value}")
+
+    def __pdoc__(self, **_: Any) -> TextDoc:
+        """Within a tree, in one line; trees are printed in messages, too."""
+        return TextDoc(f"Rule({self.path!r}, {'×'.join(map(str, self.shape)) or 'scalar'}, {self.role})")
 
 
 def is_rule(x: Any) -> bool:
