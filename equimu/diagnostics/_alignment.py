@@ -14,7 +14,7 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import Real
 from equimu.diagnostics._record import record
-from equimu.parameterization import Rule, rules_of, scaled
+from equimu.parameterization import Rule, Tree, rules_of, scaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Alignment:
 
 
 def alignments(
-    tree: PyTree, before: PyTree, after: PyTree, function: Callable[..., Any], *args: Any
+    tree: Tree[Any], before: PyTree, after: PyTree, function: Callable[..., Any], *args: Any
 ) -> dict[str, Alignment]:
     """The alignments of all matrices that a module applies to what it is called with.
 

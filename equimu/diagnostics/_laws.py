@@ -18,11 +18,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from equimu._types import PyTree
 from equimu._values import Real
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._pool import first_of_pool
-from equimu.parameterization import Rule, rules_of
+from equimu.parameterization import Rule, Tree, rules_of
 
 EXACT = 1e-3  # exponents of laws are exact up to rounding of sizes
 
@@ -109,7 +108,7 @@ class LeafTheory:
 
 
 def leaf_theories(
-    trees: Sequence[PyTree],
+    trees: Sequence[Tree[Any]],
     sizes: Sequence[Real],
     paths: Sequence[str],
     *,
@@ -265,7 +264,7 @@ def _weight(rule: Rule) -> float:
     return float(abs(rule.multiplier) * math.hypot(rule.init_mean, rule.init_std))
 
 
-def is_by_width(trees: Sequence[PyTree]) -> bool:
+def is_by_width(trees: Sequence[Tree[Any]]) -> bool:
     """Whether the sizes of the trees differ in a width; else it is a depth."""
     fans = [{rule.path: (rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)} for tree in trees]
     return any(each[path] != fan for each in fans for path, fan in fans[0].items())

@@ -12,15 +12,15 @@ and updates, which all pull the same way, as L. (CompleteP, arXiv 2505.01618.)
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from equimu._types import PyTree
 from equimu._values import Real
 from equimu.diagnostics._about import About
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import ANY, EXACT, Interval, LeafTheory, is_by_width, leaf_theories
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
-from equimu.parameterization import is_within
+from equimu.parameterization import Tree, is_within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Theory:
 
 
 def theory(
-    trees: Sequence[PyTree],
+    trees: Sequence[Tree[Any]],
     sizes: Sequence[Real],
     paths: Sequence[str],
     shapes: Sequence[dict[str, tuple[int, ...]]],

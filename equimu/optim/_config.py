@@ -31,7 +31,7 @@ from equimu.optim._epsilon import epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor, muon
 from equimu.optim._optimizers import adamw, lion, sgd
 from equimu.optim._schedule import check_schedule, warmup_schedule
-from equimu.parameterization import DecayRule, Family
+from equimu.parameterization import DecayRule, Family, Tree
 
 _NAME = "name"
 _TRACED = "traced"
@@ -89,7 +89,7 @@ class Optimizer(abc.ABC):
         check_schedule("optimizer.schedule", self.schedule)
 
     def build(
-        self, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
+        self, tree: Tree[Any], *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation for a tree of rules.
 
@@ -127,7 +127,7 @@ class Optimizer(abc.ABC):
         return copied
 
     @abc.abstractmethod
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation for a tree of rules.
 
         Args:
@@ -135,7 +135,7 @@ class Optimizer(abc.ABC):
             common: `learning_rate`, `weight_decay`, `schedule`, `clip_norm` and `mu_dtype`, as `adamw` takes them.
         """
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """As `equimu.optim.epsilon_shares`; nothing for optimizers without an epsilon."""
         del tree, opt_state
         return {}
@@ -152,11 +152,11 @@ class AdamW(Optimizer):
     b2: DecayRate = traced(0.95)
     eps: NotNegative = traced(1e-8)
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adamw`."""
         return adamw(tree, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """Of all leaves."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 
@@ -171,7 +171,7 @@ class Lion(Optimizer):
     b1: DecayRate = traced(0.9)
     b2: DecayRate = traced(0.95)
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.lion`."""
         return lion(tree, b1=self.b1, b2=self.b2, **common)
 
@@ -186,7 +186,7 @@ class SGD(Optimizer):
     momentum: DecayRate = traced(0.9)
     """0 for none."""
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.sgd`."""
         return sgd(tree, momentum=self.momentum or None, **common)
 
@@ -198,7 +198,7 @@ class Adafactor(Optimizer):
 
     family: ClassVar[Family] = "adafactor"
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adafactor`."""
         return adafactor(tree, **common)
 
@@ -216,11 +216,11 @@ class Muon(Optimizer):
     b2: DecayRate = traced(0.95)
     eps: NotNegative = traced(1e-8)
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.muon`."""
         return muon(tree, beta=self.momentum, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """Of the leaves that Adam trains."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
-from equimu._types import Key, PyTree, is_array_or_shape
+from equimu._types import Key, is_array_or_shape
 from equimu._values import Real, check_key
 from equimu.parameterization._own_draws import TOLERANCE, is_level
-from equimu.parameterization._rule import Rule, is_rule
+from equimu.parameterization._rule import Model, Rule, Tree, is_rule
 from equimu.parameterization._table import spread
 from equimu.parameterization._tree import required_rules
 
 
-def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
+def initialize(tree: Tree[Model], key: Key, *, rescale: bool = False) -> Model:
     """A model whose arrays are drawn as the tree's rules say: normal with mean `init_mean` and standard deviation `init_std`.
 
     A tree of a parameterization with `start="constructor"` keeps the draws of the model's own constructor, moved to these.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from wadler_lindig import TextDoc
 
@@ -77,6 +77,21 @@ class Rule:
     def __pdoc__(self, **_: Any) -> TextDoc:
         """Within a tree, in one line; trees are printed in messages, too."""
         return TextDoc(f"Rule({self.path!r}, {'×'.join(map(str, self.shape)) or 'scalar'}, {self.role})")
+
+
+Model = TypeVar("Model")
+
+if TYPE_CHECKING:
+
+    class Tree(Generic[Model]):
+        """The tree of rules of a `Model`: of the model's own class, with a `Rule` in place of each inexact array.
+
+        For type checkers it is another class, so that the one is not given in place of the other. Its parts are not known.
+        """
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Tree = Annotated[Model, "a tree of rules"]
 
 
 def is_rule(x: Any) -> bool:

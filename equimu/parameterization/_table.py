@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._rule import NUMBERS, Rule, is_rule
+from equimu.parameterization._rule import NUMBERS, Model, Rule, Tree, is_rule
 from equimu.parameterization._tree import required_rules, rules_of
 
 _FORMAT = 4  # of the JSON; another number where an older reader would read it wrongly
@@ -21,7 +20,7 @@ _COLUMNS = ("path", "shape", "role", "init", "constructor", *_NUMBERS)
 _OF_RUN = "one_minus_beta"  # a column only where some rule has it: rules of batch and length
 
 
-def table(tree: PyTree, *, markdown: bool = False) -> str:
+def table(tree: Tree[Any], *, markdown: bool = False) -> str:
     """One row a leaf: path, shape, role, the initial draw, the constructor's own draw if there is one, and the factors.
 
     The initial draw is that of the stored array; the forward pass sees it times the multiplier.
@@ -67,7 +66,7 @@ def spread(mean: Any, std: Any) -> str:
     return f"{_number(mean or 0.0)} ± {float(std):.3g}" if isinstance(std, float | int) else "(traced)"
 
 
-def to_json(tree: PyTree) -> str:
+def to_json(tree: Tree[Any]) -> str:
     """The rules as JSON, by path; `from_json` reads them back exactly.
 
     Raises:
@@ -87,7 +86,7 @@ def to_json(tree: PyTree) -> str:
     return json.dumps({"format": _FORMAT, "rules": rules}, indent=1)
 
 
-def from_json(text: str, *, like: PyTree) -> PyTree:
+def from_json(text: str, *, like: Tree[Model]) -> Tree[Model]:
     """The tree that `to_json` wrote.
 
     Args:

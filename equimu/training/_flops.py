@@ -3,21 +3,20 @@
 import math
 from typing import Any
 
-from equimu._types import PyTree
 from equimu._values import Real
 from equimu.attention import kernel_products
-from equimu.parameterization import Rule, rules_of
+from equimu.parameterization import Rule, Tree, rules_of
 from equimu.runs import RunConfig
 from equimu.tasks import LanguageModel
 from equimu.training._products import product_flops, without_unused
 
 
-def parameter_count(tree: PyTree) -> int:
+def parameter_count(tree: Tree[Any]) -> int:
     """Entries of all arrays of a tree of rules, or of a part of it."""
     return sum(math.prod(rule.shape) for rule in rules_of(tree))
 
 
-def matrix_entries(tree: PyTree) -> int:
+def matrix_entries(tree: Tree[Any]) -> int:
     """Entries of the arrays that each token is multiplied by: not of tables that it is looked up in, nor of vectors."""
     return sum(math.prod(rule.shape) for rule in rules_of(tree) if _is_matrix(rule))
 
@@ -39,7 +38,7 @@ def attention_flops(config: RunConfig) -> Real:
     return attention_flops_of_layer(config) * config.size.get("depth", 1)
 
 
-def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> Real:
+def model_flops(config: RunConfig, tree: Tree[Any], jaxpr: Any) -> Real:
     """Operations of a training step without recomputation.
 
     Of the decoder: two an entry and token forward, four backward, and attention. Of other tasks: the matrix products and

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from equimu._types import PyTree
 from equimu._values import Real
 from equimu.data import Data
+from equimu.parameterization import Tree
 from equimu.runs import RunConfig
 from equimu.training._leaf_measures import leaf_rows
 from equimu.training._loss_record import LossRecord, NotFiniteError
@@ -42,7 +42,7 @@ class MetricsLog:
         self,
         config: RunConfig,
         data: Data,
-        tree: PyTree,
+        tree: Tree[Any],
         record: LossRecord,
         step: int,
         log: Callable[[Mapping[str, Any]], None],
