@@ -14,10 +14,11 @@ test: $(VENV)/.test  ## the quick tests
 test-all: $(VENV)/.test  ## all tests
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.test  ## formatting, lint, types
+lint: $(VENV)/.test  ## formatting, lint, types, and whether every public name has one
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	PATH=$(abspath $(VENV)/bin):$$PATH pyright --verifytypes equimu --ignoreexternal
 
 docs: $(VENV)/.docs  ## the documentation, as a folder of pages
 	$(VENV)/bin/mkdocs build --strict

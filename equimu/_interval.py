@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from equimu._values import Real
+
 # Every "±" that is printed is half of a two-sided 90% interval. Two such ends are two one-sided tests at 5%, which is
 # what "no larger than" (a transfer) and "smaller than" (a drift) ask for.
 CONFIDENCE = 0.9
 
 
-def half_width(stderr: float | None, df: float | None, confidence: float = CONFIDENCE) -> float | None:
+def half_width(stderr: Real | None, df: Real | None, confidence: Real = CONFIDENCE) -> Real | None:
     """Half of the interval of Student's t, of 90% by default.
 
     Args:
@@ -28,7 +30,7 @@ def half_width(stderr: float | None, df: float | None, confidence: float = CONFI
     return float(stdtrit(df, 0.5 + confidence / 2)) * stderr
 
 
-def mean_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float | None:
+def mean_half_width(values: np.ndarray, confidence: Real = CONFIDENCE) -> Real | None:
     """Half of the interval of a mean over seeds, of 90% by default.
 
     Args:
@@ -43,7 +45,7 @@ def mean_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float
     return half_width(float(np.std(values, ddof=1)) / math.sqrt(len(values)), float(len(values) - 1), confidence)
 
 
-def welch_satterthwaite(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def welch_satterthwaite(parts: Sequence[tuple[Real, Real]]) -> tuple[Real, Real]:
     """Adds independent variance estimates and says how many degrees of freedom the sum is worth.
 
     Args:

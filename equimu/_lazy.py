@@ -34,6 +34,10 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *source})
 
+    # jaxtyping's hook checks what is imported while it is installed: in `with install_import_hook(...)` that is now or never.
+    if any(type(finder).__module__.startswith("jaxtyping.") for finder in sys.meta_path):
+        for name in source:
+            get(name)
     return get, names, sorted(source)
 
 

@@ -7,6 +7,8 @@ that is not here is not known.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from equimu._values import Real
+
 _PEAKS: dict[str, float] = {
     # docs.cloud.google.com/tpu/docs; of a device of JAX, which of a v3 is half a chip
     "TPU v3": 61.5e12,
@@ -29,6 +31,6 @@ PEAKS: Mapping[str, float] = MappingProxyType(_PEAKS)
 """By the kind of the device."""
 
 
-def add_peak(kind: str, flops: float) -> None:
+def add_peak(kind: str, flops: Real) -> None:
     """Makes the peak of another kind of device known; one that is known stays."""
     _PEAKS.setdefault(kind, flops)

@@ -18,7 +18,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-Scalar: TypeAlias = float | Float[Array, ""]
+from equimu._values import Real
+
+Scalar: TypeAlias = Real | Float[Array, ""]
 Key: TypeAlias = PRNGKeyArray
 PyTree: TypeAlias = Any
 

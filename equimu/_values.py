@@ -11,26 +11,35 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from equimu._errors import EquimuError, nearest
 
+_T = TypeVar("_T")
+
 _LONGEST_SHOWN = 120  # characters
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of common file systems
+
+
+Real: TypeAlias = int | float
+"""What PEP 484 means by `float`. Checks at run time take `float` at its word, and whole numbers are often given as ints."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
     """The numbers that a value may be; its bounds are reported in the order of its fields."""
 
-    above: float | None = None
-    least: int | float | None = None
-    below: int | float | None = None
-    most: int | float | None = None
+    above: Real | None = None
+    least: Real | None = None
+    below: Real | None = None
+    most: Real | None = None
 
-    def refusal(self, value: float) -> str | None:
+    def __repr__(self) -> str:
+        return f"Range({', '.join(f'{name}={bound}' for name, bound in vars(self).items() if bound is not None)})"
+
+    def refusal(self, value: Real) -> str | None:
         """What is wrong with a number, as the words after its name; None if nothing is."""
         bounds: dict[str, tuple[Any, Callable[[Any, Any], bool]]] = {
             "above": (self.above, operator.gt),
@@ -170,6 +179,18 @@ def check_fields(config: Any, where: str = "") -> None:
         object.__setattr__(config, name, checked(where + name, getattr(config, name), hint))
 
 
+def takes_ints(cls: type[_T]) -> type[_T]:
+    """Decorates a dataclass that checks its fields: its constructor takes ints for floats, which `check_fields` converts.
+
+    Fields are annotated with what they are, and checks at run time hold the constructor to the same annotations.
+    """
+    arguments = cls.__init__.__annotations__
+    for name, hint in arguments.items():
+        if _may_be_float(hint):
+            arguments[name] = hint | int
+    return cls
+
+
 def fields_from_dict(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """A dataclass from plain JSON types; fields left out keep their defaults.
 
@@ -298,7 +319,14 @@ def _told(hint: Any) -> str:
     return "None" if hint is type(None) else f"{getattr(hint, '__name__', hint)}"
 
 
-def _power(bound: float) -> str:
+def _may_be_float(hint: Any) -> bool:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _may_be_float(options[0])
+    return any(map(_may_be_float, options)) if origin in (typing.Union, types.UnionType) else hint is float
+
+
+def _power(bound: Real) -> str:
     exponent = abs(bound).bit_length() - 1 if isinstance(bound, int) else 0
     return f"{'-' if bound < 0 else ''}2**{exponent}" if exponent > 20 and abs(bound) == 2**exponent else f"{bound:g}"
 

@@ -36,8 +36,10 @@ def test_it_is_strictly_typed(project):
     (project / "pyrightconfig.json").write_text(json.dumps({**STRICT, "extraPaths": [str(PROJECT.parents[1])]}))
     done = run(project, "pyright", "--pythonpath", sys.executable, "--outputjson")
     summary = json.loads(done.stdout)
-    assert summary["summary"]["filesAnalyzed"] == 1
-    assert summary["generalDiagnostics"] == []
+    assert summary["summary"]["filesAnalyzed"] == 2
+    errors = {(Path(found["file"]).name, found["range"]["start"]["line"]) for found in summary["generalDiagnostics"]}
+    lines = (project / "exchanged.py").read_text().splitlines()
+    assert errors == {("exchanged.py", number) for number, line in enumerate(lines) if line.endswith("# error")}
     assert "ignore" not in (project / "my_lab.py").read_text()
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from equimu._types import Scalar
+from equimu._values import Real
 from equimu.attention._blockwise import blockwise
 from equimu.attention._opaque_call import foreign, trial
 from equimu.attention._problem import Problem
@@ -64,7 +65,7 @@ def flash_why_not(problem: Problem) -> str | None:
     return _missing()
 
 
-def _options(scale: float, visibility: Visibility) -> dict[str, Any]:
+def _options(scale: Real, visibility: Visibility) -> dict[str, Any]:
     """The arguments of the library's two functions; its windows count the keys on each side, -1 where there is no bound."""
     reach = -1 if visibility.window is None else visibility.window - 1
     right = 0 if visibility.causal and visibility.window is not None else reach
@@ -72,7 +73,7 @@ def _options(scale: float, visibility: Visibility) -> dict[str, Any]:
 
 
 def _attend(
-    scale: float,
+    scale: Real,
     visibility: Visibility,
     q: Float[Array, "batch seq_q heads head_dim"],
     k: Float[Array, "batch seq_k kv_heads head_dim"],
@@ -82,7 +83,7 @@ def _attend(
 
 
 def _attend_packed(
-    scale: float,
+    scale: Real,
     visibility: Visibility,
     q: Float[Array, "batch seq heads head_dim"],
     k: Float[Array, "batch seq kv_heads head_dim"],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
+from equimu._values import Real
 from equimu.attention._opaque_call import foreign, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
@@ -64,7 +65,7 @@ def cudnn(
 
 
 def _cudnn_even(
-    scale: float, visibility: Visibility, implementation: Literal["xla", "cudnn"], q: Array, k: Array, v: Array
+    scale: Real, visibility: Visibility, implementation: Literal["xla", "cudnn"], q: Array, k: Array, v: Array
 ) -> Array:
     """JAX refuses odd lengths where there is a gradient: one position more, which no query sees, makes them even."""
     seq_q, seq_k = q.shape[-3], k.shape[-3]

@@ -1,7 +1,7 @@
 """What is known of an attention call before it runs, and the checks of its arguments."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,19 @@ from equimu._values import check as check_value
 from equimu._values import is_traced, shown
 from equimu.attention._visible import Visibility
 
-Aval = jax.Array | jax.ShapeDtypeStruct
-Segments = Aval | tuple[Aval, Aval] | None
+
+@runtime_checkable
+class Aval(Protocol):
+    """An array, or a `jax.ShapeDtypeStruct` that stands for one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+Segments: TypeAlias = Aval | tuple[Aval, Aval] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +120,7 @@ def check(
     check_arrays(q=q, k=k, v=v)
     check_value(bool, causal=causal)
     for name, array in (("q", q), ("k", k), ("v", v)):
-        if array.ndim < 3:
+        if len(array.shape) < 3:
             raise EquimuError(
                 f"{name} has shape {array.shape}: attention needs at least the axes (seq, heads, head_dim)"
             )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
+from equimu._values import Real
 from equimu.attention._jax_nn import xla_why_not
 from equimu.attention._opaque_call import foreign, trial
 from equimu.attention._problem import Problem
@@ -48,7 +49,7 @@ def tokamax_why_not(problem: Problem) -> str | None:
 
 
 def _attend(
-    scale: float,
+    scale: Real,
     visibility: Visibility,
     implementation: tuple[str, ...],
     q: Float[Array, "batch seq_q heads head_dim"],

@@ -5,13 +5,14 @@ import shlex
 
 from equimu._errors import EquimuError
 from equimu._terminal import wrapped
+from equimu._values import Real
 from equimu.reports import Addition, JointLaw, Report, Suggestion, suggest
 from equimu.sweeps import SweepConfig
 
 _SIZE = re.compile(r"([\w.]+)=([\d.]+(?:e[+-]?\d+)?)")
 
 
-def target_of(given: tuple[str, ...], config: SweepConfig) -> dict[str, float]:
+def target_of(given: tuple[str, ...], config: SweepConfig) -> dict[str, Real]:
     """The sizes that `--suggest` names.
 
     Raises:
@@ -39,7 +40,7 @@ def target_of(given: tuple[str, ...], config: SweepConfig) -> dict[str, float]:
     return found
 
 
-def print_suggestions(report: Report, target: dict[str, float], config: SweepConfig, out: str) -> None:
+def print_suggestions(report: Report, target: dict[str, Real], config: SweepConfig, out: str) -> None:
     """Prints what to add to the sweep of each panel."""
     for panel in report.laws:
         if panel.law is None:
@@ -91,7 +92,7 @@ def _seeds(law: JointLaw, addition: Addition) -> str:
     return " ".join(map(str, seeds if len(seeds) > 1 else [0, *seeds]))
 
 
-def _value(law: JointLaw, point: float) -> str:
+def _value(law: JointLaw, point: Real) -> str:
     return f"2**{point:g}" if law.fitted.scale == "log2" else f"{law.fitted.value(point):g}"
 
 

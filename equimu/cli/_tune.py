@@ -7,7 +7,7 @@ from typing import Annotated
 from equimu._errors import EquimuError
 from equimu._progress import progress
 from equimu._terminal import wrapped
-from equimu._values import PathLike, Size
+from equimu._values import PathLike, Real, Size
 from equimu.cli._command import Printing, print_data
 from equimu.cli._flags import Flat
 from equimu.cli._running import loss_text, one_core_each
@@ -85,7 +85,7 @@ def sizes_of(given: tuple[str, ...], flag: str, example: str) -> dict[str, tuple
     return found
 
 
-def _cost(tuned: Tuned, large: RunConfig, flops: float) -> str:
+def _cost(tuned: Tuned, large: RunConfig, flops: Real) -> str:
     share = tuned.flops / flops
     there = share / len(tuned.runs)
     sizes = " ".join(f"{name} {value}" for name, value in large.size.items())

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
+from equimu._values import Real
+
 _T = TypeVar("_T")
 
 _PANIC = "PanicException"  # what Rust raises where it gives up; not an `Exception`
@@ -15,7 +17,7 @@ _PANIC = "PanicException"  # what Rust raises where it gives up; not an `Excepti
 _STDERR = threading.Lock()
 
 
-def bounded(work: Callable[[], _T], seconds: float) -> _T:
+def bounded(work: Callable[[], _T], seconds: Real) -> _T:
     """What some work returns.
 
     Args:

@@ -47,7 +47,7 @@ class Loader:
     ):
         opened = _opened(store, split, windows, seq, rows, tail=False)
         self._batches = ShuffledBatches(opened, rows, seed)
-        self.windows_per_epoch = opened.count
+        self.windows_per_epoch: int = opened.count
 
     def batch(self, step: int, rows: Rows | None = None) -> Batch | PackedBatch:
         """The batch of a step.

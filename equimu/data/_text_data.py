@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Part, Size, check, check_fields, path_text
+from equimu._values import Part, Real, Size, check, check_fields, path_text
 from equimu.data._corpus import read_corpus
 from equimu.data._data import Data
 from equimu.data._loader import Loader, OrderedLoader
@@ -44,7 +44,7 @@ class TextData(Data):
     unit = "tokens"
     units_per_row: int = dataclasses.field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "units_per_row", self.seq)
         check_fields(self)
 
@@ -100,7 +100,7 @@ def text(
     rows: int,
     tokenizer: str | Path | Tokenizer = "bytes",
     windows: Windows = "concatenate",
-    validation: float = 0.05,
+    validation: Real = 0.05,
     store: str | Path | None = None,
 ) -> TextData:
     """Data of text files, as for a language model.
@@ -150,7 +150,7 @@ def _text(
     state: str | None,
     place: str | None,
     tokenizer: str,
-    validation: float,
+    validation: Real,
     seq: int,
     rows: int,
     windows: Windows,
@@ -161,12 +161,12 @@ def _text(
 
 @functools.cache
 def _named_store(
-    spec: str | None, state: str | None, place: str | None, tokenizer: str, validation: float
+    spec: str | None, state: str | None, place: str | None, tokenizer: str, validation: Real
 ) -> TokenStore:
     return _store(spec, place, tokenizer_from_name(tokenizer), validation)
 
 
-def _store(spec: str | None, place: str | None, tokenizer: Tokenizer, validation: float) -> TokenStore:
+def _store(spec: str | None, place: str | None, tokenizer: Tokenizer, validation: Real) -> TokenStore:
     if place is not None:
         return open_store(place, tokenizer)
     assert spec is not None

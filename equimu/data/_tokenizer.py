@@ -146,17 +146,17 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
-        self.name = str(path)
+        self.name: str = str(path)
         # Ids may have holes (T5's sentinels, reserved tokens), so the count of tokens would be too small.
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.vocab_size == 0:
             raise EquimuError(f"{path} has an empty vocabulary")
         # Some name tokens that they do not have.
         named = {key: token for key, token in named.items() if self._tokenizer.token_to_id(token) is not None}
-        self.eod = self._special(eod or named.get("eos_token"), _EOD_NAMES, "eod")
-        self.bos = self._special(bos or named.get("bos_token"), _BOS_NAMES, "bos", default=self.eod)
+        self.eod: int = self._special(eod or named.get("eos_token"), _EOD_NAMES, "eod")
+        self.bos: int = self._special(bos or named.get("bos_token"), _BOS_NAMES, "bos", default=self.eod)
         ids = f"{self.bos},{self.eod}".encode()
-        self.fingerprint = "hf-" + hashlib.sha256(content + ids).hexdigest()[:32]
+        self.fingerprint: str = "hf-" + hashlib.sha256(content + ids).hexdigest()[:32]
 
     def _special(self, token: str | None, usual: Sequence[str], word: str, default: int | None = None) -> int:
         if token is not None:

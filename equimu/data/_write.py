@@ -15,7 +15,7 @@ import numpy as np
 
 from equimu._errors import EquimuError, nearest
 from equimu._progress import progress
-from equimu._values import Index, Integer, Part, Size, check
+from equimu._values import Index, Integer, Part, Real, Size, check
 from equimu.data._corpus import Corpus, read_corpus
 from equimu.data._dataset import DatasetCorpus
 from equimu.data._orphans import being_written, remove_orphans
@@ -32,7 +32,7 @@ def write_store(
     corpus: Corpus | DatasetCorpus,
     tokenizer: Tokenizer,
     *,
-    validation: float = 0.05,
+    validation: Real = 0.05,
     split_seed: int = 0,
     dtype: str | None = None,
 ) -> TokenStore:
@@ -115,7 +115,7 @@ def write_parts(
     *,
     process: int,
     processes: int,
-    validation: float = 0.05,
+    validation: Real = 0.05,
     split_seed: int = 0,
     dtype: str | None = None,
 ) -> int:
@@ -160,7 +160,7 @@ def prepare(
     tokenizer: Tokenizer,
     folder: str | Path | None = None,
     *,
-    validation: float = 0.05,
+    validation: Real = 0.05,
     split_seed: int = 0,
 ) -> TokenStore:
     """The token store of a corpus, made if it is not in the cache yet.
@@ -226,7 +226,7 @@ def _token_dtype(tokenizer: Tokenizer, name: str | None) -> np.dtype[Any]:
 
 
 def _recipe(
-    corpus: Corpus | DatasetCorpus, tokenizer: Tokenizer, validation: float, split_seed: int, dtype: np.dtype[Any]
+    corpus: Corpus | DatasetCorpus, tokenizer: Tokenizer, validation: Real, split_seed: int, dtype: np.dtype[Any]
 ) -> str:
     parts = [FORMAT, corpus.fingerprint, tokenizer.fingerprint, validation, split_seed, dtype.name]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -237,7 +237,7 @@ def _hash(text: str, split_seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest())
 
 
-def _threshold(corpus: Corpus | DatasetCorpus, share: float, split_seed: int) -> int:
+def _threshold(corpus: Corpus | DatasetCorpus, share: Real, split_seed: int) -> int:
     """Documents whose hash lies below go to validation; off the share only where a side would stay empty."""
     wanted, lowest, highest = round(share * 2**64), 2**64, -1
     for text in corpus.documents():
@@ -258,7 +258,7 @@ def _checked(
     place: str | Path,
     corpus: Corpus | DatasetCorpus,
     tokenizer: Tokenizer,
-    validation: float,
+    validation: Real,
     split_seed: int,
     dtype: str | None,
 ) -> tuple[str, np.dtype[Any], str]:
@@ -285,7 +285,7 @@ def _documents(
     corpus: Corpus | DatasetCorpus,
     tokenizer: Tokenizer,
     dtype: np.dtype[Any],
-    validation: float,
+    validation: Real,
     split_seed: int,
 ) -> Parts | Iterator[Encoded]:
     """The tokenized documents of a corpus: in parts that are kept, or one batch after the other."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Index, Size, check, check_class, checked, shown
+from equimu._values import Index, Real, Size, check, check_class, checked, shown
 
 AXIS_WORDS = frozenset({"in", "out", "inner", "kernel", "table", "stack"})
 """The words for axes; see `register_axes`."""
@@ -52,7 +52,7 @@ class Axes:
     """
 
     words: tuple[str, ...]
-    constant: float | None = None
+    constant: Real | None = None
     tied: tuple[str, ...] | None = None
     tied_multiplier: str | None = None
     bias_of: str | None = None
@@ -62,7 +62,7 @@ class Axes:
     as_model: bool = False
     trained: bool | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(str | None, tied_multiplier=self.tied_multiplier, bias_of=self.bias_of, norm_of=self.norm_of)
         check(float | None, constant=self.constant)
         check(bool, as_model=self.as_model)
@@ -93,7 +93,7 @@ _PATH = r"\w+(\.\w+|\[-?\d+\]|\['[^']*'\])*"
 
 def axes(
     *words: str,
-    constant: float | None = None,
+    constant: Real | None = None,
     tied: Iterable[str] | None = None,
     tied_multiplier: str | None = None,
     bias_of: str | None = None,

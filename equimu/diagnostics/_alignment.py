@@ -12,8 +12,9 @@ from jaxtyping import Array
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.diagnostics._record import record
-from equimu.parameterization import Rule, rules_of, scaled
+from equimu.parameterization import Rule, Tree, rules_of, scaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,13 @@ class Alignment:
     `everett(..., "none")` are right, near 1 those of full alignment.
     """
 
-    update_input: float | None
-    weight_change: float | None
-    update_change: float | None
+    update_input: Real | None
+    weight_change: Real | None
+    update_change: Real | None
 
 
 def alignments(
-    tree: PyTree, before: PyTree, after: PyTree, function: Callable[..., Any], *args: Any
+    tree: Tree[Any], before: PyTree, after: PyTree, function: Callable[..., Any], *args: Any
 ) -> dict[str, Alignment]:
     """The alignments of all matrices that a module applies to what it is called with.
 

@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree
 from equimu._values import Count, check, check_function, check_keys, shown
 from equimu.diagnostics._explain import explain
 from equimu.diagnostics._measure import Experiment, Forward, Loss, MakeOptimizer, Measured
@@ -14,9 +13,9 @@ from equimu.diagnostics._pool import first_of_pool, pooled
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._theory import theory
 from equimu.diagnostics._verdicts import leaf_rows, site_rows
-from equimu.parameterization import Parameterization, disagreements, parameterize, rules_of, scaled
+from equimu.parameterization import Parameterization, Tree, disagreements, parameterize, rules_of, scaled
 
-EditTree: TypeAlias = Callable[[PyTree], PyTree]
+EditTree: TypeAlias = Callable[[Tree[Any]], Tree[Any]]
 SEEDS = range(6)
 
 
@@ -120,7 +119,7 @@ class CoordinateProbe:
             ),
         )
 
-    def _unreached(self, tree: PyTree, measured: Sequence[Measured]) -> list[str]:
+    def _unreached(self, tree: Tree[Any], measured: Sequence[Measured]) -> list[str]:
         """Leaves that never move because the loss does not depend on them."""
         never = np.all([~one.update.any(axis=(0, 1)) for one in measured], axis=0)
         paths = [path for path, still in zip(measured[0].leaves, never, strict=True) if still]

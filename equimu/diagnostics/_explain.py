@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from equimu._values import Real
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import LeafTheory
 from equimu.diagnostics._pool import first_of_pool
@@ -19,8 +20,8 @@ def explain(
     row: Row,
     said: Theory,
     parameterization: Parameterization,
-    sizes: Sequence[float],
-    flatness: Mapping[str, Sequence[float]],
+    sizes: Sequence[Real],
+    flatness: Mapping[str, Sequence[Real]],
     doubts: Sequence[Disagreement] = (),
 ) -> Row:
     """The row, with a clause about what would explain it if it is off.
@@ -43,8 +44,8 @@ def _of_leaf(
     row: Row,
     said: Theory,
     parameterization: Parameterization,
-    sizes: Sequence[float],
-    flatness: Mapping[str, Sequence[float]],
+    sizes: Sequence[Real],
+    flatness: Mapping[str, Sequence[Real]],
 ) -> str:
     leaf = said.leaves[row.name]
     if row.exponent.value is None:
@@ -67,11 +68,11 @@ def _of_leaf(
 
 
 def _mistakes(
-    row: Row, leaf: LeafTheory, parameterization: Parameterization, sizes: Sequence[float]
-) -> Iterator[tuple[float, str]]:
+    row: Row, leaf: LeafTheory, parameterization: Parameterization, sizes: Sequence[Real]
+) -> Iterator[tuple[Real, str]]:
     """Known mistakes: by what power of the size the row then misses, and their names. The likelier stand first."""
 
-    def power(values: Sequence[Any]) -> float:
+    def power(values: Sequence[Any]) -> Real:
         return slope(sizes, values) if min(values) > 0 else 0.0
 
     rules = leaf.rules
@@ -106,11 +107,11 @@ def _roles(
     verb: str,
     leaf: LeafTheory,
     parameterization: Parameterization,
-    power: Callable[[Sequence[Any]], float],
-) -> list[tuple[float, str]]:
+    power: Callable[[Sequence[Any]], Real],
+) -> list[tuple[Real, str]]:
     """What follows if the leaf is given the numbers of another role."""
 
-    def law(role: Role) -> float:
+    def law(role: Role) -> Real:
         laws = parameterization.row(role)
         return power([(laws.multiplier * getattr(laws, number))(rule.dimensions) for rule in leaf.rules])
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from equimu._values import Real
 from equimu.diagnostics._result import CoordinateCheck
 from equimu.diagnostics._verdicts import TOLERANCE, Row
 
@@ -98,7 +99,7 @@ def _site(ax: Any, name: str, rows: list[Row], check: CoordinateCheck, colours: 
         ax.spines[["left", "bottom"]].set_color(_OFF)
 
 
-def _expectation(ax: Any, row: Row, sizes: np.ndarray, start: float) -> None:
+def _expectation(ax: Any, row: Row, sizes: np.ndarray, start: Real) -> None:
     """What is expected, from the smallest size on: a wedge between its two ends, with the tolerance."""
     ends = [row.expected.low - TOLERANCE[row.quantity], row.expected.high + TOLERANCE[row.quantity]]
     low, high = (start * (sizes / sizes[0]) ** min(max(end, -2.0), 2.0) for end in ends)

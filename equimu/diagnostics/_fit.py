@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from equimu._interval import half_width, mean_half_width
+from equimu._values import Real
 
 _CERTAINTY = 0.99
 
@@ -21,9 +22,9 @@ class Exponent:
     - `reach`: half of the 99% interval, that verdicts are given by: there are many rows, and none should be off by chance.
     """
 
-    value: float | None
-    plus_minus: float | None = None
-    reach: float | None = None
+    value: Real | None
+    plus_minus: Real | None = None
+    reach: Real | None = None
 
     def __str__(self) -> str:
         if self.value is None:
@@ -32,13 +33,13 @@ class Exponent:
         return text if self.plus_minus is None else f"{text} ± {self.plus_minus:.2f}"
 
 
-def slope(sizes: Sequence[float], values: Sequence[Any] | np.ndarray) -> float:
+def slope(sizes: Sequence[Real], values: Sequence[Any] | np.ndarray) -> float:
     """The power of the sizes that positive values go with: the slope of a line through the logarithms."""
     x, y = np.log2(sizes), np.log2(np.asarray(values, float))
     return float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
 
 
-def fit(sizes: Sequence[float], values: np.ndarray) -> Exponent:
+def fit(sizes: Sequence[Real], values: np.ndarray) -> Exponent:
     """The exponent of what was measured.
 
     Each seed has its own line, since its draws at different sizes are independent of each other and of other seeds'; the

@@ -18,10 +18,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from equimu._types import PyTree
+from equimu._values import Real
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._pool import first_of_pool
-from equimu.parameterization import Rule, rules_of
+from equimu.parameterization import Rule, Tree, rules_of
 
 EXACT = 1e-3  # exponents of laws are exact up to rounding of sizes
 
@@ -33,8 +33,8 @@ class Interval:
     - `low`, `high`: the ends; infinite where there is none.
     """
 
-    low: float
-    high: float
+    low: Real
+    high: Real
 
     def __str__(self) -> str:
         if math.isinf(self.low) and math.isinf(self.high):
@@ -47,7 +47,7 @@ class Interval:
             return f"≤ {_number(self.high)}"
         return f"{_number(self.low)} … {_number(self.high)}"
 
-    def off_by(self, value: float) -> float:
+    def off_by(self, value: Real) -> Real:
         """By how much a value lies outside; negative below."""
         return value - min(max(value, self.low), self.high)
 
@@ -55,7 +55,7 @@ class Interval:
 ANY = Interval(-math.inf, math.inf)
 
 
-def _number(value: float) -> str:
+def _number(value: Real) -> str:
     return f"{round(value, 2) + 0.0:+.2f}" if abs(value) > EXACT else "0"
 
 
@@ -80,14 +80,14 @@ class LeafTheory:
 
     path: str
     rules: tuple[Rule, ...]
-    sizes_of_weight: tuple[float, ...]
-    sizes_of_update: tuple[float, ...] | None
-    weight: float
+    sizes_of_weight: tuple[Real, ...]
+    sizes_of_update: tuple[Real, ...] | None
+    weight: Real
     update: Interval
     contribution: Interval
-    decay: float
-    fan_in: float
-    narrowing: float
+    decay: Real
+    fan_in: Real
+    narrowing: Real
     is_readout: bool
     is_inside: bool
     is_tied: bool
@@ -100,19 +100,19 @@ class LeafTheory:
         return self.rules[0].role
 
     @property
-    def passes(self) -> float:
+    def passes(self) -> Real:
         """Exponent of what its first weights make of an input of size n⁰ that is independent of them."""
         return self.weight + self.fan_in / 2
 
     @property
-    def passes_aligned(self) -> float:
+    def passes_aligned(self) -> Real:
         """The same of an input that is aligned with them."""
         return self.weight + self.fan_in
 
 
 def leaf_theories(
-    trees: Sequence[PyTree],
-    sizes: Sequence[float],
+    trees: Sequence[Tree[Any]],
+    sizes: Sequence[Real],
     paths: Sequence[str],
     *,
     decays: bool,
@@ -125,23 +125,23 @@ def leaf_theories(
     tied = {path: place.tied_source for path, place in places.items()}
     by_width = is_by_width(trees)
 
-    def exponent(values: Sequence[Any]) -> float:
+    def exponent(values: Sequence[Any]) -> Real:
         return slope(sizes, values) if all(value > 0 for value in values) else -math.inf
 
-    def fan_in(path: str) -> float:
+    def fan_in(path: str) -> Real:
         return exponent([rule.dimensions.fan_in for rule in rules[path]])
 
-    def narrowing(path: str) -> float:
+    def narrowing(path: str) -> Real:
         each = [rule.dimensions.fan_in / rule.dimensions.fan_out for rule in rules[path]]
         return max(0.0, exponent(each)) if rules[path][0].role == "hidden" and each[-1] > each[0] else 0.0
 
-    def weight(path: str) -> list[float]:
+    def weight(path: str) -> list[Real]:
         source = tied[path]
         # The slot of a tied array stands for the array's second use.
         first = [1.0] * len(sizes) if source is None else weight(source)
         return [_weight(rule) * one for rule, one in zip(rules[path], first, strict=True)]
 
-    def step(path: str) -> float:
+    def step(path: str) -> Real:
         """Exponent of the forward update for a direction of size 1."""
         source = tied[path]
         if source is not None:
@@ -155,7 +155,7 @@ def leaf_theories(
         """Whether the loss reads what this output layer puts out: not if it is a router. Where nobody knows, it does."""
         return not last or tied[path] is not None or first_of_pool(path) in last
 
-    def multiplier(path: str) -> float:
+    def multiplier(path: str) -> Real:
         return exponent([rule.multiplier for rule in rules[path]])
 
     def spectral(path: str) -> bool:
@@ -221,7 +221,7 @@ def leaf_theories(
             return Interval(*[step(path) + (fan_in(path) - outs) / 2] * 2)
         return Interval(update(path).low + fan_in(path), update(path).high + fan_in(path))
 
-    def direction(path: str) -> tuple[float, ...] | None:
+    def direction(path: str) -> tuple[Real, ...] | None:
         rule = rules[path][0]
         if rule.optimizer not in ("adam", "sign", "muon") or spectral(path):
             return None
@@ -267,7 +267,7 @@ def _weight(rule: Rule) -> float:
     return float(abs(rule.multiplier) * math.hypot(rule.init_mean, rule.init_std))
 
 
-def is_by_width(trees: Sequence[PyTree]) -> bool:
+def is_by_width(trees: Sequence[Tree[Any]]) -> bool:
     """Whether the sizes of the trees differ in a width; else it is a depth."""
     fans = [{rule.path: (rule.dimensions.fan_in, rule.dimensions.fan_out) for rule in rules_of(tree)} for tree in trees]
     return any(each[path] != fan for each in fans for path, fan in fans[0].items())

@@ -37,6 +37,7 @@ from equimu.optim import as_transformation
 from equimu.parameterization import (
     NUMBERS,
     Rule,
+    Tree,
     Use,
     initial_state,
     initialize,
@@ -47,7 +48,7 @@ from equimu.parameterization import (
 )
 
 Loss: TypeAlias = Callable[..., Any]
-MakeOptimizer: TypeAlias = Callable[[PyTree], optax.GradientTransformation]
+MakeOptimizer: TypeAlias = Callable[[Tree[Any]], optax.GradientTransformation]
 Forward: TypeAlias = Callable[[PyTree, PyTree], PyTree]
 
 # These programs run for a moment: optimizing their code for several times that would be in vain.
@@ -148,7 +149,7 @@ class Experiment:
         self._batches = [batches[step % len(batches)] for step in range(steps)]
         self._programs: dict[Any, _Programs] = {}
 
-    def measure(self, tree: PyTree, seeds: Sequence[int]) -> Measured:
+    def measure(self, tree: Tree[Any], seeds: Sequence[int]) -> Measured:
         """Trains from each seed, and measures."""
         programs, numbers = self._program(tree)
         runs = [self._run(programs, numbers, initialize(tree, jax.random.key(seed))) for seed in seeds]
@@ -162,7 +163,7 @@ class Experiment:
             **{name: np.stack([run[name] for run in runs]) for name in runs[0]},
         )
 
-    def reached(self, tree: PyTree) -> list[bool]:
+    def reached(self, tree: Tree[Any]) -> list[bool]:
         """Of each leaf, whether the loss depends on it at all: at a point that is not a special one, unlike a start at zero."""
         programs, numbers = self._program(tree)
         model = initialize(tree, jax.random.key(0))
@@ -180,7 +181,7 @@ class Experiment:
             found |= [bool(np.any(wide(x) != 0)) for x in programs.step(numbers, params, state, batch).gradient]
         return [bool(one) for one in found]
 
-    def _program(self, tree: PyTree) -> tuple[_Programs, Any]:
+    def _program(self, tree: Tree[Any]) -> tuple[_Programs, Any]:
         rules = rules_of(tree)
         # What a program is made for: everything of the rules but their numbers. Flags that choose code are among it.
         bare = dict.fromkeys(NUMBERS, 0.0)

@@ -6,6 +6,7 @@ import textwrap
 
 from equimu._lazy import late_method
 from equimu._terminal import table_lines
+from equimu._values import Real
 from equimu.diagnostics._cells import COLUMNS, cells_of
 from equimu.diagnostics._verdicts import Row
 
@@ -43,7 +44,7 @@ class CoordinateCheck:
     sizes: tuple[int, ...]
     seeds: int
     steps: int
-    predicted_growth: float
+    predicted_growth: Real
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
@@ -106,7 +107,7 @@ class CoordinateCheck:
         return (self.first_site,) if self.first_site is not None else ()
 
     @property
-    def growth(self) -> float:
+    def growth(self) -> Real:
         """The largest measured power of the size that the change of a site goes with."""
         powers = [
             row.exponent.value for row in self.rows if row.quantity == "change" and row.exponent.value is not None

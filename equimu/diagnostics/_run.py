@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from equimu._errors import EquimuError, ExitCode
-from equimu._types import PyTree
-from equimu._values import Count, Positive, Size, check, checked
+from equimu._values import Count, Positive, Real, Size, check, checked
 from equimu.diagnostics._check import CoordinateProbe
 from equimu.diagnostics._result import CoordinateCheck
+from equimu.parameterization import Tree
 from equimu.runs import RunConfig
 from equimu.tasks import mean_loss
 from equimu.training import build_parameterization, data_of
@@ -25,7 +25,7 @@ def check_run(
     *,
     over: str | None = None,
     sizes: Sequence[int] = (64, 128, 256),
-    learning_rate: float = 2**-9,
+    learning_rate: Real = 2**-9,
     steps: int = 3,
     seeds: int = 6,
     on_size: Callable[[int, int], None] = lambda done, size: None,
@@ -58,7 +58,7 @@ def check_run(
     config.task.complete({over: 1}, "over")
     batches = data_of(config.task).training(config.seed)
 
-    def optimizer(tree: PyTree) -> Any:
+    def optimizer(tree: Tree[Any]) -> Any:
         still = dataclasses.replace(config.optimizer, schedule="constant")
         decay = config.optimizer.weight_decay
         return still.build(tree, learning_rate=learning_rate, weight_decay=decay, steps=steps, warmup=0)

@@ -7,12 +7,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from equimu._values import Real
 from equimu.diagnostics._about import About
 
 Statistics: TypeAlias = dict[str, np.ndarray]
 
 
-def each_of(statistics: Callable[..., dict[str, float]], *arrays: Sequence[Any]) -> Statistics:
+def each_of(statistics: Callable[..., dict[str, Real]], *arrays: Sequence[Any]) -> Statistics:
     rows = [statistics(*map(wide, each)) for each in zip(*arrays, strict=True)]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -34,7 +35,7 @@ def _rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.abs(x) ** 2))) if x.size else 0.0
 
 
-def of_site(now: np.ndarray, start: np.ndarray) -> dict[str, float]:
+def of_site(now: np.ndarray, start: np.ndarray) -> dict[str, Real]:
     return {
         "output": _rms(now),
         "output_abs": float(np.mean(np.abs(now))),
@@ -51,7 +52,7 @@ def of_leaf(
     used: np.ndarray,
     used_after: np.ndarray,
     used_undecayed: np.ndarray,
-) -> dict[str, float]:
+) -> dict[str, Real]:
     decay = _decay(stored, update - undecayed)
     move = (used_after if np.isnan(decay) else used_undecayed) - used
     # Over the entries that have a gradient: rows of a table that the batch does not read stay where they are.
@@ -65,7 +66,7 @@ def of_leaf(
     }
 
 
-def _decay(stored: np.ndarray, owed: np.ndarray) -> float:
+def _decay(stored: np.ndarray, owed: np.ndarray) -> Real:
     """By what share of itself a leaf decays; NaN if what an update owes to the weights is not a share of them.
 
     Steps that are relative to the weights, such as Adafactor's, owe them more than a decay.

@@ -12,14 +12,15 @@ and updates, which all pull the same way, as L. (CompleteP, arXiv 2505.01618.)
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from equimu._types import PyTree
+from equimu._values import Real
 from equimu.diagnostics._about import About
 from equimu.diagnostics._fit import slope
 from equimu.diagnostics._laws import ANY, EXACT, Interval, LeafTheory, is_by_width, leaf_theories
 from equimu.diagnostics._pool import first_of_pool
 from equimu.diagnostics._record import WHOLE, module_classes
-from equimu.parameterization import is_within
+from equimu.parameterization import Tree, is_within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,12 @@ class Theory:
 
     leaves: dict[str, LeafTheory]
     sites: dict[str, SiteTheory]
-    growth: float
+    growth: Real
 
 
 def theory(
-    trees: Sequence[PyTree],
-    sizes: Sequence[float],
+    trees: Sequence[Tree[Any]],
+    sizes: Sequence[Real],
     paths: Sequence[str],
     shapes: Sequence[dict[str, tuple[int, ...]]],
     *,
@@ -127,9 +128,9 @@ class _Growth:
     """
 
     change: Interval
-    start: float
-    narrow: float = 0.0
-    vanishing: float = 0.0
+    start: Real
+    narrow: Real = 0.0
+    vanishing: Real = 0.0
 
 
 def _growth(leaves: dict[str, LeafTheory], *, by_width: bool) -> _Growth:
@@ -219,7 +220,7 @@ def _outputs(leaves: dict[str, LeafTheory], growth: _Growth) -> SiteTheory:
     return SiteTheory(output=Interval(min(starts), max(starts)), change=Interval(low, high))
 
 
-def _found(what: About, leaves: dict[str, LeafTheory], growth: _Growth, *, is_wide: bool, spans: float) -> SiteTheory:
+def _found(what: About, leaves: dict[str, LeafTheory], growth: _Growth, *, is_wide: bool, spans: Real) -> SiteTheory:
     """A site that is found in the program, see `About`."""
     own = [leaf for leaf in leaves.values() if leaf.path in what.of or first_of_pool(leaf.path) in what.of]
     if what.kind == "rows":
@@ -240,11 +241,11 @@ def _found(what: About, leaves: dict[str, LeafTheory], growth: _Growth, *, is_wi
 
 def _head_growth(
     site: str,
-    sizes: Sequence[float],
+    sizes: Sequence[Real],
     shapes: Sequence[dict[str, tuple[int, ...]]],
     classes: dict[str, type],
     owned: dict[str, list[LeafTheory]],
-) -> float:
+) -> Real:
     """The exponent of head_dim: queries that grow are spread over heads, and where the number of scores does not grow with
     them, the heads do."""
     module = max((path for path in classes if path == "" or is_within(first_of_pool(site), path)), key=len, default="")
@@ -253,7 +254,7 @@ def _head_growth(
     return max(0.0, max(outs, default=0.0) - slope(sizes, [math.prod(one[site]) for one in shapes]))
 
 
-def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: float, vanishing: float = 0.0) -> SiteTheory:
+def _derived(leaves: dict[str, LeafTheory], growth: _Growth, head_growth: Real, vanishing: Real = 0.0) -> SiteTheory:
     """Scores of attention: products of two activations over a head.
 
     With heads of one size they are of size n⁰. With heads that grow and a factor 1/head_dim they vanish as n^-1/2 at the start,

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from equimu._values import Real
 from equimu.diagnostics._fit import Exponent, fit
 from equimu.diagnostics._laws import ANY, Interval, LeafTheory
 from equimu.diagnostics._measure import Measured
@@ -59,15 +60,15 @@ class Row:
     name: str
     quantity: Quantity
     step: int
-    values: tuple[float, ...]
-    absolute: tuple[float, ...] = ()
+    values: tuple[Real, ...]
+    absolute: tuple[Real, ...] = ()
     exponent: Exponent
     expected: Interval
     off: bool
     why: str = ""
 
 
-def site_rows(measured: Sequence[Measured], sizes: Sequence[float], said: Theory) -> list[Row]:
+def site_rows(measured: Sequence[Measured], sizes: Sequence[Real], said: Theory) -> list[Row]:
     """All sites in the order of execution: the output at the start, its change at each step.
 
     A module whose output is that of a submodule, number by number, is left out. A change is off if it is so at most of the
@@ -103,7 +104,7 @@ def _rows_of_site(
     name: str,
     index: int,
     measured: Sequence[Measured],
-    sizes: Sequence[float],
+    sizes: Sequence[Real],
     expected: SiteTheory,
     floors: Sequence[np.ndarray],
 ) -> list[Row]:
@@ -133,7 +134,7 @@ def _site(
     step: int,
     values: np.ndarray,
     absolute: np.ndarray,
-    sizes: Sequence[float],
+    sizes: Sequence[Real],
     expected: Interval,
 ) -> Row:
     exponent = fit(sizes, values)
@@ -151,7 +152,7 @@ def _site(
 
 
 def leaf_rows(
-    measured: Sequence[Measured], sizes: Sequence[float], said: Theory, unreached: Collection[str] = ()
+    measured: Sequence[Measured], sizes: Sequence[Real], said: Theory, unreached: Collection[str] = ()
 ) -> list[Row]:
     """All leaves: how they are drawn, their first update and their last, their decay.
 
@@ -176,7 +177,7 @@ def leaf_rows(
     return rows
 
 
-def _weight(leaf: LeafTheory, values: np.ndarray, sizes: Sequence[float]) -> Row:
+def _weight(leaf: LeafTheory, values: np.ndarray, sizes: Sequence[Real]) -> Row:
     """At each size the draw has the law's standard deviation, but for chance."""
     law, rule = np.array(leaf.sizes_of_weight), leaf.rules[0]
     seeds = len(values)
@@ -203,8 +204,8 @@ def _updates(
     updates: np.ndarray,
     flatness: np.ndarray,
     real: np.ndarray,
-    sizes: Sequence[float],
-    growth: float,
+    sizes: Sequence[Real],
+    growth: Real,
     *,
     stuck: bool,
 ) -> list[Row]:
@@ -240,7 +241,7 @@ def _updates(
     return rows
 
 
-def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list[Row]:
+def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[Real]) -> list[Row]:
     """The decay in the first step, if there is one."""
     if not np.all(decays > 0):
         return []
@@ -260,13 +261,13 @@ def _decay(leaf: LeafTheory, decays: np.ndarray, sizes: Sequence[float]) -> list
     ]
 
 
-def _is_off(exponent: Exponent, expected: Interval, tolerance: float) -> bool:
+def _is_off(exponent: Exponent, expected: Interval, tolerance: Real) -> bool:
     if exponent.value is None:
         return False
     return abs(expected.off_by(exponent.value)) > tolerance + (exponent.reach or 0.0)
 
 
-def _means(values: np.ndarray) -> tuple[float, ...]:
+def _means(values: np.ndarray) -> tuple[Real, ...]:
     """Over seeds: the geometric mean, that the line is fitted to; zero if any is."""
     with np.errstate(divide="ignore"):
         return tuple(float(2**mean) for mean in np.log2(values).mean(axis=0))

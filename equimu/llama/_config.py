@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._values import Positive, Size, check_fields, shown
+from equimu._values import Positive, Size, check_fields, shown, takes_ints
 
 # Of other values of these keys, the model computes something else than `equimu.nn.Transformer` can.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
@@ -17,6 +17,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
     """The sizes and constants of a Llama, by Hugging Face's names.
@@ -44,7 +45,7 @@ class LlamaConfig:
     rope_theta: Positive
     tie_word_embeddings: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "config.json: ")
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % heads or heads % groups or self.head_dim % 2:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._values import shown
+from equimu._values import Real, shown
 from equimu.llama._config import LlamaConfig
 from equimu.nn import Transformer
 
@@ -84,7 +84,7 @@ def arrays_to_llama(model: Transformer, arrays: Mapping[str, np.ndarray]) -> dic
 
 
 def arrays_from_llama(
-    model: Transformer, config: LlamaConfig, tensors: Mapping[str, np.ndarray], readout_multiplier: float
+    model: Transformer, config: LlamaConfig, tensors: Mapping[str, np.ndarray], readout_multiplier: Real
 ) -> dict[str, np.ndarray]:
     """The arrays of a model, by path and with their multipliers applied, with which its logits are those of a Llama.
 
@@ -129,7 +129,7 @@ def arrays_from_llama(
     return found
 
 
-def _query_scale(model: Transformer) -> float:
+def _query_scale(model: Transformer) -> Real:
     attention = model.blocks.attention
     return attention.scale * math.sqrt(attention.head_dim)
 

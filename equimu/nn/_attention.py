@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import Key
-from equimu._values import Positive, Size, check, check_key
+from equimu._values import Positive, Real, Size, check, check_key
 from equimu.attention import decode_attention, dot_product_attention
 from equimu.nn._cache import KeyValues
 from equimu.nn._linear import Linear
@@ -31,8 +31,8 @@ class SelfAttention(eqx.Module):
     n_head: int = eqx.field(static=True)
     n_kv_head: int = eqx.field(static=True)
     head_dim: int = eqx.field(static=True)
-    rotary_base: float | None = eqx.field(static=True)
-    scale: float = eqx.field(static=True)
+    rotary_base: Real | None = eqx.field(static=True)
+    scale: Real = eqx.field(static=True)
     backend: str = eqx.field(static=True)
 
     def __init__(
@@ -41,11 +41,11 @@ class SelfAttention(eqx.Module):
         head_dim: int,
         *,
         n_kv_head: int | None = None,
-        rotary_base: float | None = 10_000.0,
-        scale: float | None = None,
+        rotary_base: Real | None = 10_000.0,
+        scale: Real | None = None,
         qk_norm: bool = False,
         norm_gain: Gain = "none",
-        norm_eps: float = 1e-5,
+        norm_eps: Real = 1e-5,
         use_bias: bool = False,
         zero_query: bool = False,
         zero_residual: bool = False,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._types import Key
-from equimu._values import NotNegative, Range, Size, check_fields
+from equimu._values import NotNegative, Range, Size, check_fields, takes_ints
 
 
 class Numbers(NamedTuple):
@@ -19,6 +19,7 @@ class Numbers(NamedTuple):
     top_p: Float[Array, ""] | None
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen. First the logits are divided by the temperature, then tokens are left out.
@@ -35,7 +36,7 @@ class Sampling:
     """Only the most likely tokens that together reach this probability, at least one: nucleus sampling (arXiv 1904.09751). With
     `top_k`, it is the probability among those."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "sampling.")
 
     @property

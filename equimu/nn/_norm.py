@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import NotNegative, Size, check
+from equimu._values import NotNegative, Real, Size, check
 from equimu.declarations import register_axes
 
 Gain: TypeAlias = Literal["none", "vector", "scalar"]
 """Trainable gains of a norm: none, one for each feature, or one for all."""
 
 
-def rms_norm(x: Float[Array, "*seq d_model"], *, eps: float = 1e-5) -> Float[Array, "*seq d_model"]:
+def rms_norm(x: Float[Array, "*seq d_model"], *, eps: Real = 1e-5) -> Float[Array, "*seq d_model"]:
     """`x / sqrt(mean(x²) + eps)` over the last axis, in float32 or better; the result has its input's dtype."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
@@ -26,10 +26,10 @@ class RMSNorm(eqx.Module):
     """`rms_norm`, times a trainable gain: none, one per feature, or a single one. Gains start at 1."""
 
     gain: Float[Array, "..."] | None
-    eps: float = eqx.field(static=True)
+    eps: Real = eqx.field(static=True)
     kind: Gain = eqx.field(static=True)
 
-    def __init__(self, d_model: int, *, gain: Gain = "none", eps: float = 1e-5):
+    def __init__(self, d_model: int, *, gain: Gain = "none", eps: Real = 1e-5):
         """
         Args:
             d_model: size of the normalised axis.

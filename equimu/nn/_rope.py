@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._values import Real
+
 
 def rotary(
-    x: Float[Array, "seq heads head_dim"], positions: Int[Array, " seq"], *, base: float
+    x: Float[Array, "seq heads head_dim"], positions: Int[Array, " seq"], *, base: Real
 ) -> Float[Array, "seq heads head_dim"]:
     """Rotates the pair (x[j], x[j + head_dim/2]) by the angle position · base^(-j / (head_dim/2)).
 

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from wadler_lindig import TextDoc, pformat
 
 from equimu._device import default_platform, known_platform
 from equimu._errors import EquimuError, nearest
 from equimu._types import Key
-from equimu._values import Count, Positive, Size, check, check_key
+from equimu._values import Count, Positive, Real, Size, check, check_key
 from equimu.declarations import register_residual
 from equimu.nn._attention import SelfAttention
 from equimu.nn._cache import KeyValues
@@ -78,6 +79,13 @@ class Transformer(eqx.Module):
     remat: Remat = eqx.field(static=True)
     unroll: int = eqx.field(static=True)
 
+    def __repr__(self) -> str:
+        return pformat(self, whole=True)
+
+    def __pdoc__(self, *, whole: bool = False, **_: Any) -> TextDoc | None:
+        """Without its parts within something else, such as a message about another argument."""
+        return None if whole else TextDoc("Transformer(...)")
+
     def __init__(
         self,
         *,
@@ -86,12 +94,12 @@ class Transformer(eqx.Module):
         n_layer: int,
         head_dim: int,
         n_kv_head: int | None = None,
-        d_ff_multiple: float = 4.0,
+        d_ff_multiple: Real = 4.0,
         activation: Activation = "relu",
-        rotary_base: float | None = 10_000.0,
-        attention_scale: float | None = None,
+        rotary_base: Real | None = 10_000.0,
+        attention_scale: Real | None = None,
         norm_gain: Gain = "none",
-        norm_eps: float = 1e-5,
+        norm_eps: Real = 1e-5,
         embedding_norm: bool = False,
         qk_norm: bool = False,
         use_bias: bool = False,

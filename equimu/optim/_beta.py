@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from equimu._values import Real
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Beta:
     complement: Any
 
     @classmethod
-    def of(cls, beta: float) -> "Beta":
+    def of(cls, beta: Real) -> "Beta":
         """From a number."""
         return cls(jnp.asarray(beta), jnp.asarray(1 - beta))
 

@@ -24,13 +24,14 @@ from equimu._values import (
     fields_from_dict,
     hints_of,
     shown,
+    takes_ints,
 )
 from equimu.optim._beta import Beta
 from equimu.optim._epsilon import epsilon_shares
 from equimu.optim._matrix_optimizers import adafactor, muon
 from equimu.optim._optimizers import adamw, lion, sgd
 from equimu.optim._schedule import check_schedule, warmup_schedule
-from equimu.parameterization import DecayRule, Family
+from equimu.parameterization import DecayRule, Family, Tree
 
 _NAME = "name"
 _TRACED = "traced"
@@ -54,6 +55,7 @@ def traced(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_TRACED: True})
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
     """An optimizer and its schedule, as a value.
@@ -87,12 +89,12 @@ class Optimizer(abc.ABC):
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the first moment is kept in."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "optimizer.")
         check_schedule("optimizer.schedule", self.schedule)
 
     def build(
-        self, tree: PyTree, *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
+        self, tree: Tree[Any], *, learning_rate: Scalar, weight_decay: Scalar, steps: Any, warmup: Any
     ) -> optax.GradientTransformationExtraArgs:
         """The transformation for a tree of rules.
 
@@ -130,7 +132,7 @@ class Optimizer(abc.ABC):
         return copied
 
     @abc.abstractmethod
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation for a tree of rules.
 
         Args:
@@ -138,17 +140,18 @@ class Optimizer(abc.ABC):
             common: `learning_rate`, `weight_decay`, `schedule`, `clip_norm` and `mu_dtype`, as `adamw` takes them.
         """
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """As `equimu.optim.epsilon_shares`; nothing for optimizers without an epsilon."""
         del tree, opt_state
         return {}
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
     """`equimu.adamw`."""
 
-    family = "adam"
+    family: ClassVar[Family] = "adam"
 
     b1: DecayRate = traced(0.9)
     """Decay rate of the first moment."""
@@ -157,61 +160,65 @@ class AdamW(Optimizer):
     eps: NotNegative = traced(1e-8)
     """Epsilon, beside the root of the second moment."""
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adamw`."""
         return adamw(tree, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """Of all leaves."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lion(Optimizer):
     """`equimu.lion`."""
 
-    family = "sign"
+    family: ClassVar[Family] = "sign"
 
     b1: DecayRate = traced(0.9)
     """Share of the momentum in the direction of an update."""
     b2: DecayRate = traced(0.95)
     """Decay rate of the momentum."""
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.lion`."""
         return lion(tree, b1=self.b1, b2=self.b2, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """`equimu.sgd`."""
 
-    family = "sgd"
+    family: ClassVar[Family] = "sgd"
 
     momentum: DecayRate = traced(0.9)
     """Decay rate of the momentum; 0 for none."""
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.sgd`."""
         return sgd(tree, momentum=self.momentum or None, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
     """`equimu.adafactor`."""
 
-    family = "adafactor"
+    family: ClassVar[Family] = "adafactor"
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.adafactor`."""
         return adafactor(tree, **common)
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
     """`equimu.muon`."""
 
-    family = "muon"
+    family: ClassVar[Family] = "muon"
 
     momentum: DecayRate = traced(0.9)
     """Decay rate of the momentum of matrices."""
@@ -222,11 +229,11 @@ class Muon(Optimizer):
     eps: NotNegative = traced(1e-8)
     """Adam's epsilon."""
 
-    def transformation(self, tree: PyTree, **common: Any) -> optax.GradientTransformationExtraArgs:
+    def transformation(self, tree: Tree[Any], **common: Any) -> optax.GradientTransformationExtraArgs:
         """As `equimu.muon`."""
         return muon(tree, beta=self.momentum, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: PyTree, opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
         """Of the leaves that Adam trains."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 

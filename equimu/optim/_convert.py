@@ -9,7 +9,7 @@ import jax
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu.optim._multi_transform import MultiTransformState, groups_of
-from equimu.parameterization import Rule, check_same_structure, is_rule, rules_of, shift_of_numbers
+from equimu.parameterization import Model, Rule, Tree, check_same_structure, is_rule, rules_of, shift_of_numbers
 
 # By which power of a leaf's gradient an array of an optax state grows, by its field: moments follow gradients, Adafactor's
 # momentum is an average of updates, which shrink as the weights do. What has no path (counts) does not grow.
@@ -17,7 +17,7 @@ _POWERS = {"mu": 1, "trace": 1, "nu": 2, "v": 2, "v_row": 2, "v_col": 2, "ema": 
 _TOLERANCE = 1e-9  # between numbers that were computed in another order
 
 
-def convert(model: PyTree, opt_state: PyTree, from_tree: PyTree, to_tree: PyTree) -> tuple[PyTree, PyTree]:
+def convert(model: Model, opt_state: PyTree, from_tree: Tree[Model], to_tree: Tree[Model]) -> tuple[Model, PyTree]:
     """The model and optimizer state with which training goes on under another tree as it would have under its own.
 
     Weights are divided by the growth of their multipliers, and moments follow the gradients, which grow with the multipliers.
@@ -74,7 +74,7 @@ def _check_equivalent(before: Rule, after: Rule, growth: float) -> None:
 
 
 def _regroup(
-    state: MultiTransformState, from_tree: PyTree, to_tree: PyTree, growth: Mapping[str, float]
+    state: MultiTransformState, from_tree: Tree[Any], to_tree: Tree[Any], growth: Mapping[str, float]
 ) -> MultiTransformState:
     """The state with its moments rescaled, in the groups of the other tree."""
     sources = {rule.path: state.groups[name] for name, members in groups_of(from_tree).items() for rule in members}

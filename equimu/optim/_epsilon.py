@@ -10,10 +10,10 @@ from jaxtyping import Array
 from equimu._types import PyTree, Scalar
 from equimu.optim._beta import Rate
 from equimu.optim._update import scaled_beta
-from equimu.parameterization import rules_of
+from equimu.parameterization import Tree, rules_of
 
 
-def epsilon_shares(tree: PyTree, opt_state: PyTree, *, eps: Scalar, b2: Rate) -> dict[str, Array]:
+def epsilon_shares(tree: Tree[Any], opt_state: PyTree, *, eps: Scalar, b2: Rate) -> dict[str, Array]:
     """The share of each leaf's entries whose second moment's root is below Adam's epsilon: there it decides the update.
 
     Entries that never had a gradient, rows of tokens that were not seen for example, are not counted.

@@ -8,18 +8,18 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree, Scalar
+from equimu._types import Scalar
 from equimu._values import Count, check
 from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._optimizers import adam_direction
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, scaled_beta, update_rule
-from equimu.parameterization import DecayRule, Rule, rules_of
+from equimu.parameterization import DecayRule, Rule, Tree, rules_of
 
 
 def adafactor(
-    tree: PyTree,
+    tree: Tree[Any],
     *,
     learning_rate: Scalar,
     decay_rate: Scalar = 0.8,
@@ -87,7 +87,7 @@ def adafactor(
 
 
 def muon(
-    tree: PyTree,
+    tree: Tree[Any],
     *,
     learning_rate: Scalar,
     adam_learning_rate: Scalar | None = None,

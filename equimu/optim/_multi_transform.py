@@ -11,7 +11,7 @@ import optax
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import check_function, shown
-from equimu.parameterization import Rule, dotted, required_rules, rules_of
+from equimu.parameterization import Rule, Tree, dotted, required_rules, rules_of
 
 # What tells two leaves apart without telling their rules apart.
 _OF_THE_LEAF = {"path", "leaf", "shape", "dtype", "blueprint", "as_drawn", "own_mean", "own_std"}
@@ -24,7 +24,7 @@ class MultiTransformState(NamedTuple):
 
 
 def multi_transform(
-    tree: PyTree, factory: Callable[[Rule], optax.GradientTransformation]
+    tree: Tree[Any], factory: Callable[[Rule], optax.GradientTransformation]
 ) -> optax.GradientTransformationExtraArgs:
     """Any optax optimizer under a tree of rules.
 
@@ -77,7 +77,7 @@ def multi_transform(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def groups_of(tree: PyTree) -> dict[str, list[Rule]]:
+def groups_of(tree: Tree[Any]) -> dict[str, list[Rule]]:
     """The rules of a tree in groups of those that agree in all but path, shape and dtype, by the name of the group."""
     groups: dict[Hashable, list[Rule]] = {}
     for rule in rules_of(tree):

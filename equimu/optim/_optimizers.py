@@ -4,16 +4,16 @@ from typing import Any
 
 import optax
 
-from equimu._types import PyTree, Scalar
+from equimu._types import Scalar
 from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._schedule import Schedule
 from equimu.optim._update import check_family, scaled_beta, update_rule
-from equimu.parameterization import DecayRule, Rule
+from equimu.parameterization import DecayRule, Rule, Tree
 
 
 def adamw(
-    tree: PyTree,
+    tree: Tree[Any],
     *,
     learning_rate: Scalar,
     b1: Rate = 0.9,
@@ -63,7 +63,7 @@ def adamw(
 
 
 def lion(
-    tree: PyTree,
+    tree: Tree[Any],
     *,
     learning_rate: Scalar,
     b1: Rate = 0.9,
@@ -101,7 +101,7 @@ def lion(
 
 
 def sgd(
-    tree: PyTree,
+    tree: Tree[Any],
     *,
     learning_rate: Scalar,
     momentum: Rate | None = None,

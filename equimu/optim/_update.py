@@ -5,21 +5,22 @@ norm; the optimizer's own direction; decay and learning rate; and the schedule l
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import optax
 
 from equimu._errors import EquimuError, nearest
-from equimu._types import PyTree, Scalar
+from equimu._types import Scalar
 from equimu.optim._beta import Rate
 from equimu.optim._check_numbers import check_numbers
 from equimu.optim._float16 import with_float16_in_float32
 from equimu.optim._multi_transform import multi_transform
 from equimu.optim._schedule import Schedule
-from equimu.parameterization import DECAY_RULES, DecayRule, Family, Rule, required_rules, rules_of
+from equimu.parameterization import DECAY_RULES, DecayRule, Family, Rule, Tree, required_rules, rules_of
 
 
 def update_rule(
-    tree: PyTree,
+    tree: Tree[Any],
     direction: Callable[[Rule], optax.GradientTransformation],
     *,
     learning_rate: Scalar,
@@ -99,7 +100,7 @@ def scaled_beta(beta: Rate, rule: Rule) -> Rate:
     return kept
 
 
-def check_family(name: str, tree: PyTree, *families: Family) -> None:
+def check_family(name: str, tree: Tree[Any], *families: Family) -> None:
     """Raises an `EquimuError` unless the tree's learning rates are for one of these families of optimizers."""
     for rule in required_rules(tree, name):
         if rule.optimizer not in families:
@@ -109,7 +110,7 @@ def check_family(name: str, tree: PyTree, *families: Family) -> None:
             )
 
 
-def _check_decay(tree: PyTree, decay: DecayRule | None) -> None:
+def _check_decay(tree: Tree[Any], decay: DecayRule | None) -> None:
     if decay is None:
         return
     if decay not in DECAY_RULES:

@@ -38,8 +38,10 @@ from equimu.parameterization._rule import NUMBERS as NUMBERS
 from equimu.parameterization._rule import ROLES as ROLES
 from equimu.parameterization._rule import DecayRule as DecayRule
 from equimu.parameterization._rule import Family as Family
+from equimu.parameterization._rule import Model as Model
 from equimu.parameterization._rule import Role as Role
 from equimu.parameterization._rule import Rule as Rule
+from equimu.parameterization._rule import Tree as Tree
 from equimu.parameterization._rule import is_rule as is_rule
 from equimu.parameterization._schemes import everett as everett
 from equimu.parameterization._schemes import mean_field as mean_field

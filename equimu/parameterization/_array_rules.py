@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._values import Positive, check
+from equimu._values import Positive, Real, check
 from equimu.declarations import Leaf, is_within
 from equimu.parameterization._law import Dimensions
 from equimu.parameterization._own_draws import OwnDraw, own_draws
@@ -76,7 +76,7 @@ def rules_by_path(
 
 
 def run_ratios(
-    parameterization: Parameterization, batch_ratio: float | Fraction, length_ratio: float | Fraction
+    parameterization: Parameterization, batch_ratio: Real | Fraction, length_ratio: Real | Fraction
 ) -> dict[str, Fraction]:
     """The ratios of a run, by the names that laws have for them.
 
@@ -242,12 +242,12 @@ def _warn_of_fixed_starts(
         )
 
 
-def _spread(row: Row, sizes: Dimensions) -> float:
+def _spread(row: Row, sizes: Dimensions) -> Real:
     """The standard deviation at the start that the forward pass sees."""
     return row.multiplier(sizes) * row.init_std(sizes)
 
 
-def _constant(leaf: Leaf, start: Start, *, keep_draws: bool) -> float | None:
+def _constant(leaf: Leaf, start: Start, *, keep_draws: bool) -> Real | None:
     """The constant that a leaf starts from: what the constructor sets, or what its class declares in place of a plain draw."""
     if start.fill is not None:
         return start.fill

@@ -11,7 +11,7 @@ from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import check_function
 from equimu.declarations import Leaf, dotted, is_within
-from equimu.parameterization._rule import Rule
+from equimu.parameterization._rule import Rule, Tree
 from equimu.parameterization._tree import required_rules, rules_of
 from equimu.parameterization._uses import Use, shapes_of, uses, words_of
 
@@ -35,7 +35,7 @@ class Disagreement:
         return f"{self.path} {self.what}: {self.line}"
 
 
-def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[Disagreement]:
+def check_uses(tree: Tree[Any], function: Callable[..., Any], *args: Any) -> list[Disagreement]:
     """Compares how a program uses each array of a model with what is declared of its axes. It costs one trace, and no memory.
 
     An array whose declaration is right for what the model's own code multiplies it by may be among them: a table that is
@@ -64,7 +64,7 @@ def check_uses(tree: PyTree, function: Callable[..., Any], *args: Any) -> list[D
     return disagreements(tree, found)
 
 
-def disagreements(tree: PyTree, found: Mapping[str, Sequence[Use]]) -> list[Disagreement]:
+def disagreements(tree: Tree[Any], found: Mapping[str, Sequence[Use]]) -> list[Disagreement]:
     """`check_uses` of uses that are known.
 
     Args:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 
 from equimu._errors import EquimuError
-from equimu._values import check
+from equimu._values import Real, check
 from equimu.parameterization._law import (
     ONE,
     batch_ratio,
@@ -25,7 +25,7 @@ from equimu.parameterization._schemes import derived_row, slope_law, tpv
 
 
 def completep(
-    alpha: float = 1.0, *, optimizer: Family = "adam", decay: DecayRule = "standard", eps: EpsRule = "gradient"
+    alpha: Real = 1.0, *, optimizer: Family = "adam", decay: DecayRule = "standard", eps: EpsRule = "gradient"
 ) -> Parameterization:
     """CompleteP (arXiv 2505.01618): μP over width and depth together; Table 8 of TP-V, deepened.
 
@@ -62,10 +62,10 @@ def depth_mup(
 
 
 def completed_p(
-    alpha: float = 1.0,
+    alpha: Real = 1.0,
     *,
-    batch_exponent: float = 0.5,
-    length_exponent: float = 0.5,
+    batch_exponent: Real = 0.5,
+    length_exponent: Real = 0.5,
     optimizer: Family = "adam",
     decay: DecayRule = "standard",
     eps: EpsRule = "gradient",
@@ -110,7 +110,7 @@ def completed_p(
 
 
 def umup(
-    residual: float = 1.0, *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
+    residual: Real = 1.0, *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
 ) -> Parameterization:
     """u-μP (arXiv 2407.17465): weights of standard deviation 1, multipliers that make unit scale, nothing relative to a base.
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from equimu._errors import EquimuError, nearest, printable
-from equimu._values import NotNegative, check, check_keys, checked, is_traced, shown
+from equimu._values import NotNegative, Real, check, check_keys, checked, is_traced, shown
 from equimu.parameterization._law import SYMBOLS, Law
 from equimu.parameterization._parameterization import BaseConstants, Parameterization, Row, StartRule
 from equimu.parameterization._rule import NUMBERS, ROLES, DecayRule, Family
@@ -114,11 +114,11 @@ def _constants_from_dict(value: Any) -> BaseConstants:
     return BaseConstants(where=where, **factors)
 
 
-def _factor(where: str, number: str, value: Any) -> float:
+def _factor(where: str, number: str, value: Any) -> Real:
     return _number(f"{number} of {printable(where)}", value, float if number == "multiplier" else NotNegative)
 
 
-def _number(where: str, value: Any, hint: Any) -> float:
+def _number(where: str, value: Any, hint: Any) -> Real:
     if is_traced(value):
         raise EquimuError(f"{where} is traced, so the table cannot be written; write it outside of jit and vmap")
     return checked(where, value, hint)

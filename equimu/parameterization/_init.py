@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from equimu._errors import EquimuError
-from equimu._types import Key, PyTree, is_array_or_shape
-from equimu._values import check_key
+from equimu._types import Key, is_array_or_shape
+from equimu._values import Real, check_key
 from equimu.parameterization._own_draws import TOLERANCE, is_level
-from equimu.parameterization._rule import Rule, is_rule
+from equimu.parameterization._rule import Model, Rule, Tree, is_rule
 from equimu.parameterization._table import spread
 from equimu.parameterization._tree import required_rules
 
 
-def initialize(tree: PyTree, key: Key, *, rescale: bool = False) -> PyTree:
+def initialize(tree: Tree[Model], key: Key, *, rescale: bool = False) -> Model:
     """A model whose arrays are drawn as the tree's rules say: normal with mean `init_mean` and standard deviation `init_std`.
 
     A tree of a parameterization with `start="constructor"` keeps the draws of the model's own constructor, moved to these.
@@ -102,7 +102,7 @@ def _moved(rule: Rule, made: Any) -> Any:
     return jnp.where(same, made, moved.astype(rule.dtype))
 
 
-def _is(number: Any, value: float) -> bool:
+def _is(number: Any, value: Real) -> bool:
     """Whether a number is this one; a traced one is not known to be."""
     return isinstance(number, float | int) and number == value
 
@@ -138,7 +138,7 @@ def _is_chosen(rule: Rule) -> bool:
     return is_level(rule.own_mean or 0.0, rule.own_std) or not (generic or _within(rule.own_std, forward))
 
 
-def _within(std: float, other: float) -> bool:
+def _within(std: Real, other: Real) -> bool:
     return 1 / 4 <= std / other <= 4
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from fractions import Fraction
 
 from equimu._errors import EquimuError
-from equimu._values import checked
+from equimu._values import Real, checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,36 +51,36 @@ class Law:
     - `exponents`: the power of each size, by its name, sorted and without zeros.
     """
 
-    coefficient: float = 1.0
+    coefficient: Real = 1.0
     exponents: tuple[tuple[str, Fraction], ...] = ()  # sorted by symbol, without zeros
 
-    def __mul__(self, other: "Law | float") -> "Law":
+    def __mul__(self, other: "Law | Real") -> "Law":
         other = as_law(other)
         total = dict(self.exponents)
         for symbol, exponent in other.exponents:
             total[symbol] = total.get(symbol, Fraction(0)) + exponent
         return Law(self.coefficient * other.coefficient, _canonical(total))
 
-    def __pow__(self, exponent: float | Fraction) -> "Law":
+    def __pow__(self, exponent: Real | Fraction) -> "Law":
         exact = Fraction(exponent).limit_denominator(10**6)
         if self.coefficient < 0 and exact.denominator != 1:
             raise EquimuError(f"a negative law has no power of {exact}, got {self}")
         return Law(self.coefficient ** float(exact), _canonical({s: e * exact for s, e in self.exponents}))
 
-    def __rmul__(self, other: float) -> "Law":
+    def __rmul__(self, other: Real) -> "Law":
         return self * other
 
-    def __truediv__(self, other: "Law | float") -> "Law":
+    def __truediv__(self, other: "Law | Real") -> "Law":
         return self * as_law(other) ** -1
 
-    def __rtruediv__(self, other: float) -> "Law":
+    def __rtruediv__(self, other: Real) -> "Law":
         return as_law(other) * self**-1
 
     def uses(self, *symbols: str) -> bool:
         """Whether any of these sizes stands in the law."""
         return any(s in symbols for s, _ in self.exponents)
 
-    def __call__(self, dimensions: Dimensions) -> float:
+    def __call__(self, dimensions: Dimensions) -> Real:
         """The law's value for a leaf of these sizes."""
         value = self.coefficient
         for symbol, exponent in self.exponents:
@@ -98,7 +98,7 @@ def _canonical(exponents: dict[str, Fraction]) -> tuple[tuple[str, Fraction], ..
     return tuple(sorted((s, e) for s, e in exponents.items() if e != 0))
 
 
-def as_law(value: "Law | float") -> Law:
+def as_law(value: "Law | Real") -> Law:
     """A number as the constant law; a law as it is."""
     return value if isinstance(value, Law) else Law(checked("a law", value, float))
 
@@ -110,28 +110,28 @@ def symbol(name: str) -> Law:
     return Law(1.0, ((name, Fraction(1)),))
 
 
-ONE = Law()
-fan_in = symbol("fan_in")
+ONE: Law = Law()
+fan_in: Law = symbol("fan_in")
 """The product of the summed axes; 1 where there is none."""
-fan_out = symbol("fan_out")
+fan_out: Law = symbol("fan_out")
 """The product of the output axes."""
-fan_in_ratio = symbol("fan_in_ratio")
+fan_in_ratio: Law = symbol("fan_in_ratio")
 """`fan_in` relative to the base model."""
-fan_out_ratio = symbol("fan_out_ratio")
+fan_out_ratio: Law = symbol("fan_out_ratio")
 """`fan_out` relative to the base model."""
-width_ratio = symbol("width_ratio")
+width_ratio: Law = symbol("width_ratio")
 """`fan_in_ratio` where the fan-in grows with the width, else `fan_out_ratio`."""
-layer_fan_in = symbol("layer_fan_in")
+layer_fan_in: Law = symbol("layer_fan_in")
 """Of a bias, the fan-in of the map whose output it is added to; of others their own."""
-narrowing = symbol("narrowing")
+narrowing: Law = symbol("narrowing")
 """Fan-out over fan-in where that is below 1, else 1."""
-readers_ratio = symbol("readers_ratio")
+readers_ratio: Law = symbol("readers_ratio")
 """How much more often each output of a matrix is read than in the base model; see `Dimensions`."""
-depth = symbol("depth")
+depth: Law = symbol("depth")
 """The number of repeated blocks; 1 for leaves outside of them."""
-depth_ratio = symbol("depth_ratio")
+depth_ratio: Law = symbol("depth_ratio")
 """`depth` relative to the base model."""
-batch_ratio = symbol("batch_ratio")
+batch_ratio: Law = symbol("batch_ratio")
 """Tokens of a step relative to those of the base run."""
-length_ratio = symbol("length_ratio")
+length_ratio: Law = symbol("length_ratio")
 """Training tokens relative to those of the base run."""

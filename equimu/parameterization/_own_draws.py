@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from equimu._values import Real
 from equimu.parameterization._repeats import pattern
 from equimu.parameterization._starts import Start, measured, starts
 from equimu.parameterization._trace import Blueprint, Blueprints
@@ -21,13 +22,13 @@ class OwnDraw:
     - `exact`: whether they were read off the constructor, or measured.
     """
 
-    mean: float | None
-    std: float | None
-    base_mean: float = 0.0
-    base_std: float = 0.0
+    mean: Real | None
+    std: Real | None
+    base_mean: Real = 0.0
+    base_std: Real = 0.0
     exact: bool = True
 
-    def carried(self, growth: float) -> tuple[float, float]:
+    def carried(self, growth: Real) -> tuple[Real, Real]:
         """Mean and standard deviation that follow a law from the base on; exactly the constructor's where it follows that."""
         std = self.base_std * growth
         if self.std is not None and math.isclose(std, self.std, rel_tol=_ROUNDING if self.exact else TOLERANCE):
@@ -37,7 +38,7 @@ class OwnDraw:
         return (mean if is_level(mean, std) else 0.0), std
 
 
-def is_level(mean: float, std: float) -> bool:
+def is_level(mean: Real, std: Real) -> bool:
     """Whether a draw is around something else than zero."""
     return abs(mean) > 0.25 * std
 

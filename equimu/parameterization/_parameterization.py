@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from equimu._errors import EquimuError, nearest
 from equimu._types import Scalar
-from equimu._values import NotNegative, check, checked, is_traced
+from equimu._values import NotNegative, Real, check, checked, is_traced
 from equimu.parameterization._law import ONE, Law, as_law, depth_ratio, fan_in
 from equimu.parameterization._rule import DECAY_RULES, FAMILIES, NUMBERS, ROLES, DecayRule, Family, Role
 
@@ -59,14 +59,14 @@ class Row:
     eps: Law = ONE
     one_minus_beta: Law = ONE
 
-    def replace(self, **laws: Law | float) -> "Row":
+    def replace(self, **laws: Law | Real) -> "Row":
         """The same row with some laws replaced."""
         for name in laws:
             if name not in NUMBERS:
                 raise EquimuError(f"a row has no {name!r}: {nearest(name, NUMBERS)}")
         return dataclasses.replace(self, **{name: as_law(law) for name, law in laws.items()})
 
-    def times(self, **laws: Law | float) -> "Row":
+    def times(self, **laws: Law | Real) -> "Row":
         """The same row with some laws multiplied."""
         return self.replace(**{name: getattr(self, name) * law for name, law in laws.items()})
 
@@ -122,7 +122,7 @@ class Parameterization:
     start: StartRule = "law"
     constants: tuple[BaseConstants, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, FAMILIES)
         check_choice("decay", self.decay, DECAY_RULES)
         check_choice("start", self.start, get_args(StartRule))
@@ -131,7 +131,7 @@ class Parameterization:
         """The laws of a role."""
         return getattr(self, role)
 
-    def replace(self, role: Role, **laws: Law | float) -> "Parameterization":
+    def replace(self, role: Role, **laws: Law | Real) -> "Parameterization":
         """The same table with some laws of one role replaced, e.g. `mup().replace("output", init_std=fan_in**-0.5)`."""
         check_choice("role", role, ROLES)
         return dataclasses.replace(self, **{role: self.row(role).replace(**laws)})
@@ -145,7 +145,7 @@ class Parameterization:
                 checked(f"{name} of {where}", factor, float if name == "multiplier" else NotNegative)
         return dataclasses.replace(self, constants=(*self.constants, BaseConstants(where=where, **factors)))
 
-    def shift(self, role: Role, factor: Law | float) -> "Parameterization":
+    def shift(self, role: Role, factor: Law | Real) -> "Parameterization":
         """An equivalent table: the role's weights are multiplied by `factor` in the forward pass and drawn smaller by it.
 
         Learning rate, epsilon and decay change such that training from corresponding initial weights is the same, for
@@ -157,7 +157,7 @@ class Parameterization:
             raise EquimuError(f"a shift is by a positive factor, got {factor}")
         return self._each_row({role}, **shift_of_numbers(as_law(factor), self.optimizer, self.decay))
 
-    def with_depth(self, alpha: float, *, depth: Law = depth_ratio) -> "Parameterization":
+    def with_depth(self, alpha: Real, *, depth: Law = depth_ratio) -> "Parameterization":
         """The same table with rules of depth: residual branches are multiplied by depth^-alpha.
 
         Inside the residual blocks an update of a weight then moves the stream by depth^-alpha times what it moves its own

@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeAlias, TypeVar, get_args
+
+from wadler_lindig import TextDoc
 
 from equimu._errors import EquimuError
 from equimu._types import Scalar
+from equimu._values import Real
 from equimu.declarations import Leaf
 from equimu.parameterization._law import Dimensions
 
@@ -61,8 +64,8 @@ class Rule:
     init_mean: Scalar | None
     init_std: Scalar
     as_drawn: bool = False
-    own_mean: float | None = None
-    own_std: float | None = None
+    own_mean: Real | None = None
+    own_std: Real | None = None
     multiplier: Scalar
     lr: Scalar
     weight_decay: Scalar
@@ -76,11 +79,30 @@ class Rule:
     # The model's own constructor at the target sizes, for what only it can make. Shared by all rules of a tree.
     blueprint: Any = dataclasses.field(repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("init_std", "lr", "weight_decay", "eps", "one_minus_beta"):
             value = getattr(self, name)
             if isinstance(value, float | int) and not 0 <= value < math.inf:
                 raise EquimuError(f"{self.path}: {name} must be finite and not negative, got {value}")
+
+    def __pdoc__(self, **_: Any) -> TextDoc:
+        """Within a tree, in one line; trees are printed in messages, too."""
+        return TextDoc(f"Rule({self.path!r}, {'×'.join(map(str, self.shape)) or 'scalar'}, {self.role})")
+
+
+Model = TypeVar("Model")
+
+if TYPE_CHECKING:
+
+    class Tree(Generic[Model]):
+        """The tree of rules of a `Model`: of the model's own class, with a `Rule` in place of each inexact array.
+
+        For type checkers it is another class, so that the one is not given in place of the other. Its parts are not known.
+        """
+
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    Tree = Annotated[Model, "a tree of rules"]
 
 
 def is_rule(x: Any) -> bool:

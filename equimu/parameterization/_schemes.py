@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any, Literal, TypeAlias
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.parameterization._law import (
     ONE,
     Law,
@@ -263,7 +264,7 @@ def derived_row(
     )
 
 
-def slope_law(power: float) -> Law:
+def slope_law(power: Real) -> Law:
     """How the slope of the loss with respect to what a hidden matrix puts out falls: as its fan-out to a power.
 
     Where the fan-out stays though the width grows (keys and values of a fixed number of heads), each output has so many more
@@ -285,11 +286,11 @@ class _Exponents:
     - `gradient`: of the gradient's root mean square at the start; derived, it is what epsilon follows.
     """
 
-    std: tuple[float, float, float]
-    multiplier: tuple[float, float, float]
-    adam: tuple[float, float, float]
-    sgd: tuple[float, float, float]
-    gradient: tuple[float, float, float]
+    std: tuple[Real, Real, Real]
+    multiplier: tuple[Real, Real, Real]
+    adam: tuple[Real, Real, Real]
+    sgd: tuple[Real, Real, Real]
+    gradient: tuple[Real, Real, Real]
 
 
 _EVERETT: dict[Everett, _Exponents] = {

@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array
 
 from equimu._types import is_array_or_shape
+from equimu._values import Real
 from equimu.declarations import dotted
 from equimu.parameterization._trace import Blueprint
 
@@ -38,10 +39,10 @@ class Start:
 
     shape: tuple[int, ...]
     inexact: bool
-    fill: float | None
+    fill: Real | None
     drawn: bool
-    mean: float | None = None
-    std: float | None = None
+    mean: Real | None = None
+    std: Real | None = None
     own_seed: bool = False
 
 
@@ -57,7 +58,7 @@ def starts(blueprint: Blueprint) -> dict[str, Start]:
 
 def measured(
     blueprint: Blueprint, started: Mapping[str, Start], paths: Collection[str]
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, tuple[Real, Real]]:
     """Mean and standard deviation of some arrays of a model, by path; they are made to be measured."""
     if not paths:
         return {}
@@ -74,7 +75,7 @@ def measured(
     }
 
 
-def _significant(mean: float, std: float, size: int) -> float:
+def _significant(mean: Real, std: Real, size: int) -> Real:
     """A mean of so many entries, zero where it is so by chance."""
     return mean if abs(mean) > 5 * std / size**0.5 else 0.0
 

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from equimu._errors import EquimuError
 from equimu._html import html_table
 from equimu._terminal import table_lines
-from equimu._types import PyTree
 from equimu.parameterization._law import Dimensions
-from equimu.parameterization._rule import NUMBERS, Rule, is_rule
+from equimu.parameterization._rule import NUMBERS, Model, Rule, Tree, is_rule
 from equimu.parameterization._tree import required_rules, rules_of
 
 _FORMAT = 4  # of the JSON; another number where an older reader would read it wrongly
@@ -38,7 +37,7 @@ class RuleTable(str):
         return self.html
 
 
-def table(tree: PyTree, *, markdown: bool = False, width: int | None = None) -> RuleTable:
+def table(tree: Tree[Any], *, markdown: bool = False, width: int | None = None) -> RuleTable:
     """One row a leaf: path, shape, role, the initial draw, the constructor's own draw if there is one, and the factors.
 
     The initial draw is that of the stored array; the forward pass sees it times the multiplier.
@@ -86,7 +85,7 @@ def spread(mean: Any, std: Any) -> str:
     return f"{_number(mean or 0.0)} ± {float(std):.3g}" if isinstance(std, float | int) else "(traced)"
 
 
-def to_json(tree: PyTree) -> str:
+def to_json(tree: Tree[Any]) -> str:
     """The rules as JSON, by path; `from_json` reads them back exactly.
 
     Args:
@@ -109,7 +108,7 @@ def to_json(tree: PyTree) -> str:
     return json.dumps({"format": _FORMAT, "rules": rules}, indent=1)
 
 
-def from_json(text: str, *, like: PyTree) -> PyTree:
+def from_json(text: str, *, like: Tree[Model]) -> Tree[Model]:
     """The tree that `to_json` wrote.
 
     Args:

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from equimu._values import Real
 from equimu.parameterization._law import Law
 from equimu.parameterization._text_source import Source
 
@@ -13,9 +14,7 @@ _LARGEST_POWER = 100  # of a size in a law
 _FINEST_POWER = 10**6  # its denominator, as in `Law`
 
 
-def combined(
-    op: ast.operator, left: int | float | Law, right: int | float | Law, node: ast.AST, source: Source
-) -> int | float | Law:
+def combined(op: ast.operator, left: Real | Law, right: Real | Law, node: ast.AST, source: Source) -> Real | Law:
     try:
         if isinstance(left, Law) or isinstance(right, Law):
             found = _combined_law(op, left, right)
@@ -34,7 +33,7 @@ def combined(
     return found
 
 
-def _combined_number(op: ast.operator, left: int | float, right: int | float) -> int | float | None:
+def _combined_number(op: ast.operator, left: Real, right: Real) -> Real | None:
     match op:
         case ast.Add():
             return left + right
@@ -51,7 +50,7 @@ def _combined_number(op: ast.operator, left: int | float, right: int | float) ->
             return None
 
 
-def _combined_law(op: ast.operator, left: int | float | Law, right: int | float | Law) -> Law | None:
+def _combined_law(op: ast.operator, left: Real | Law, right: Real | Law) -> Law | None:
     match op:
         case ast.Mult():
             return left * right  # pyright: ignore[reportReturnType]  # one of the two is a law
@@ -63,7 +62,7 @@ def _combined_law(op: ast.operator, left: int | float | Law, right: int | float 
             return None
 
 
-def plain(value: Any, node: ast.AST, source: Source) -> int | float:
+def plain(value: Any, node: ast.AST, source: Source) -> Real:
     """A number of the real line that a float can hold; an int if it is whole."""
     try:
         if not isinstance(value, complex) and math.isfinite(float(value)):
@@ -73,7 +72,7 @@ def plain(value: Any, node: ast.AST, source: Source) -> int | float:
     raise source.refusal("holds a number that is not real, or too large", node)
 
 
-def number_text(value: int | float) -> str:
+def number_text(value: Real) -> str:
     texts = [str(value)] if isinstance(value, int) else []
     if float(value) == value:
         texts.append(re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), repr(value + 0.0).removesuffix(".0")))

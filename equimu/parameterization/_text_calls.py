@@ -161,7 +161,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, _Parameter]:
         hint = hints.get(name)
         union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         options = typing.get_args(hint) if union else (hint,)
-        takes_float = float in options and int not in options
+        takes_float = float in options
         found[name] = _Parameter(parameter.kind, parameter.default, Law in options, takes_float)
     return found
 

@@ -4,11 +4,12 @@ import ast
 from typing import Any, TypeAlias
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import Real
 from equimu.parameterization._law import SYMBOLS, Law, symbol
 from equimu.parameterization._text_arithmetic import combined, law_text, number_text, plain
 from equimu.parameterization._text_source import Source
 
-Value: TypeAlias = str | int | float | None | Law
+Value: TypeAlias = str | Real | None | Law
 
 _DEEPEST = 30  # values inside values
 
@@ -100,7 +101,7 @@ def _refuse_dunder(name: str, node: ast.AST, source: Source) -> None:
         raise source.refusal(f"holds {name[:40]!r}, which no word begins like", node)
 
 
-def _operand(node: ast.expr, source: Source, laws: bool, depth: int) -> int | float | Law:
+def _operand(node: ast.expr, source: Source, laws: bool, depth: int) -> Real | Law:
     value = value_of(node, source, laws=laws, depth=depth + 1)
     if isinstance(value, bool | str | None):
         if laws and isinstance(node, ast.Name):

@@ -11,26 +11,26 @@ import jax
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu._values import check_function, shown
+from equimu._values import Real, check_function, shown
 from equimu.declarations import dotted
 from equimu.parameterization._array_rules import rules_by_path, run_ratios
 from equimu.parameterization._parameterization import Parameterization
-from equimu.parameterization._rule import NUMBERS, Rule, is_rule
+from equimu.parameterization._rule import NUMBERS, Model, Rule, Tree, is_rule
 from equimu.parameterization._second_uses import check_second_uses
 from equimu.parameterization._sizes import checked_sizes
 from equimu.parameterization._trace import Blueprints
 
 
 def parameterize(
-    make: Callable[..., Any],
+    make: Callable[..., Model],
     parameterization: Parameterization,
     *,
     base: Mapping[str, SupportsIndex],
     target: Mapping[str, SupportsIndex],
-    batch_ratio: float | Fraction = 1,
-    length_ratio: float | Fraction = 1,
+    batch_ratio: Real | Fraction = 1,
+    length_ratio: Real | Fraction = 1,
     example: tuple[Any, ...] = (),
-) -> PyTree:
+) -> Tree[Model]:
     """The tree of rules of a model: the model's own pytree with a `Rule` in place of each inexact array.
 
     `make` is only traced for shapes: a model of any size takes no memory.
@@ -85,7 +85,7 @@ def _check_call(make: Callable[..., Any], sizes: Mapping[str, int]) -> None:
         raise EquimuError(f"make cannot be called as make({call}): {error}; base and target name its sizes") from None
 
 
-def scaled(tree: PyTree, model: PyTree) -> PyTree:
+def scaled(tree: Tree[Model], model: Model) -> Model:
     """The model with each array multiplied by its rule's `multiplier`: what the forward pass uses.
 
     Arrays whose multiplier is exactly 1 are passed through untouched. The result is an ordinary model.
@@ -97,7 +97,7 @@ def scaled(tree: PyTree, model: PyTree) -> PyTree:
     return multiplied(tree, model)
 
 
-def fold(tree: PyTree, model: PyTree) -> PyTree:
+def fold(tree: Tree[Model], model: Model) -> Model:
     """The model with its multipliers multiplied into its arrays: plain weights, to export or to call without a tree.
 
     It computes what `scaled(tree, model)` computes, once instead of in every forward pass. It cannot be trained on under the
@@ -109,7 +109,7 @@ def fold(tree: PyTree, model: PyTree) -> PyTree:
     return eqx.filter_jit(scaled)(tree, model)
 
 
-def multiplied(tree: PyTree, model: PyTree) -> PyTree:
+def multiplied(tree: Tree[Model], model: Model) -> Model:
     """`scaled` without its checks: the arrays may be parts of those that the tree is of, as they are inside `jax.shard_map`.
 
     Args:
@@ -192,7 +192,7 @@ def required_rules(tree: PyTree, function: str) -> list[Rule]:
     return rules
 
 
-def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
+def numbers_of(tree: Tree[Any]) -> dict[str, dict[str, Any]]:
     """The numbers of each rule, by path: inputs of a program that is compiled once for many trees of one model.
 
     A multiplier or one_minus_beta of exactly 1 and the start of what the model itself makes are left out: they are part of the
@@ -214,12 +214,12 @@ def numbers_of(tree: PyTree) -> dict[str, dict[str, Any]]:
     return {rule.path: given(rule) for rule in rules_of(tree)}
 
 
-def with_numbers(tree: PyTree, numbers: Mapping[str, Mapping[str, Any]]) -> PyTree:
+def with_numbers(tree: Tree[Model], numbers: Mapping[str, Mapping[str, Any]]) -> Tree[Model]:
     """The tree with the numbers of its rules replaced, by path; they may be traced. The inverse of `numbers_of`."""
     return jax.tree.map(lambda leaf: dataclasses.replace(leaf, **numbers[leaf.path]) if is_rule(leaf) else leaf, tree)
 
 
-def initial_state(tree: PyTree, key: Any) -> Any:
+def initial_state(tree: Tree[Any], key: Any) -> Any:
     """The `eqx.nn.State` that a tree's model starts with, as `eqx.nn.make_with_state` gives it; None where it has none.
 
     Args:

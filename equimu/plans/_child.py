@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.attention import backends
 from equimu.plans._compile import CompiledStep, compile_step
 from equimu.plans._count import Counts, Traffic
@@ -29,7 +30,7 @@ def compile_elsewhere(
     data: int,
     fsdp: int,
     tensor: int,
-    seconds: float | None = None,
+    seconds: Real | None = None,
 ) -> CompiledStep:
     """`compile_step` in a process of its own.
 

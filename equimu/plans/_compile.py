@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.plans._count import Counts, count
 from equimu.plans._saved_activations import saved_bytes
 from equimu.plans._topology import Topology, devices_of
@@ -51,7 +52,7 @@ class CompiledStep:
     unit: str
     units_per_row: int
     parameters: int
-    model_flops: float
+    model_flops: Real
     weights: int
     optimizer: int
     batch: int
@@ -59,9 +60,9 @@ class CompiledStep:
     total: int
     available: int | None
     counts: Counts | None
-    kernel_flops: float
-    trace_seconds: float
-    compile_seconds: float
+    kernel_flops: Real
+    trace_seconds: Real
+    compile_seconds: Real
 
 
 def compile_step(
@@ -111,7 +112,7 @@ def compile_step(
     )
 
 
-def training_flops(config: RunConfig) -> float:
+def training_flops(config: RunConfig) -> Real:
     """Operations of the matrix products of a whole training, without recomputation and validation.
 
     Args:

@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 
+from equimu._values import Real
 from equimu.plans._hlo import Computation, Instruction, Module
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
@@ -28,8 +29,8 @@ class Traffic:
     - `bytes`: in a step.
     """
 
-    count: float
-    bytes: float
+    count: Real
+    bytes: Real
 
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(self.count + other.count, self.bytes + other.bytes)
@@ -49,12 +50,12 @@ class Counts:
         unknown_loops: loops whose number of iterations only the running program knows.
     """
 
-    flops: float = 0.0
-    bytes: float = 0.0
-    cycles: float = 0.0
+    flops: Real = 0.0
+    bytes: Real = 0.0
+    cycles: Real = 0.0
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=dict[str, Traffic])
-    exposed_bytes: float = 0.0
-    kernels: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
+    exposed_bytes: Real = 0.0
+    kernels: dict[str, Real] = dataclasses.field(default_factory=dict[str, float])
     unknown_loops: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -74,7 +75,7 @@ class Counts:
             self.unknown_loops + other.unknown_loops,
         )
 
-    def times(self, n: float) -> "Counts":
+    def times(self, n: Real) -> "Counts":
         """The counts of n runs."""
         return Counts(
             self.flops * n,
@@ -147,13 +148,13 @@ def _own(instruction: Instruction, inside: Computation, module: Module, fused: b
     )
 
 
-def _dot_flops(instruction: Instruction, inside: Computation) -> float:
+def _dot_flops(instruction: Instruction, inside: Computation) -> Real:
     left = inside.operands(instruction)[0].shapes[0].sizes
     summed = math.prod(left[axis] for axis in instruction.sizes("lhs_contracting_dims"))
     return 2.0 * math.prod(instruction.shapes[0].sizes) * summed
 
 
-def _convolution_flops(instruction: Instruction, inside: Computation) -> float:
+def _convolution_flops(instruction: Instruction, inside: Computation) -> Real:
     """Operations on entries that are there: those on padding and between the entries of a dilated array are not counted.
 
     The TPU's compiler writes every matrix product as a convolution, and batches of them as spatial axes that are dilated such
@@ -190,7 +191,7 @@ def _met(*, size: int, taps: int, steps: int, stride: int, low: int, dilated: in
     return int(np.sum((at >= 0) & (at <= (size - 1) * dilated) & (at % dilated == 0)))
 
 
-def _role(instruction: Instruction, inside: Computation, fused: bool) -> tuple[float, str, bool]:
+def _role(instruction: Instruction, inside: Computation, fused: bool) -> tuple[Real, str, bool]:
     """How often a collective counts (0 or 1), its kind, and whether the device waits for it.
 
     The TPU's compiler hides one behind other work by writing it several times: in a fusion that starts it, in those that go on
@@ -210,7 +211,7 @@ def _role(instruction: Instruction, inside: Computation, fused: bool) -> tuple[f
     return 1.0, kind, True
 
 
-def _sent(instruction: Instruction, inside: Computation, kind: str) -> float:
+def _sent(instruction: Instruction, inside: Computation, kind: str) -> Real:
     """Bytes that a device sends, if they go around a ring: for all-reduce twice, for all others once past the others."""
     whole = float(sum(operand.bytes for operand in inside.operands(instruction)))
     n = group_size(instruction.attributes)
@@ -242,7 +243,7 @@ def group_size(attributes: str) -> int:
     return 1
 
 
-def _moved(instruction: Instruction, inside: Computation, module: Module) -> float:
+def _moved(instruction: Instruction, inside: Computation, module: Module) -> Real:
     """Bytes between the main memory and the device: of a stack, only the layer that is read or written."""
     if instruction.opcode in _MOVES_NOTHING or instruction.opcode.endswith("-done"):
         return 0.0

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from equimu._types import PyTree
-from equimu.parameterization import is_rule
+from equimu._values import Real
+from equimu.parameterization import Tree, is_rule
 from equimu.plans._mesh import MeshShape, decoder_of
 from equimu.plans.machines import Machine
 from equimu.runs import RunConfig
@@ -24,7 +26,7 @@ class Estimate:
 
     state: int
     memory: int
-    seconds: float | None
+    seconds: Real | None
 
 
 def shapes_of(tree: PyTree) -> PyTree:
@@ -33,7 +35,7 @@ def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda rule: jax.ShapeDtypeStruct(rule.shape, rule.dtype), rules)
 
 
-def weight_bytes(tree: PyTree, mesh: MeshShape) -> int:
+def weight_bytes(tree: Tree[Any], mesh: MeshShape) -> int:
     """Bytes a device of the weights of a tree of rules, spread over a mesh."""
     sizes = dataclasses.astuple(mesh)
     specs = partition_specs(tree, AbstractMesh(sizes, AXES))
@@ -46,7 +48,7 @@ def weight_bytes(tree: PyTree, mesh: MeshShape) -> int:
     return sum(jax.tree.leaves(jax.tree.map(own, shapes_of(tree), specs)))
 
 
-def optimizer_bytes(config: RunConfig, tree: PyTree, weights: int) -> int:
+def optimizer_bytes(config: RunConfig, tree: Tree[Any], weights: int) -> int:
     """Bytes a device of the optimizer's state, which is spread as the weights are: as many a byte of weights as of all."""
     shapes = shapes_of(tree)
     optimizer = build_optimizer(config.optimizer, tree, hyperparameters_of(config))
@@ -58,7 +60,7 @@ def _bytes(shapes: PyTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
-def estimate(config: RunConfig, tree: PyTree, mesh: MeshShape, machine: Machine) -> Estimate:
+def estimate(config: RunConfig, tree: Tree[Any], mesh: MeshShape, machine: Machine) -> Estimate:
     """The guess for a run on a mesh.
 
     Memory: weights, optimizer and gradients; the gathered weights of two blocks; what a block hands on, kept for each

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from equimu._errors import EquimuError, ExitCode
-from equimu._values import Seconds, Size, check
+from equimu._values import Real, Seconds, Size, check
 from equimu.plans._child import compile_elsewhere
 from equimu.plans._compile import CompiledStep
 from equimu.plans._count import Counts, Traffic
@@ -64,11 +64,11 @@ class Times:
         by_cycles: whether the compiler reports cycles.
     """
 
-    compute: float
-    memory: float
-    network: float
-    roofline: float
-    schedule: float
+    compute: Real
+    memory: Real
+    network: Real
+    roofline: Real
+    schedule: Real
     by_cycles: bool = True
 
 
@@ -107,17 +107,17 @@ class Plan:
     rows: int
     accumulate: int
     parameters: int
-    model_flops: float
-    counted_flops: float | None
+    model_flops: Real
+    counted_flops: Real | None
     memory: Memory
     fits: bool
     collectives: Mapping[str, Traffic]
-    kernels: Mapping[str, float]
+    kernels: Mapping[str, Real]
     times: Times | None
-    tokens_per_day: float | None
-    utilisation: float | None
-    trace_seconds: float
-    compile_seconds: float
+    tokens_per_day: Real | None
+    utilisation: Real | None
+    trace_seconds: Real
+    compile_seconds: Real
     unknown_loops: int
 
 
@@ -134,7 +134,7 @@ def plan(
     data: int = 1,
     fsdp: int = 1,
     tensor: int = 1,
-    seconds: float | None = None,
+    seconds: Real | None = None,
 ) -> Plan:
     """What the step of `train` takes on a machine that need not be here: it is compiled for it, and the program is read.
 

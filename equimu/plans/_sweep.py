@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Seconds, Size, check, checked
+from equimu._values import Count, Real, Seconds, Size, check, checked
 from equimu.plans._estimate import Estimate, estimate
 from equimu.plans._mesh import MeshShape, decoder_of, meshes, unsupported_reason
 from equimu.plans._plan import Plan, plan
@@ -41,7 +41,7 @@ def sweep_plans(
     rows: Sequence[int] = (),
     accumulate: Sequence[int] = (),
     compiled: int = 4,
-    seconds: float = 600.0,
+    seconds: Real = 600.0,
     on_plan: Callable[[Plan, int, int], None] | None = None,
 ) -> tuple[Candidate, ...]:
     """Candidates that fit, fastest first a token: those that were compiled, then those that are only estimated to.
@@ -108,13 +108,13 @@ def sweep_plans(
     return (*fitting, *rest)
 
 
-def _estimated_time(candidate: Candidate) -> float:
+def _estimated_time(candidate: Candidate) -> Real:
     """Seconds a token, so that batches of different sizes compare; where times are unknown, all are alike."""
     text = decoder_of(candidate.config).text
     return (candidate.estimate.seconds or 0.0) / (text.rows * text.seq)
 
 
-def _planned_time(candidate: Candidate) -> tuple[float, int]:
+def _planned_time(candidate: Candidate) -> tuple[Real, int]:
     assert candidate.plan is not None
     times, memory = candidate.plan.times, candidate.plan.memory.total
     return (times.schedule / candidate.plan.tokens if times else 0.0), memory

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from equimu._errors import EquimuError, nearest
+from equimu._values import Real
 from equimu.runs import RunConfig, flat
 from equimu.sweeps import SweepConfig, cells, octaves, sweep_config_from_dict
 
@@ -37,7 +38,7 @@ class Group:
     text: str
     claim: bool | None
     best: tuple[int, ...]
-    rate: float
+    rate: Real
     changes: Mapping[str, Any]
     at: Mapping[str, Mapping[str, Any]]
 

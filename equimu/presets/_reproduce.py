@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Size, check
+from equimu._values import Real, Size, check
 from equimu.presets._paper import PAPER, Group, group
 from equimu.reports import Panel, Report, cells_of, report
 from equimu.runs import Run, Runs
@@ -38,7 +38,7 @@ class Reproduced:
         return self.report.panels[0]
 
     @property
-    def best(self) -> tuple[float | None, ...]:
+    def best(self) -> tuple[Real | None, ...]:
         """log2 of the best α of the paper's own grid at each width; None where all of them diverged."""
         rates = self.group.sweep().fit["learning_rate"]
         theirs = [self.panel.curves[0].fitted.point(rate) for rate in rates]

@@ -11,6 +11,7 @@ import time
 import jax
 
 from equimu._errors import ExitCode
+from equimu._values import Real
 from equimu.processes._service import service
 
 _ALIVE, _ENDED = "equimu/alive", "equimu/ended"
@@ -31,7 +32,7 @@ class PeerWatch:
         seconds: silence after which a process is taken for dead.
     """
 
-    def __init__(self, index: int, count: int, seconds: float):
+    def __init__(self, index: int, count: int, seconds: Real):
         self._index, self._count, self._seconds = index, count, seconds
         self._pause = min(1.0, seconds / 5)
         self._client = service()

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 
 from equimu._errors import EquimuError, ExitCode
+from equimu._values import Real
 from equimu.processes._peers import PeerWatch
 from equimu.processes._service import service
 
@@ -36,7 +37,7 @@ class JoiningOptions(Protocol):
     @property
     def process_id(self) -> int | None: ...
     @property
-    def heartbeat_seconds(self) -> float: ...
+    def heartbeat_seconds(self) -> Real: ...
 
 
 def connect(runtime: JoiningOptions) -> None:

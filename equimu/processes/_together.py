@@ -36,8 +36,8 @@ class Hosts:
     def __init__(self, name: str, errors: Sequence[type[Exception]] = (EquimuError,)):
         self._name = name
         self._errors = {error.__name__: error for error in errors}
-        self.index = jax.process_index()
-        self.count = jax.process_count()
+        self.index: int = jax.process_index()
+        self.count: int = jax.process_count()
 
     def together(self, what: str, work: Callable[[], Any]) -> list[Any]:
         """Does the work on every process, waits for all, and returns what each made of it, as plain JSON types.

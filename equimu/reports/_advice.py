@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from equimu._interval import half_width
+from equimu._values import Real
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit, Optimum
 from equimu.reports._law import Law
@@ -41,7 +42,7 @@ def sizes(curves: tuple[Curve, ...]) -> str:
     return f"run two more values of {largest.along} too"
 
 
-def size(curves: tuple[Curve, ...], of: float) -> str:
+def size(curves: tuple[Curve, ...], of: Real) -> str:
     """More seeds at a size that does not fit the others."""
     curve = next(curve for curve in curves if curve.size == of)
     return f"run {_seeds(curve, 2 * len(curve.seeds))} at {curve.along} {curves[0].size:g} and {of:g}"
@@ -53,9 +54,7 @@ def noise(curves: tuple[Curve, ...]) -> str:
     return f"run three seeds, {3 - most} more" if most < 3 else f"run more {curves[0].fitted.values}"
 
 
-def certainty(
-    curves: tuple[Curve, ...], fit: Fit, law: Law, stays: float, drift: float, sure: float, surer: float
-) -> str:
+def certainty(curves: tuple[Curve, ...], fit: Fit, law: Law, stays: Real, drift: Real, sure: Real, surer: Real) -> str:
     """As many seeds as would decide for a transfer or for a drift, whichever the slope is nearer to, if it stays as it is.
 
     The slope's standard error falls as the root of the number of seeds, so far as noise makes it; where that would take too
@@ -76,7 +75,7 @@ def certainty(
     return f"run {another} too, and {curves[0].fitted.values} half as far apart, above all at {along} {worst:g}"
 
 
-def _is_count(size: float) -> bool:
+def _is_count(size: Real) -> bool:
     """Whether twice the size is one that can be run, as of a width; a share or a decay rate has bounds."""
     return size >= 1 and float(size).is_integer()
 
@@ -90,7 +89,7 @@ def _more(now: int, needed: int) -> str:
     return f"{more} more seed{'s' if more > 1 else ''} ({needed} in all)"
 
 
-def _listed(curve: Curve, before: str, *points: float) -> str:
+def _listed(curve: Curve, before: str, *points: Real) -> str:
     """The values at points, after a mark; nothing on a linear axis, where a step may lead out of what a number can be."""
     if curve.fitted.scale == "linear":
         return ""

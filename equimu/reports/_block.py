@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from equimu._values import Real
+
 _LABELS = (
     "panel",
     "verdict",
@@ -39,7 +41,7 @@ def plain(*texts: str) -> tuple[tuple[str, bool], ...]:
     return tuple((text, False) for text in texts)
 
 
-def plus_minus(value: float, half: float | None, digits: int, *, sign: bool = False) -> str:
+def plus_minus(value: Real, half: Real | None, digits: int, *, sign: bool = False) -> str:
     """A number with half of its interval, as far as that is known."""
     # Adding 0.0 after rounding turns a negative zero into a positive one.
     text = f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"

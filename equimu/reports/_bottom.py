@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from equimu._values import Real
 from equimu.reports._cells import Curve
 
 # Rates up to so many octaves from the best one enter the fit.
@@ -46,7 +47,7 @@ class Bottom:
     rest: Float[np.ndarray, "seeds rates"]
     seeds: tuple[int, ...]
     df: int
-    noisier: float = 1.0
+    noisier: Real = 1.0
 
     def __repr__(self) -> str:
         return f"Bottom({len(self.seeds)} seeds, {len(self.x)} rates)"
@@ -74,7 +75,7 @@ class Bottom:
         return float(1 / np.mean([1 / max(side, 1e-300) for side in sides]))
 
     @property
-    def start(self) -> tuple[float, float]:
+    def start(self) -> tuple[Real, Real]:
         """A first guess of the place of the minimum and of the curvature there."""
         best = int(np.argmin(self.y))
         i = min(max(best, 1), len(self.x) - 2)
@@ -131,7 +132,7 @@ def bottom(curve: Curve) -> Bottom | None:
     )
 
 
-def noise(bottoms: Sequence[Bottom]) -> tuple[tuple[float, float] | None, list[Bottom]]:
+def noise(bottoms: Sequence[Bottom]) -> tuple[tuple[Real, Real] | None, list[Bottom]]:
     """How much one run's loss scatters once its seed's common offset is taken out, which moves no optimum.
 
     Args:
@@ -153,7 +154,7 @@ def noise(bottoms: Sequence[Bottom]) -> tuple[tuple[float, float] | None, list[B
     ]
 
 
-def _scatter(one: Bottom) -> tuple[float, float]:
+def _scatter(one: Bottom) -> tuple[Real, Real]:
     """Sum of squares of one size's runs near the best rate, and its degrees of freedom."""
     there = np.isfinite(one.rest)
     return float(np.nansum(one.rest[:, one.near] ** 2)), one.df * float(there[:, one.near].sum() / there.sum())

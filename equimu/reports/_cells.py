@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.reports._fitted import Fitted, Scale, fitted
 
 # A run diverged if its training loss ends this share of its initial loss above it; less than that is noise of the batches.
@@ -36,17 +37,17 @@ class Cell:
     """
 
     panel: str
-    size: float
-    value: float
+    size: Real
+    value: Real
     seed: int
-    loss: float
-    initial_loss: float | None = None
-    final_loss: float | None = None
+    loss: Real
+    initial_loss: Real | None = None
+    final_loss: Real | None = None
     along: str = "width"
-    others: tuple[tuple[str, float], ...] = ()
+    others: tuple[tuple[str, Real], ...] = ()
     fitted: str = "learning_rate"
     scale: Scale = "log2"
-    leaves: Mapping[str, Mapping[str, float]] | None = None
+    leaves: Mapping[str, Mapping[str, Real]] | None = None
     steps: int | None = None
 
     @property
@@ -83,7 +84,7 @@ class Curve:
     """
 
     panel: str
-    size: float
+    size: Real
     along: str
     fitted: Fitted
     grid: Float[np.ndarray, " points"]
@@ -160,7 +161,7 @@ def curves(cells: Iterable[Cell]) -> dict[str, tuple[Curve, ...]]:
     }
 
 
-def _curve(name: str, size: float, axis: Fitted, runs: dict[tuple[int, float], Cell]) -> Curve:
+def _curve(name: str, size: Real, axis: Fitted, runs: dict[tuple[int, Real], Cell]) -> Curve:
     seeds = sorted({seed for seed, _ in runs})
     points = sorted({point for _, point in runs})
     losses = np.full((len(seeds), len(points)), np.nan)

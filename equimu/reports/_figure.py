@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from equimu._values import Real
 from equimu.reports._report import Panel, Report
 
 _COLUMNS = 3
@@ -98,7 +99,7 @@ def _figure(report: Report) -> Any:
     return figure
 
 
-def _panel(panel: Panel, ax: Any, styles: dict[float, dict[str, Any]]) -> None:
+def _panel(panel: Panel, ax: Any, styles: dict[Real, dict[str, Any]]) -> None:
     axis = panel.curves[0].fitted
     diverged: dict[float, int] = {}
     for curve, optimum in zip(panel.curves, panel.fit.optima, strict=True):
@@ -136,7 +137,7 @@ def _panel(panel: Panel, ax: Any, styles: dict[float, dict[str, Any]]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _range(report: Report) -> tuple[float, float]:
+def _range(report: Report) -> tuple[Real, Real]:
     """Limits of the loss axis that show the bottoms of all curves, whatever the runs far from them came to."""
     best: list[float] = []
     heights: list[float] = []
@@ -156,7 +157,7 @@ def _range(report: Report) -> tuple[float, float]:
     return low - 0.08 * (high - low), high
 
 
-def _legend(report: Report, styles: dict[float, dict[str, Any]]) -> list[Any]:
+def _legend(report: Report, styles: dict[Real, dict[str, Any]]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     handles = [

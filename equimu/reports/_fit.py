@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from equimu._interval import half_width, mean_half_width
+from equimu._values import Real
 from equimu.reports import _valley
 from equimu.reports._bottom import bottom
 from equimu.reports._cells import Curve
@@ -38,21 +39,21 @@ class Optimum:
         per_seed: the optimum of each seed, to first order.
     """
 
-    size: float
+    size: Real
     status: Literal["fitted", "walled", "edge", "unknown"]
-    best_point: float | None = None
-    best_loss: float | None = None
-    point: float | None = None
-    stderr: float | None = None
-    df: float | None = None
-    plus_minus: float | None = None
-    loss: float | None = None
-    loss_plus_minus: float | None = None
-    curvature: float | None = None
-    per_seed: tuple[tuple[int, float], ...] = ()
+    best_point: Real | None = None
+    best_loss: Real | None = None
+    point: Real | None = None
+    stderr: Real | None = None
+    df: Real | None = None
+    plus_minus: Real | None = None
+    loss: Real | None = None
+    loss_plus_minus: Real | None = None
+    curvature: Real | None = None
+    per_seed: tuple[tuple[int, Real], ...] = ()
 
     @property
-    def lowest(self) -> float | None:
+    def lowest(self) -> Real | None:
         """The loss at the optimum, or where there is none the lowest one measured."""
         return self.best_loss if self.loss is None else self.loss
 
@@ -75,8 +76,8 @@ class Fit:
     valleys: Valleys | None
     place: tuple[int | None, ...]
     covariance: Float[np.ndarray, "known known"] | None
-    df: float
-    noise: float | None
+    df: Real
+    noise: Real | None
 
     def __repr__(self) -> str:
         return f"Fit({len(self.optima)} sizes: {', '.join(f'{o.size:g}' for o in self.optima)[:50]})"
@@ -115,7 +116,7 @@ def fit(curves: Sequence[Curve]) -> Fit:
 
 def _covariance(
     optima: Sequence[Optimum], valleys: Valleys | None, place: Sequence[int | None]
-) -> tuple[np.ndarray | None, float]:
+) -> tuple[np.ndarray | None, Real]:
     known = [(optimum, index) for optimum, index in zip(optima, place, strict=True) if optimum.point is not None]
     if any(optimum.stderr is None for optimum, _ in known):
         return None, math.inf

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from equimu._values import Real
+
 Scale: TypeAlias = Literal["log2", "linear"]
 
 # Short words of tables and sentences, and those of titles; other numbers are called by their names.
@@ -29,17 +31,17 @@ class Fitted:
 
     name: str = "learning_rate"
     scale: Scale = "log2"
-    step: float = 1.0
+    step: Real = 1.0
 
-    def point(self, value: float) -> float:
+    def point(self, value: Real) -> Real:
         """The point of a value. Rounded, so that a value in decimals and the same one as a power of two are one point."""
         return round(math.log2(value) if self.scale == "log2" else value / self.step, 6)
 
-    def value(self, point: float) -> float:
+    def value(self, point: Real) -> Real:
         """The value at a point."""
         return 2.0**point if self.scale == "log2" else point * self.step
 
-    def shown(self, point: float) -> float:
+    def shown(self, point: Real) -> Real:
         """What stands on the axis at a point: log2 of the value, or the value itself."""
         return point if self.scale == "log2" else point * self.step
 
@@ -48,7 +50,7 @@ class Fitted:
         """Decimals that tell a hundredth of a step."""
         return 2 if self.scale == "log2" else max(0, 2 - math.floor(math.log10(self.step)))
 
-    def text(self, point: float) -> str:
+    def text(self, point: Real) -> str:
         """A point in tables and sentences."""
         return f"{round(self.shown(point), 12):g}"
 
@@ -103,7 +105,7 @@ class Fitted:
         return "log2 " if self.scale == "log2" else ""
 
 
-def scale_of(name: str, values: Iterable[float]) -> Scale:
+def scale_of(name: str, values: Iterable[Real]) -> Scale:
     """The axis that values are spaced on.
 
     Linear where one is not positive. Else log2 for learning rates and for values of a constant ratio; linear for those that are
@@ -127,7 +129,7 @@ def _is_even(ordered: np.ndarray) -> bool:
     return len(steps) > 1 and bool(np.allclose(steps, steps[0], rtol=1e-3))
 
 
-def fitted(name: str, scale: Scale, values: Iterable[float]) -> Fitted:
+def fitted(name: str, scale: Scale, values: Iterable[Real]) -> Fitted:
     """The axis of the values that were run.
 
     Args:

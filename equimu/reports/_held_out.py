@@ -8,6 +8,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._interval import CONFIDENCE, half_width, welch_satterthwaite
+from equimu._values import Real
 from equimu.reports._joint_law import JointLaw, fit_joint_law
 
 
@@ -24,12 +25,12 @@ class HeldOut:
     """
 
     name: str
-    sizes: Mapping[str, float]
-    error: float
-    stderr: float | None
-    df: float | None
+    sizes: Mapping[str, Real]
+    error: Real
+    stderr: Real | None
+    df: Real | None
 
-    def inside(self, confidence: float = CONFIDENCE) -> bool | None:
+    def inside(self, confidence: Real = CONFIDENCE) -> bool | None:
         """Whether the error lies within its interval; None if that is not known."""
         half = half_width(self.stderr, self.df, confidence)
         return None if half is None else abs(self.error) <= half

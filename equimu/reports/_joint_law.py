@@ -8,6 +8,7 @@ import numpy as np
 
 from equimu._errors import EquimuError, nearest
 from equimu._interval import CONFIDENCE, half_width
+from equimu._values import Real
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit, fit
 from equimu.reports._fitted import Fitted
@@ -31,12 +32,12 @@ class Exponent:
     """
 
     name: str
-    value: float
-    stderr: float | None
-    df: float | None
-    plus_minus: float | None
+    value: Real
+    stderr: Real | None
+    df: Real | None
+    plus_minus: Real | None
 
-    def rejects(self, exponent: float, confidence: float = CONFIDENCE) -> bool | None:
+    def rejects(self, exponent: Real, confidence: Real = CONFIDENCE) -> bool | None:
         """Whether another exponent lies outside of the interval of some confidence; None if the interval is not known."""
         half = half_width(self.stderr, self.df, confidence)
         return None if half is None else abs(self.value - exponent) > half
@@ -53,9 +54,9 @@ class Prediction:
         value: the best value itself.
     """
 
-    point: float
-    plus_minus: float | None
-    value: float
+    point: Real
+    plus_minus: Real | None
+    value: Real
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +78,11 @@ class JointLaw:
 
     panel: str
     fitted: Fitted
-    sizes: tuple[Mapping[str, float], ...]
+    sizes: tuple[Mapping[str, Real], ...]
     known: tuple[int, ...]
     exponents: tuple[Exponent, ...]
-    intercept: float
-    scatter: float | None
+    intercept: Real
+    scatter: Real | None
     regression: Regression
     fit: Fit
     curves: tuple[Curve, ...]
@@ -95,7 +96,7 @@ class JointLaw:
         """Of the sizes that vary."""
         return tuple(each.name for each in self.exponents)
 
-    def at(self, **sizes: float) -> Prediction:
+    def at(self, **sizes: Real) -> Prediction:
         """The best value at sizes.
 
         Args:
@@ -119,7 +120,7 @@ class JointLaw:
         self._check(name)
         return self.exponents[self.names.index(name)]
 
-    def rejects(self, name: str, exponent: float, confidence: float = CONFIDENCE) -> bool | None:
+    def rejects(self, name: str, exponent: Real, confidence: Real = CONFIDENCE) -> bool | None:
         """Whether the data reject an exponent of a size; None if they cannot tell.
 
         Raises:
@@ -127,7 +128,7 @@ class JointLaw:
         """
         return self.exponent(name).rejects(exponent, confidence)
 
-    def terms(self, sizes: Mapping[str, float]) -> np.ndarray:
+    def terms(self, sizes: Mapping[str, Real]) -> np.ndarray:
         """By what the coefficients are multiplied at sizes.
 
         Raises:
@@ -147,7 +148,7 @@ class JointLaw:
             raise EquimuError(f"the law has no size {name!r}: {nearest(name, self.names)}")
 
 
-def fit_joint_law(panel: str, curves: Sequence[Curve], sizes: Sequence[Mapping[str, float]]) -> JointLaw:
+def fit_joint_law(panel: str, curves: Sequence[Curve], sizes: Sequence[Mapping[str, Real]]) -> JointLaw:
     """Fits all curves of a panel together, and regresses their optima on the log2 of all sizes that vary.
 
     Args:
@@ -184,7 +185,7 @@ def fit_joint_law(panel: str, curves: Sequence[Curve], sizes: Sequence[Mapping[s
     )
 
 
-def _terms(names: Sequence[str], sizes: Mapping[str, float]) -> np.ndarray:
+def _terms(names: Sequence[str], sizes: Mapping[str, Real]) -> np.ndarray:
     return np.array([1.0, *(math.log2(sizes[name]) for name in names)])
 
 

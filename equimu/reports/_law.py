@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equimu._interval import half_width
+from equimu._values import Real
 from equimu.reports._fit import Fit
 from equimu.reports._regression import regress
 
@@ -28,19 +29,19 @@ class Law:
             None with fewer than three sizes.
     """
 
-    sizes: tuple[float, ...]
-    slope: float
-    intercept: float
-    stderr: float | None
-    df: float | None
-    plus_minus: float | None
-    scatter: float | None
+    sizes: tuple[Real, ...]
+    slope: Real
+    intercept: Real
+    stderr: Real | None
+    df: Real | None
+    plus_minus: Real | None
+    scatter: Real | None
 
-    def half(self, confidence: float) -> float | None:
+    def half(self, confidence: Real) -> Real | None:
         """Half of the slope's interval of some confidence; None if not known."""
         return half_width(self.stderr, self.df, confidence)
 
-    def at(self, size: float) -> float:
+    def at(self, size: Real) -> Real:
         """The point of the best value that the law gives a size."""
         return self.intercept + self.slope * math.log2(size)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from equimu._values import Real
 from equimu.reports._cells import Cell
 from equimu.reports._fitted import Fitted
 
@@ -23,10 +24,10 @@ class LeafRow:
     """
 
     path: str
-    ratios: tuple[float | None, ...]
-    growth: float | None
-    epsilon_share: tuple[float | None, ...]
-    decay: tuple[float | None, ...]
+    ratios: tuple[Real | None, ...]
+    growth: Real | None
+    epsilon_share: tuple[Real | None, ...]
+    decay: tuple[Real | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,12 @@ class Leaves:
         rows: one for each leaf.
     """
 
-    point: float
-    sizes: tuple[float, ...]
+    point: Real
+    sizes: tuple[Real, ...]
     rows: tuple[LeafRow, ...]
 
 
-def leaves(cells: Iterable[Cell], fitted: Fitted, point: float) -> Leaves | None:
+def leaves(cells: Iterable[Cell], fitted: Fitted, point: Real) -> Leaves | None:
     """Gathers what the leaves did in the runs at the value of the grid that is nearest to one.
 
     Args:
@@ -65,8 +66,8 @@ def leaves(cells: Iterable[Cell], fitted: Fitted, point: float) -> Leaves | None
     return Leaves(point=nearest, sizes=tuple(by_size), rows=tuple(_row(path, by_size) for path in paths))
 
 
-def _row(path: str, by_size: Mapping[float, list[Cell]]) -> LeafRow:
-    def over_sizes(number: str, over: str | None = None) -> tuple[float | None, ...]:
+def _row(path: str, by_size: Mapping[Real, list[Cell]]) -> LeafRow:
+    def over_sizes(number: str, over: str | None = None) -> tuple[Real | None, ...]:
         return tuple(_mean([_read(cell, path, number, over) for cell in cells]) for cells in by_size.values())
 
     ratios = over_sizes("update_rms", "weight_rms")
@@ -81,13 +82,13 @@ def _row(path: str, by_size: Mapping[float, list[Cell]]) -> LeafRow:
     )
 
 
-def _read(cell: Cell, path: str, number: str, over: str | None) -> float | None:
+def _read(cell: Cell, path: str, number: str, over: str | None) -> Real | None:
     """A number of a leaf in a run, over another number of it or over the run's steps."""
     leaf = (cell.leaves or {}).get(path, {})
     below = {None: 1.0, "steps": cell.steps}.get(over, leaf.get(over or ""))
     return leaf[number] / below if number in leaf and below else None
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: list[Real | None]) -> Real | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -1,5 +1,6 @@
 """Exponents of the best learning rate that have been claimed, and those that the data reject."""
 
+from equimu._values import Real
 from equimu.reports._joint_law import Exponent
 
 # A table of laws claims that the base learning rate stays, whatever it makes the rates of single arrays do.
@@ -9,7 +10,7 @@ _STAYS = 0.0
 _OF_LENGTH = (-0.5, -0.4, -0.3)
 
 
-def claimed(fitted: str, name: str) -> tuple[float, ...]:
+def claimed(fitted: str, name: str) -> tuple[Real, ...]:
     """Exponents that are claimed of a size.
 
     Args:

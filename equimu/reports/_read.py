@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.files import local_folder
 from equimu.reports._cells import Cell
 from equimu.reports._fitted import Scale, scale_of
@@ -150,23 +151,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _losses(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+def _losses(rows: Sequence[Mapping[str, Any]]) -> list[Real]:
     """The training losses of rows."""
     return [row["loss"] for row in rows if row.get("loss") is not None]
 
 
-def _initial(rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _initial(rows: Sequence[Mapping[str, Any]]) -> Real | None:
     return next(iter(_losses(rows)), None)
 
 
-def _final(rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _final(rows: Sequence[Mapping[str, Any]]) -> Real | None:
     """The mean of the last tenth, as single batches are noisy."""
     losses = _losses(rows)
     last = losses[-math.ceil(len(losses) / 10) :]
     return sum(last) / len(last) if last else None
 
 
-def _leaves(run: Run) -> Mapping[str, Mapping[str, float]] | None:
+def _leaves(run: Run) -> Mapping[str, Mapping[str, Real]] | None:
     """What the leaves did, as recorded last before the end of the run, where the learning rate has all but vanished.
 
     None where nothing was recorded between the first step and the last.

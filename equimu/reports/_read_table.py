@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._values import shown
+from equimu._values import Real, shown
 from equimu.reports._cells import Cell
 from equimu.reports._columns import Columns, find_columns
 from equimu.reports._fitted import Scale, scale_of
@@ -183,7 +183,7 @@ def _panel_texts(runs: Iterable[Row], columns: Columns, otherwise: str) -> list[
     return [f"{name}{text}" for text in texts]
 
 
-def _loss(row: Row, columns: Columns) -> float:
+def _loss(row: Row, columns: Columns) -> Real:
     """NaN where nothing is there."""
     return math.nan if columns.of("loss", row) is None else _number("loss", row, columns, finite=False)
 

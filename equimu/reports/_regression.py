@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from equimu._interval import welch_satterthwaite
+from equimu._values import Real
 
 # No optimum is taken to be known better than this, in octaves: a weight must not become infinite.
 _FINEST = 0.005
@@ -28,9 +29,9 @@ class Regression:
 
     coefficients: Float[np.ndarray, " terms"]
     by_errors: Float[np.ndarray, "terms terms"] | None
-    errors_df: float
+    errors_df: Real
     by_scatter: Float[np.ndarray, "terms terms"]
-    extra: float
+    extra: Real
     rest: Float[np.ndarray, " optima"]
     left: int
 
@@ -47,7 +48,7 @@ class Regression:
         """Root-mean-square distance of the optima from the law, over the degrees of freedom left; None with none left."""
         return math.sqrt(float(np.sum(self.rest**2)) / self.left) if self.left else None
 
-    def variance(self, terms: Float[np.ndarray, " terms"], *, of_one: bool = False) -> tuple[float, float] | None:
+    def variance(self, terms: Float[np.ndarray, " terms"], *, of_one: bool = False) -> tuple[Real, Real] | None:
         """Variance of a sum of terms and its degrees of freedom.
 
         Args:
@@ -68,8 +69,8 @@ def regress(
     x: Float[np.ndarray, "optima terms"],
     y: Float[np.ndarray, " optima"],
     covariance: np.ndarray | None,
-    df: float,
-    clearly: float,
+    df: Real,
+    clearly: Real,
 ) -> Regression:
     """Regresses optima on terms.
 
@@ -119,7 +120,7 @@ def _beyond(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> float:
     """The variance that the optima must have beyond their own for their distances from the law to be as usual."""
     from scipy.optimize import root_scalar
 
-    def surplus(variance: float) -> float:
+    def surplus(variance: Real) -> Real:
         spread = own + np.eye(len(y)) * variance
         rest = _solve(x, y, spread)[2]
         return float(rest @ np.linalg.solve(spread, rest)) - (x.shape[0] - x.shape[1])

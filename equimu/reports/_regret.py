@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from equimu._interval import half_width
+from equimu._values import Real
 from equimu.reports._bottom import Bottom
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit
@@ -35,20 +36,20 @@ class Regret:
         high: the upper end. Where the rate may well be the size's own best, the interval begins at 0 and is no wider up.
     """
 
-    size: float
-    doublings: float | None
+    size: Real
+    doublings: Real | None
     status: Literal["measured", "at least", "diverged", "unknown"]
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: Real | None = None
+    low: Real | None = None
+    high: Real | None = None
 
     @property
-    def plus_minus(self) -> float | None:
+    def plus_minus(self) -> Real | None:
         """Half the width of the interval, which need not be symmetric."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def carried_rate(fit: Fit) -> float | None:
+def carried_rate(fit: Fit) -> Real | None:
     """The point that one would carry over: the smallest size's optimum, or at an edge its best grid point."""
     smallest = fit.optima[0]
     return smallest.best_point if smallest.point is None else smallest.point
@@ -70,7 +71,7 @@ def regrets(curves: Sequence[Curve], fit: Fit) -> tuple[Regret, ...]:
     return tuple(regret_at(curve, fit, i, rate, curves[0].size) for i, curve in enumerate(curves) if i)
 
 
-def growth(regrets: Sequence[Regret]) -> float | None:
+def growth(regrets: Sequence[Regret]) -> Real | None:
     """How the regret grows with the distance extrapolated.
 
     Args:
@@ -89,7 +90,7 @@ def growth(regrets: Sequence[Regret]) -> float | None:
     return math.fsum(doublings * value for doublings, value in known) / square if known else None
 
 
-def regret_at(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: float) -> Regret:
+def regret_at(curve: Curve, fit: Fit, i: int, rate: Real | None, smallest: Real) -> Regret:
     """The regret of one size at a rate.
 
     Args:
@@ -121,9 +122,7 @@ def regret_at(curve: Curve, fit: Fit, i: int, rate: float | None, smallest: floa
     return Regret(size=curve.size, doublings=doublings, status=status, value=value, low=low, high=high)
 
 
-def _of_the_grid(
-    curve: Curve, noise: float | None, best: float, rate: float
-) -> tuple[float, float | None, float | None]:
+def _of_the_grid(curve: Curve, noise: Real | None, best: Real, rate: Real) -> tuple[Real, Real | None, Real | None]:
     """Measured losses only: that at the rate, less the lowest one."""
     grid, mean = curve.grid[curve.usable], curve.mean[curve.usable]
     value = float(np.interp(rate, grid, mean) - np.min(mean))
@@ -135,7 +134,7 @@ def _of_the_grid(
     return value, value - half, value + half
 
 
-def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: float) -> tuple[float, float | None, float | None]:
+def _of_the_curve(curve: Curve, valleys: Valleys, index: int, rate: Real) -> tuple[Real, Real | None, Real | None]:
     """The height of the fitted curve at the rate, drawn to the losses measured beside it as the fit is trusted less.
 
     The interval is that of the signed root of the height, which is nearly normal where the height is not.
@@ -181,6 +180,6 @@ def _levelled(curve: Curve, one: Bottom) -> np.ndarray:
     return mean
 
 
-def _interpolation(grid: np.ndarray, rate: float) -> np.ndarray:
+def _interpolation(grid: np.ndarray, rate: Real) -> np.ndarray:
     """The weight of each rate of the grid in linear interpolation at one."""
     return np.array([float(np.interp(rate, grid, row)) for row in np.eye(len(grid))])

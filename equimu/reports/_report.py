@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimu._lazy import late_method
+from equimu._values import Real
 from equimu.reports._cells import Cell, Curve, curves
 from equimu.reports._fit import Fit, fit
 from equimu.reports._fitted import Fitted
@@ -48,11 +49,11 @@ class Panel:
     curves: tuple[Curve, ...]
     fit: Fit
     law: Law | None
-    carried: float | None
+    carried: Real | None
     regrets: tuple[Regret, ...]
-    regret_growth: float | None
+    regret_growth: Real | None
     useful: Useful | None
-    above_best: tuple[float | None, ...]
+    above_best: tuple[Real | None, ...]
     verdict: Verdict
     leaves: Leaves | None
 
@@ -149,7 +150,7 @@ def _cells(runs: "str | Path | Iterable[equimu.runs.Run] | Iterable[Cell]") -> l
     return cells_of(runs if isinstance(runs, Runs) else [each for each in given if isinstance(each, Run)])
 
 
-def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[float, float], cells: list[Cell]) -> Panel:
+def _panel(name: str, group: tuple[Curve, ...], fitted: Fit, lowest: dict[Real, Real], cells: list[Cell]) -> Panel:
     line = law(fitted)
     costs = regrets(group, fitted)
     carried = carried_rate(fitted)

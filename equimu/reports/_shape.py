@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from equimu._values import Real
+
 # Where the departures from a parabola level off, in octaves: far from the bottom a curve may do as it likes, and h
 # stays monotone.
 _SKEW_REACH = 3.0
@@ -9,7 +11,7 @@ _FLAT_REACH = 2.0
 
 
 def root(
-    u: np.ndarray, left: np.ndarray, right: np.ndarray, flat: float
+    u: np.ndarray, left: np.ndarray, right: np.ndarray, flat: Real
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The signed root h of a valley, whose loss is c + ½ k h(u)² at u octaves from its minimum.
 

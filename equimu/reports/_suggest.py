@@ -10,6 +10,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._interval import half_width, welch_satterthwaite
+from equimu._values import Real
 from equimu.reports._joint_law import JointLaw
 from equimu.reports._regression import regress
 from equimu.reports._valley import Valleys
@@ -30,8 +31,8 @@ class Addition:
         seeds: to run at each.
     """
 
-    sizes: Mapping[str, float]
-    points: tuple[float, ...]
+    sizes: Mapping[str, Real]
+    points: tuple[Real, ...]
     seeds: tuple[int, ...]
 
 
@@ -46,9 +47,9 @@ class Suggestion:
         additions: one per combination of sizes, in the order in which they were chosen.
     """
 
-    target: Mapping[str, float]
-    before: float
-    after: float
+    target: Mapping[str, Real]
+    before: Real
+    after: Real
     additions: tuple[Addition, ...]
 
     @property
@@ -62,7 +63,7 @@ class Suggestion:
         return sum(len(each.points) * len(each.seeds) for each in self.additions)
 
 
-def suggest(law: JointLaw, target: Mapping[str, float]) -> Suggestion:
+def suggest(law: JointLaw, target: Mapping[str, Real]) -> Suggestion:
     """Chooses combinations of sizes, one after another, until the interval at the target is half as wide.
 
     Of the values of each size that were run, and twice the largest of them where that is still below the target, each time the
@@ -93,7 +94,7 @@ def suggest(law: JointLaw, target: Mapping[str, float]) -> Suggestion:
     return Suggestion(target=dict(target), before=before, after=after, additions=_additions(law, chosen))
 
 
-def _candidates(law: JointLaw, target: Mapping[str, float]) -> list[Mapping[str, float]]:
+def _candidates(law: JointLaw, target: Mapping[str, Real]) -> list[Mapping[str, Real]]:
     values: list[list[float]] = []
     for name in law.names:
         own = sorted({sizes[name] for sizes in law.sizes})
@@ -104,7 +105,7 @@ def _candidates(law: JointLaw, target: Mapping[str, float]) -> list[Mapping[str,
 
 def _halves(
     law: JointLaw, terms: np.ndarray, covariance: np.ndarray, valleys: Valleys
-) -> Callable[[Sequence[Mapping[str, float]]], float]:
+) -> Callable[[Sequence[Mapping[str, Real]]], Real]:
     """What half of the interval would be with curves at further combinations.
 
     New curves are taken to be as uncertain as the old ones: by noise, which is each curve's own, and by what is not known of
@@ -125,7 +126,7 @@ def _halves(
     x = np.array([law.terms(law.sizes[index]) for index in law.known])
     extra = law.regression.extra
 
-    def half(added: Sequence[Mapping[str, float]]) -> float:
+    def half(added: Sequence[Mapping[str, Real]]) -> Real:
         sizes = [*(law.sizes[index] for index in law.known), *added]
         old, count = len(x), len(sizes)
         same = np.array([[one == other for other in sizes] for one in sizes])
@@ -143,7 +144,7 @@ def _halves(
     return half
 
 
-def _additions(law: JointLaw, chosen: Sequence[Mapping[str, float]]) -> tuple[Addition, ...]:
+def _additions(law: JointLaw, chosen: Sequence[Mapping[str, Real]]) -> tuple[Addition, ...]:
     """Values about what the law expects, as far apart and as many as in the sweep, with its seeds or with new ones."""
     widest = max(law.curves, key=lambda curve: len(curve.grid))
     step = float(np.median(np.diff(widest.grid)))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from equimu._terminal import print_rows, wrapped
+from equimu._values import Real
 from equimu.reports._block import Block, plain, plus_minus
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Optimum
@@ -186,13 +187,13 @@ def _leaves(panel: Panel, leaves: Leaves) -> Block:
     )
 
 
-def _ends(values: tuple[float | None, ...], form: str) -> list[str]:
+def _ends(values: tuple[Real | None, ...], form: str) -> list[str]:
     """The lowest and the highest of the values that are known, once if they read alike."""
     known = [value for value in values if value is not None]
     return list(dict.fromkeys(form.format(end) for end in (min(known), max(known)))) if known else []
 
 
-def _loss(curve: Curve, point: float) -> str:
+def _loss(curve: Curve, point: Real) -> str:
     at = np.flatnonzero(curve.grid == point)
     if not len(at):
         return ""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from equimu._values import Real
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit, Optimum
 from equimu.reports._regret import regret_at
@@ -22,14 +23,14 @@ class Carried:
         gap: by how much the loss at the optimum is lower at the largest size than at this one.
     """
 
-    size: float
-    regret: float
-    low: float | None
-    high: float | None
-    gap: float
+    size: Real
+    regret: Real
+    low: Real | None
+    high: Real | None
+    gap: Real
 
     @property
-    def share(self) -> float:
+    def share(self) -> Real:
         """The regret as a share of what the larger model gains."""
         return self.regret / self.gap
 
@@ -50,7 +51,7 @@ class Useful:
             the share's interval is below 5 %. `"unknown"`: none of them.
     """
 
-    largest: float
+    largest: Real
     carried: tuple[Carried, ...]
     kind: Literal["fast", "slow", "small", "unknown"]
 

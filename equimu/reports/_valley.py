@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from equimu._interval import welch_satterthwaite
+from equimu._values import Real
 from equimu.reports._bottom import Bottom, noise
 from equimu.reports._shape import root
 
@@ -48,8 +49,8 @@ class Valleys:
     covariance: Float[np.ndarray, "parameters parameters"]
     by_noise: Float[np.ndarray, "parameters parameters"]
     pull: Float[np.ndarray, "parameters points"]
-    variance: float
-    df: float | None
+    variance: Real
+    df: Real | None
 
     def __repr__(self) -> str:
         return f"Valleys({len(self.bottoms)} sizes)"
@@ -64,7 +65,7 @@ class Valleys:
         points = slice(first, first + len(self.bottoms[size].x))
         return np.nan_to_num(self.bottoms[size].rest) @ self.pull[self.at(kind, size), points]
 
-    def variance_along(self, gradient: np.ndarray) -> tuple[float, float]:
+    def variance_along(self, gradient: np.ndarray) -> tuple[Real, Real]:
         """Variance of what has this gradient by the parameters, and its degrees of freedom: only the noise is estimated."""
         noise, total = (float(gradient @ part @ gradient) for part in (self.by_noise, self.covariance))
         noise = min(noise, total)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from equimu._values import Real
 from equimu.reports import _advice
 from equimu.reports._cells import Curve
 from equimu.reports._fit import Fit, Optimum
@@ -117,7 +118,7 @@ def _undecided(reason: str) -> Verdict:
     return Verdict(kind="undecided", sentence=f"undecided: {reason}")
 
 
-def _is_cheap(regrets: tuple[Regret, ...], noise: float | None) -> bool:
+def _is_cheap(regrets: tuple[Regret, ...], noise: Real | None) -> bool:
     """Whether all regrets are surely smaller than what one run differs by from the next."""
     return noise is not None and all(r.status == "measured" and r.high is not None and r.high <= noise for r in regrets)
 

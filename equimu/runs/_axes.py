@@ -35,7 +35,8 @@ class Runs(list[Run]):
 
     def __init__(self, runs: Iterable[Run] = (), axes: Axes | None = None, stopped: Iterable[Run] = ()):
         super().__init__(runs)
-        self.axes, self.stopped = axes, tuple(stopped)
+        self.axes: Axes | None = axes
+        self.stopped: tuple[Run, ...] = tuple(stopped)
 
     def __repr__(self) -> str:
         lost = sum(run.status == "diverged" for run in self)

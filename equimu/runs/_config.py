@@ -87,7 +87,7 @@ class RunConfig:
     validation_batches: Count | None = 32
     """Batches of the validation data at the end of the run; None for all."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_task(self.task)
         for name in ("size", "base"):
             check_keys(name, getattr(self, name))

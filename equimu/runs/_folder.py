@@ -41,7 +41,7 @@ class RunFolder:
             self.identity["from"] = dict(begins)
         self._root, self._name = root, digest(self.identity)
         self._source = source_digest(config.task)
-        self.path = root / self._name
+        self.path: Path = root / self._name
         self._lock: FolderLock | None = None
         self._rows = Rows(self._name)
 

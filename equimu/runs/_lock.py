@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
+from equimu._values import Real
 from equimu.files import open_inside, read_inside
 from equimu.runs._files import LOCK
 
@@ -157,7 +158,7 @@ def _is_gone(owner: dict[str, Any], path: Path, flocked: bool) -> bool:
     return True
 
 
-def _now(folder: Path) -> float:
+def _now(folder: Path) -> Real:
     """The time by the clock of the file system that holds the folder."""
     probe = folder / f"{LOCK}-{uuid.uuid4().hex}"
     try:

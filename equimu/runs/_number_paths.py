@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Size, checked, hints_of, shown
+from equimu._values import Real, Size, checked, hints_of, shown
 from equimu.optim import Optimizer
 from equimu.runs._config import RunConfig, Sizes
 from equimu.tasks import Task, is_execution
@@ -138,7 +138,7 @@ def with_numbers(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return dataclasses.replace(config, **fields)
 
 
-def checked_number(name: str, value: Any, hint: Any) -> int | float:
+def checked_number(name: str, value: Any, hint: Any) -> Real:
     """A number of a type. A text may be one, too: `"0.01"`, `"2**-9"`.
 
     Args:
@@ -155,7 +155,7 @@ def checked_number(name: str, value: Any, hint: Any) -> int | float:
     return found
 
 
-def _of_text(name: str, text: str) -> int | float:
+def _of_text(name: str, text: str) -> Real:
     power = _POWER.fullmatch(text)
     try:
         if power is not None:

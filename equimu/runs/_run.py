@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
-from equimu._values import Count, NotNegative, Seed, Size, checked
+from equimu._values import Count, NotNegative, Real, Seed, Size, checked
 from equimu.files import read_inside
 from equimu.runs._config import RunConfig, Sizes, config_from_dict, digest
 from equimu.runs._files import CONFIG, DONE, METRICS, PAUSED
@@ -37,11 +37,11 @@ class Run:
     task: str
     parameterization: str
     size: Sizes
-    learning_rate: float
+    learning_rate: Real
     seed: int
     steps: int
     status: Literal["finished", "diverged", "paused"]
-    validation_loss: float
+    validation_loss: Real
     rows: tuple[Mapping[str, Any], ...]
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class Run:
         return f"Run({self.folder.name[:12]}, {self.size}, seed {self.seed}, {end})"
 
     @property
-    def validation_metrics(self) -> Mapping[str, float | None]:
+    def validation_metrics(self) -> Mapping[str, Real | None]:
         """The metrics of the task after the last step, by name; None where one is not finite."""
         return self.rows[-1].get("validation_metrics", {}) if self.rows else {}
 

@@ -97,7 +97,7 @@ class ArrayWriter:
                 "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             },
         }
-        self.size = 0
+        self.size: int = 0
         self._place, self._path, self._dtype = place, path, dtype
         self._digest = hashlib.sha256()
         self._waiting: list[np.ndarray] = []

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.reports import Panel, cells_of, fitted, report, scale_of
 from equimu.runs import Axes, Run, RunConfig, Runs, number_at
 
@@ -147,7 +148,7 @@ class _Curve:
         best: the point with the lowest loss, as far as is known.
     """
 
-    def __init__(self, cells: Mapping[tuple[float, int], RunConfig], found: _Found):
+    def __init__(self, cells: Mapping[tuple[Real, int], RunConfig], found: _Found):
         self._cells, self._found = cells, found
         self._points = sorted({point for point, _ in cells})
         self._seeds = sorted({seed for _, seed in cells})
@@ -160,7 +161,7 @@ class _Curve:
         """The cells that are to be looked at next."""
         return [self._cells[point, self._seeds[0]] for point in self._followed]
 
-    def look(self, share: float) -> None:
+    def look(self, share: Real) -> None:
         """Compares the losses in training up to a share of the steps."""
         losses = {
             point: _loss(self._found.of[cell], cell, share)
@@ -178,7 +179,7 @@ class _Curve:
         """The cells that have."""
         return [cell for cell in self._cells.values() if self._found.has_ended(cell)]
 
-    def beyond(self, point: float) -> list[RunConfig]:
+    def beyond(self, point: Real) -> list[RunConfig]:
         """The cells of the neighbours of a point, if it lies outside of all that have ended."""
         ended = self._ended_points()
         below, above = ([p for p in self._points if sign * p >= sign * point - _ALIKE] for sign in (-1, 1))
@@ -202,7 +203,7 @@ class _Curve:
                 return True
         return False
 
-    def _beside(self, side: int) -> list[float]:
+    def _beside(self, side: int) -> list[Real]:
         """The points on one side of the best that are wanted and have not ended."""
         away = {point: side * (point - self.best) for point in self._points if side * (point - self.best) > 0}
         ended = self._ended_points()
@@ -214,17 +215,17 @@ class _Curve:
                 wanted.append(min(away, key=lambda point: (round(abs(away[point] - distance), 6), away[point])))
         return wanted
 
-    def _ended_points(self) -> set[float]:
+    def _ended_points(self) -> set[Real]:
         return {point for (point, _), cell in self._cells.items() if self._found.has_ended(cell)}
 
-    def _mean(self, point: float) -> float:
+    def _mean(self, point: Real) -> float:
         """The mean validation loss at a point; infinite where a cell diverged or has not ended."""
         cells = [cell for (at, _), cell in self._cells.items() if at == point]
         ended = all(map(self._found.has_ended, cells))
         return float(np.mean([self._found.of[cell].validation_loss for cell in cells])) if ended else math.inf
 
 
-def _step(cell: RunConfig, share: float) -> int:
+def _step(cell: RunConfig, share: Real) -> int:
     """The step of a look: one that writes a row."""
     if cell.log_every > cell.steps / 4:
         raise EquimuError(
@@ -234,7 +235,7 @@ def _step(cell: RunConfig, share: float) -> int:
     return math.ceil(share * cell.steps / cell.log_every - _ALIKE) * cell.log_every
 
 
-def _loss(run: Run, cell: RunConfig, share: float) -> float:
+def _loss(run: Run, cell: RunConfig, share: Real) -> float:
     """The mean loss in training over the second half of a share of the steps; infinite where the run diverged."""
     until = _step(cell, share)
     losses: list[Any] = [row.get("loss") for row in run.rows if until / 2 < row["step"] <= until and "loss" in row]

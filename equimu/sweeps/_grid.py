@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Log2, Positive, Seed, check, check_keys, checked, shown
+from equimu._values import Log2, Positive, Real, Seed, check, check_keys, checked, shown
 from equimu.optim import Optimizer, is_optimizer_text, optimizer_from_text
 from equimu.parameterization import Parameterization, canonical_text, parameterization_from_dict
 from equimu.runs import (
@@ -39,7 +39,7 @@ _FORMER = {
 }
 
 
-def octaves(low: float, high: float, step: float = 1.0) -> tuple[float, ...]:
+def octaves(low: Real, high: Real, step: Real = 1.0) -> tuple[Real, ...]:
     """Powers of two.
 
     Args:
@@ -72,12 +72,10 @@ class SweepConfig:
 
     run: RunConfig = RunConfig()
     """What all cells share."""
-    over: Mapping[str, tuple[int | float, ...]] = dataclasses.field(default_factory=dict[str, tuple[int | float, ...]])
+    over: Mapping[str, tuple[Real, ...]] = dataclasses.field(default_factory=dict[str, tuple[Real, ...]])
     """Values of sizes of the model, or of other numbers of the run, by name, e.g. {"width": (64, 128, 256)}; of several, all
     combinations. By default a quarter, half, once and twice the default of the first size."""
-    fit: Mapping[str, tuple[int | float, ...]] = dataclasses.field(
-        default_factory=lambda: {"learning_rate": octaves(-9, -3)}
-    )
+    fit: Mapping[str, tuple[Real, ...]] = dataclasses.field(default_factory=lambda: {"learning_rate": octaves(-9, -3)})
     """Values of the one number whose best value is looked for, by its name."""
     fit_scale: Literal["auto", "log2", "linear"] = "auto"
     """The axis that the best value is fitted on; auto for the one that the values are spaced on: log2 if they are positive and
@@ -90,7 +88,7 @@ class SweepConfig:
     base: Mapping[str, int] = Sizes()
     """Sizes that the rules are relative to; of those left out, the smallest of the grid."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(RunConfig, run=self.run)
         check(Literal["auto", "log2", "linear"], fit_scale=self.fit_scale)
         known = numbers_of_run(self.run)
@@ -283,9 +281,7 @@ def _checked_panel(panel: Any) -> str | Parameterization | Optimizer:
     return panel if _is_optimizer(panel) else canonical_text(panel)
 
 
-def _checked_axes(
-    what: str, given: Any, run: RunConfig, known: Mapping[str, Any]
-) -> dict[str, tuple[int | float, ...]]:
+def _checked_axes(what: str, given: Any, run: RunConfig, known: Mapping[str, Any]) -> dict[str, tuple[Real, ...]]:
     """The values of each number, by its short name."""
     check_keys(what, given)
     if not given and what == "over":
@@ -294,7 +290,7 @@ def _checked_axes(
             raise EquimuError(f"say what the sweep is over, e.g. over.{name}: {name} has no default in make")
         return {name: tuple(max(1, round(share * default)) for share in _SHARES)}
     short = short_names(known)
-    found: dict[str, tuple[int | float, ...]] = {}
+    found: dict[str, tuple[Real, ...]] = {}
     for name, values in given.items():
         path = find_number(name, known, what)
         if short[path] in found:

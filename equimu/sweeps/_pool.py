@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from equimu._errors import EquimuError
-from equimu._values import check, check_fields
+from equimu._values import Real, check, check_fields
 from equimu.files import local_folder
 from equimu.processes import launcher as started_by
 from equimu.runs import Run, RunConfig, RunFolder, read_paused, read_run
@@ -55,7 +55,7 @@ class Launcher(abc.ABC):
 
     name: ClassVar[str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, f"{self.name}.")
 
     @abc.abstractmethod
@@ -112,7 +112,7 @@ def reached(folder: Path, step: int) -> Run | None:
     return read_run(folder) or read_paused(folder, step)
 
 
-def devices(cpus: int, gpus: float) -> list[str]:
+def devices(cpus: int, gpus: Real) -> list[str]:
     """So many processors, in words."""
     counts = {"CPU": cpus, "GPU": gpus}
     return [f"{count:g} {name if count == 1 else f'{name}s'}" for name, count in counts.items() if count]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError, Interrupted
-from equimu._values import Count, Index, NotNegative
+from equimu._values import Count, Index, NotNegative, takes_ints
 from equimu.processes import handle_signals
 from equimu.runs import Run, RunConfig
 from equimu.sweeps._job import job_of, train_cell
@@ -21,6 +21,7 @@ _POLL_SECONDS = 0.5
 _SAVING_SECONDS = 60.0
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ray(Launcher):
     """As tasks of Ray, one for each cell. The folder of runs must be on a file system that all machines share."""

@@ -67,7 +67,7 @@ class Slurm(Launcher):
     sbatch: str = ""
     """More flags of sbatch: "--constraint=a100 --qos=high"."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._flags()
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 from equimu.files import read_inside
 from equimu.tables._row import Row
 
@@ -65,7 +66,7 @@ def _records(content: bytes) -> Iterator[bytes]:
         at += 16 + length
 
 
-def _number(scalar: Any) -> float | None:
+def _number(scalar: Any) -> Real | None:
     """The value of a scalar, which newer writers store as a tensor; None of anything else."""
     if scalar.WhichOneof("value") == "simple_value":
         return float(scalar.simple_value)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu._varying import vary, varying_axes
 from equimu.data import Batch, PackedBatch
 from equimu.sharding import TENSOR, gather_shards, is_mesh_aware, own_positions, tensor_parallel_size
@@ -24,7 +25,7 @@ MOST_LOGITS = 2**25
 Sums: TypeAlias = tuple[Float[Array, ""], Float[Array, ""]]
 
 
-def summed_losses(model: Any, batch: Batch | PackedBatch, *, z_loss: float = 0.0, chunk: int | None = None) -> Sums:
+def summed_losses(model: Any, batch: Batch | PackedBatch, *, z_loss: Real = 0.0, chunk: int | None = None) -> Sums:
     """The summed loss of a batch, and the cross-entropy in it, in nats.
 
     A mesh-aware model, which tells its logits' features from their readout, has its logits made in chunks of tokens where
@@ -90,7 +91,7 @@ def cross_entropy_sum(
     return _sums(logits, targets, mask)[1]
 
 
-def _sums(logits: Array, targets: Array, mask: Array, *, z_loss: float = 0.0, axis: str | None = None) -> Sums:
+def _sums(logits: Array, targets: Array, mask: Array, *, z_loss: Real = 0.0, axis: str | None = None) -> Sums:
     """The sums over logits of the whole vocabulary, or of the device's share where devices along a mesh axis share it."""
     if axis is None:
         log_z = jax.nn.logsumexp(logits, axis=-1)

@@ -10,16 +10,7 @@ import jax.numpy as jnp
 
 from equimu._errors import EquimuError
 from equimu._types import Key, PyTree
-from equimu._values import (
-    Count,
-    NotNegative,
-    OneOf,
-    Part,
-    PathLike,
-    Positive,
-    Size,
-    check_fields,
-)
+from equimu._values import Count, NotNegative, OneOf, Part, PathLike, Positive, Size, check_fields, takes_ints
 from equimu.attention import backend_names
 from equimu.data import Batch, PackedBatch, TextData, open_store, text, tokenizer_from_name
 from equimu.nn import Transformer
@@ -29,6 +20,7 @@ from equimu.tasks._losses import LossLike, Sums
 from equimu.tasks._task import Task
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The decoder transformer, less its sizes; see `equimu.nn.Transformer`."""
@@ -76,10 +68,11 @@ class ModelConfig:
     attention_backend: Annotated[str, OneOf(backend_names)] = execution("auto")
     """auto, or the name of one; see `equimu.attention.backends`."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "model.")
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The text and its batches; see `equimu.data.text`."""
@@ -101,10 +94,11 @@ class TextConfig:
     validation_share: Part = 0.05
     """Of the documents."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "text.")
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel(Task):
     """A decoder transformer that predicts the next token of text."""
@@ -119,7 +113,7 @@ class LanguageModel(Task):
     loss_chunk: Count | None = execution(None)
     """Positions whose logits are in memory at once; None for as many as make 128 MiB."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     def make(self, width: int = 128, depth: int = 2, *, key: Key) -> Transformer:

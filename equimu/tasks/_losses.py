@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
-from equimu._values import shown
+from equimu._values import Real, shown
 
 
 class Losses(NamedTuple):
@@ -26,7 +26,7 @@ class Losses(NamedTuple):
 
     values: Float[Array, "rows ..."]
     weights: Float[Array, "..."] | None = None
-    auxiliary: Float[Array, ""] | float = 0.0
+    auxiliary: Float[Array, ""] | Real = 0.0
     metrics: Mapping[str, Float[Array, "rows ..."]] = {}
     state: Any = None
 

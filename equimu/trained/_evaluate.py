@@ -12,7 +12,7 @@ import numpy as np
 
 from equimu._errors import printable
 from equimu._types import PyTree
-from equimu._values import Size, check, checked
+from equimu._values import Real, Size, check, checked
 from equimu.data import ValidationBatches, byte_lengths, tokenizer_from_name
 from equimu.sharding import shard_batch
 from equimu.tasks import LanguageModel, Task
@@ -39,9 +39,9 @@ class Evaluation:
     folder: Path
     step: int
     split: Split
-    loss: float
-    metrics: Mapping[str, float]
-    bits_per_byte: float | None
+    loss: Real
+    metrics: Mapping[str, Real]
+    bits_per_byte: Real | None
     unit: str
     count: int
     same_data: bool

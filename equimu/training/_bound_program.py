@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.data import Data, ValidationBatches
 from equimu.runs import RunConfig
 from equimu.sharding import make_mesh, place_batch, rows_of_process
@@ -70,7 +71,7 @@ class BoundProgram:
         return self._call.init(self._numbers, self._hyper, jax.random.key(self._seed))
 
     @property
-    def peak_steps_per_second(self) -> float | None:
+    def peak_steps_per_second(self) -> Real | None:
         """Steps a second if the devices did the mathematics at their peak; None where one of these is not known."""
         peak, flops = peak_of(self.mesh), self.program.step_flops
         return None if peak is None or not flops else peak / flops

@@ -2,18 +2,13 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 import equinox as eqx
 import jax
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree
-from equimu.parameterization import (
-    Parameterization,
-    is_rule,
-    parameterization_from_text,
-    parameterize,
-)
+from equimu.parameterization import Parameterization, Tree, is_rule, parameterization_from_text, parameterize
 from equimu.runs import RunConfig
 from equimu.tasks import Task
 
@@ -30,7 +25,7 @@ def build_parameterization(config: RunConfig) -> Parameterization:
     return table
 
 
-def build_tree(config: RunConfig, rows: int) -> PyTree:
+def build_tree(config: RunConfig, rows: int) -> Tree[Any]:
     """The tree of rules of a run's model.
 
     Args:
@@ -52,7 +47,7 @@ def build_tree(config: RunConfig, rows: int) -> PyTree:
     return _with_frozen_parts(tree, config.task)
 
 
-def _with_frozen_parts(tree: PyTree, task: Task) -> PyTree:
+def _with_frozen_parts(tree: Tree[Any], task: Task) -> Tree[Any]:
     """The tree with a rate and decay of zero where the task's filter spec says that an array is not trained."""
     spec = task.trained(tree)
     if spec is True:

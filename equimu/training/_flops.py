@@ -3,20 +3,20 @@
 import math
 from typing import Any
 
-from equimu._types import PyTree
+from equimu._values import Real
 from equimu.attention import kernel_products
-from equimu.parameterization import Rule, rules_of
+from equimu.parameterization import Rule, Tree, rules_of
 from equimu.runs import RunConfig
 from equimu.tasks import LanguageModel
 from equimu.training._products import product_flops, without_unused
 
 
-def parameter_count(tree: PyTree) -> int:
+def parameter_count(tree: Tree[Any]) -> int:
     """Entries of all arrays of a tree of rules, or of a part of it."""
     return sum(math.prod(rule.shape) for rule in rules_of(tree))
 
 
-def matrix_entries(tree: PyTree) -> int:
+def matrix_entries(tree: Tree[Any]) -> int:
     """Entries of the arrays that each token is multiplied by: not of tables that it is looked up in, nor of vectors.
 
     Args:
@@ -25,7 +25,7 @@ def matrix_entries(tree: PyTree) -> int:
     return sum(math.prod(rule.shape) for rule in rules_of(tree) if _is_matrix(rule))
 
 
-def attention_flops_of_layer(config: RunConfig) -> float:
+def attention_flops_of_layer(config: RunConfig) -> Real:
     """Operations of the scores and of the sums of values, forward, of a layer over the batch; of what is seen only.
 
     Of other tasks than `LanguageModel` they are not known apart.
@@ -40,7 +40,7 @@ def attention_flops_of_layer(config: RunConfig) -> float:
     return 4.0 * config.size["width"] * seen * task.text.rows
 
 
-def attention_flops(config: RunConfig) -> float:
+def attention_flops(config: RunConfig) -> Real:
     """Operations of the scores and of the sums of values, forward, of all layers over the batch.
 
     Args:
@@ -49,7 +49,7 @@ def attention_flops(config: RunConfig) -> float:
     return attention_flops_of_layer(config) * config.size.get("depth", 1)
 
 
-def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
+def model_flops(config: RunConfig, tree: Tree[Any], jaxpr: Any) -> Real:
     """Operations of a training step without recomputation.
 
     Of the decoder: two an entry and token forward, four backward, and attention. Of other tasks: the matrix products and
@@ -66,7 +66,7 @@ def model_flops(config: RunConfig, tree: PyTree, jaxpr: Any) -> float:
     return 6.0 * matrix_entries(tree) * task.text.rows * task.text.seq + 3 * attention_flops(config)
 
 
-def kernel_flops(name: str, forward: float) -> float:
+def kernel_flops(name: str, forward: Real) -> Real:
     """Operations of one call of an attention kernel, of what is seen; none of a kernel that no attention backend declares.
 
     Args:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.training._functions import Functions
 from equimu.training._step import StepMetrics
 
@@ -233,7 +234,7 @@ def _take(state: list[Array], lane: Any) -> list[Array]:
     return [x[lane] for x in state]
 
 
-def _bytes(compiled: Any) -> float:
+def _bytes(compiled: Any) -> Real:
     found = compiled.memory_analysis()
     if found is None:
         return 0.0
@@ -242,7 +243,7 @@ def _bytes(compiled: Any) -> float:
     )
 
 
-def _memory(mesh: Mesh) -> float:
+def _memory(mesh: Mesh) -> Real:
     """Of the device, where it says so."""
     known = mesh.devices.flat[0].memory_stats() or {}
     return known.get("bytes_limit", float("inf"))

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from equimu._types import PyTree
+from equimu._values import Real
 from equimu.optim import Optimizer, decay_of
-from equimu.parameterization import rules_of
+from equimu.parameterization import Tree, rules_of
 
 # Of each leaf: root mean square of the weight before the step, of its update and of its raw gradient; and the share of its
 # entries whose update Adam's epsilon decides, NaN for optimizers that have no second moment for each entry.
@@ -19,7 +20,7 @@ LEAF_NUMBERS = ("weight_rms", "update_rms", "gradient_rms", "epsilon_share")
 
 
 def measure_leaves(
-    tree: PyTree, optimizer: Optimizer, params: PyTree, updates: PyTree, grads: PyTree, opt_state: PyTree
+    tree: Tree[Any], optimizer: Optimizer, params: PyTree, updates: PyTree, grads: PyTree, opt_state: PyTree
 ) -> Float[Array, "leaves numbers"]:
     """The `LEAF_NUMBERS` of each leaf, in the order of the tree's rules.
 
@@ -42,7 +43,7 @@ def measure_leaves(
 
 
 def leaf_rows(
-    tree: PyTree, numbers: Float[np.ndarray, "leaves numbers"], *, learning_rate: float, weight_decay: float
+    tree: Tree[Any], numbers: Float[np.ndarray, "leaves numbers"], *, learning_rate: Real, weight_decay: Real
 ) -> dict[str, Mapping[str, Any]]:
     """The numbers by path, as a row of metrics holds them.
 

@@ -1,19 +1,19 @@
 """The weights of a Llama as those of a run, whose multipliers are divided out of them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from equimu._errors import EquimuError
-from equimu._types import PyTree
 from equimu.llama import LlamaCheckpoint, arrays_from_llama
 from equimu.nn import Transformer
-from equimu.parameterization import initialize, rules_of, scaled
+from equimu.parameterization import Tree, initialize, rules_of, scaled
 
 
-def weights_from_llama(tree: PyTree, checkpoint: LlamaCheckpoint) -> Mapping[str, np.ndarray]:
+def weights_from_llama(tree: Tree[Any], checkpoint: LlamaCheckpoint) -> Mapping[str, np.ndarray]:
     """The arrays of a run's model, by path, with which the scaled model has the logits of a Llama.
 
     Args:

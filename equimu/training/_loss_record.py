@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from equimu._errors import EquimuError, ExitCode
+from equimu._values import Real
 
 # A loss so many of the usual changes from step to step above the running mean, and so large a share of it, is a spike.
 _SPIKE_CHANGES = 6.0
@@ -29,13 +30,13 @@ class LossRecord:
     - `spikes`: seen since the last row.
     """
 
-    mean: float = 0.0
-    change: float = 0.0
-    last: float = 0.0
+    mean: Real = 0.0
+    change: Real = 0.0
+    last: Real = 0.0
     steps: int = 0
     spikes: int = 0
 
-    def see(self, loss: float) -> None:
+    def see(self, loss: Real) -> None:
         """Takes in the loss of the next step. One that is not finite changes nothing."""
         if not math.isfinite(loss):
             return

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import SupportsFloat
 
+from equimu._values import Real
+
 
 class Means:
     """Means of what an evaluation gives batch by batch: pairs of a sum and its weight, by name."""
@@ -17,10 +19,10 @@ class Means:
             before = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (before[0] + float(total), before[1] + float(weight))
 
-    def weight(self, name: str) -> float:
+    def weight(self, name: str) -> Real:
         """The weight of all batches."""
         return self._sums[name][1]
 
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Real]:
         """The means by name; NaN where nothing counts."""
         return {name: total / weight if weight else math.nan for name, (total, weight) in self._sums.items()}

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from equimu._types import PyTree
+from equimu._values import Real
 from equimu.data import Data
+from equimu.parameterization import Tree
 from equimu.runs import RunConfig
 from equimu.training._leaf_measures import leaf_rows
 from equimu.training._loss_record import LossRecord, NotFiniteError
@@ -41,12 +42,12 @@ class MetricsLog:
         self,
         config: RunConfig,
         data: Data,
-        tree: PyTree,
+        tree: Tree[Any],
         record: LossRecord,
         step: int,
         log: Callable[[Mapping[str, Any]], None],
         resume_point: Callable[[], str],
-        peak_steps_per_second: float | None = None,
+        peak_steps_per_second: Real | None = None,
     ):
         self.record = record
         self._config, self._data, self._tree, self._log, self._resume_point = config, data, tree, log, resume_point
@@ -94,7 +95,7 @@ class MetricsLog:
             )
         return not fails
 
-    def _write(self, step: int, loss: float, metrics: StepMetrics) -> None:
+    def _write(self, step: int, loss: Real, metrics: StepMetrics) -> None:
         unit, units = self._data.unit, self._data.rows * self._data.units_per_row
         now = time.perf_counter()
         row: dict[str, Any] = {

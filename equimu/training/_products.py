@@ -6,8 +6,10 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from equimu._values import Real
 
-def product_flops(jaxpr: Any) -> float:
+
+def product_flops(jaxpr: Any) -> Real:
     """Operations of all devices together: two for each multiplication and addition; the larger branch of conditionals.
 
     Args:
@@ -22,7 +24,7 @@ def without_unused(jaxpr: ClosedJaxpr) -> Jaxpr:
     return dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))[0]
 
 
-def _of_equation(equation: Any) -> float:
+def _of_equation(equation: Any) -> Real:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (left, _), _ = params["dimension_numbers"]

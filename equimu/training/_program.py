@@ -25,6 +25,7 @@ from equimu._errors import printable
 from equimu._types import Key, PyTree
 from equimu.optim import AdamW, Optimizer
 from equimu.parameterization import (
+    Tree,
     dotted,
     initial_state,
     initialize,
@@ -74,7 +75,7 @@ def hyperparameters_of(config: RunConfig) -> Hyperparameters:
     )
 
 
-def build_optimizer(optimizer: Optimizer, tree: PyTree, hyper: Hyperparameters) -> optax.GradientTransformation:
+def build_optimizer(optimizer: Optimizer, tree: Tree[Any], hyper: Hyperparameters) -> optax.GradientTransformation:
     """An optimizer of a tree of rules, with these numbers in the place of its own.
 
     Args:
@@ -104,8 +105,9 @@ class Program:
         lanes: runs that are computed together, vectorised.
     """
 
-    def __init__(self, config: RunConfig, tree: PyTree, mesh: Mesh, lanes: int = 1):
-        self.mesh, self._lanes = mesh, lanes
+    def __init__(self, config: RunConfig, tree: Tree[Any], mesh: Mesh, lanes: int = 1):
+        self.mesh: Mesh = mesh
+        self._lanes = lanes
         self._config = config
         self._tree = tree
         # The model less its arrays: activation functions and the like.
@@ -188,15 +190,15 @@ class Program:
         """A state from its arrays, or from what stands for them."""
         return jax.tree.unflatten(self._state_structure, leaves)
 
-    def rules(self, numbers: Numbers) -> PyTree:
+    def rules(self, numbers: Numbers) -> Tree[Any]:
         """The tree of rules with these numbers."""
         return with_numbers(self._tree, jax.tree.unflatten(self._numbers_structure, list(numbers)))
 
-    def optimizer(self, tree: PyTree, hyper: Hyperparameters) -> Any:
+    def optimizer(self, tree: Tree[Any], hyper: Hyperparameters) -> Any:
         """The optimizer of a tree of rules."""
         return build_optimizer(self._config.optimizer, tree, hyper)
 
-    def model(self, tree: PyTree, params: PyTree, buffers: PyTree) -> PyTree:
+    def model(self, tree: Tree[Any], params: PyTree, buffers: PyTree) -> PyTree:
         """The model that is called: with these arrays, or a device's parts of them, each multiplied as its rule says."""
         return multiplied(tree, eqx.combine(params, buffers, self._static))
 
@@ -283,11 +285,12 @@ class Programs:
             lanes: runs of one program that are computed together, vectorised; they are trained in threads of their own.
             device: of runs that take one device; by default the first.
         """
-        self.lanes, self.device = lanes, device
+        self.lanes: int = lanes
+        self.device: Any = device
         self._most = most
         self._kept: collections.OrderedDict[Any, Program] = collections.OrderedDict()
         self._lock = threading.Lock()
-        self.made = 0
+        self.made: int = 0
         """How many were made in all."""
 
     def __len__(self) -> int:
@@ -310,7 +313,7 @@ _LAST = Programs(most=2)
 
 
 def program_for(
-    config: RunConfig, tree: PyTree, mesh: Mesh | None = None, programs: Programs | None = None
+    config: RunConfig, tree: Tree[Any], mesh: Mesh | None = None, programs: Programs | None = None
 ) -> tuple[Program, Numbers]:
     """The program of a config, and the numbers of its rules.
 

@@ -4,11 +4,12 @@ import dataclasses
 from typing import Annotated, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields
+from equimu._values import Count, Index, OneOf, Seconds, Size, check_fields, takes_ints
 from equimu.runs import logger_names
 from equimu.training._profile import step_range
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Devices, processes, checkpoints and loggers of a run."""
@@ -49,7 +50,7 @@ class RuntimeConfig:
     heartbeat_seconds: Seconds = 30.0
     """A process that is silent for so long is taken for dead, and the others end."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "runtime.")
         by_hand = {name: getattr(self, name) for name in ("coordinator", "processes", "process_id")}
         if len({value is None for value in by_hand.values()}) > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._errors import EquimuError
-from equimu._values import Size, check, check_keys
+from equimu._values import Real, Size, check, check_keys
 from equimu.parameterization import Parameterization
 from equimu.plans import training_flops
 from equimu.reports import cells_of, report
@@ -31,7 +31,7 @@ def compare(
     *,
     at: Mapping[str, Sequence[int]] | None = None,
     against: str | Parameterization | None = "sp",
-    rates: Sequence[float] = RATES,
+    rates: Sequence[Real] = RATES,
     out: str | Path,
     workers: int | None = None,
     launcher: str | Launcher | None = None,
@@ -121,7 +121,7 @@ def _sizes(small: RunConfig, at: Mapping[str, Sequence[int]] | None) -> tuple[st
 
 
 def _cells(
-    run: RunConfig, along: str, sizes: Sequence[int], seeds: Iterable[int], rates: Sequence[float]
+    run: RunConfig, along: str, sizes: Sequence[int], seeds: Iterable[int], rates: Sequence[Real]
 ) -> list[RunConfig]:
     return [
         # A run that diverges is a result, and no reason to stop the others.

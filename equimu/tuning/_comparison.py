@@ -7,6 +7,7 @@ import numpy as np
 
 from equimu._interval import mean_half_width
 from equimu._lazy import late_method
+from equimu._values import Real
 from equimu.reports import Report
 from equimu.runs import Runs
 from equimu.tuning._result import Tuned
@@ -24,9 +25,9 @@ class Trained:
     """
 
     size: int
-    learning_rate: float
-    losses: tuple[float, ...]
-    flops: float
+    learning_rate: Real
+    losses: tuple[Real, ...]
+    flops: Real
 
     @property
     def loss(self) -> float:
@@ -34,7 +35,7 @@ class Trained:
         return float(np.mean(self.losses)) if all(map(math.isfinite, self.losses)) else math.inf
 
     @property
-    def plus_minus(self) -> float | None:
+    def plus_minus(self) -> Real | None:
         """Half of the 90 % interval of the mean over seeds; None if one diverged."""
         return mean_half_width(np.array(self.losses)) if math.isfinite(self.loss) else None
 
@@ -75,7 +76,7 @@ class Comparison:
         return tuple(each for each in self.grid if each.learning_rate == rate)
 
     @property
-    def share(self) -> float:
+    def share(self) -> Real:
         """Operations of the search over those of tuning the other table at the largest size."""
         largest = self.carried[-1].size
         return self.tuned.flops / sum(each.flops * len(each.losses) for each in self.grid if each.size == largest)
@@ -100,7 +101,7 @@ class Comparison:
         return min((each for each in self.grid if each.size == size), key=lambda each: each.loss)
 
 
-def _against(mine: float, other: float) -> str:
+def _against(mine: Real, other: Real) -> str:
     if not math.isfinite(other):
         return "finite, unlike"
     return f"{abs(other - mine):.3f} {'below' if mine <= other else 'above'}"

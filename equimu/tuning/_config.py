@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from equimu._errors import EquimuError, nearest
-from equimu._values import Count, Seed, check, check_keys
+from equimu._values import Count, Real, Seed, check, check_keys
 from equimu.runs import RunConfig, config_from_dict
 from equimu.tasks import Task
 from equimu.tuning._space import SearchedNumber, searched_numbers
@@ -31,7 +31,7 @@ class TuneConfig:
 
     run: RunConfig = RunConfig()
     """The small run; its sizes are the base of larger ones."""
-    search: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=lambda: dict(USUAL_SEARCH))
+    search: Mapping[str, tuple[Real, Real]] = dataclasses.field(default_factory=lambda: dict(USUAL_SEARCH))
     """The lowest and the highest value of each number, by its name."""
     trials: Count = 96
     """At most so many trials of one seed each; fewer where more of them no longer help."""
@@ -44,7 +44,7 @@ class TuneConfig:
     sampler_seed: Seed = 0
     """Of the order in which points are tried."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(RunConfig, run=self.run)
         check(Count, trials=self.trials, seeds=self.seeds, finalists=self.finalists)
         check(Literal["tpe", "sobol"], sampler=self.sampler)

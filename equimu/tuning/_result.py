@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from equimu._errors import EquimuError, nearest
 from equimu._lazy import late_method
+from equimu._values import Real
 from equimu.runs import RunConfig, Runs, Sizes
 
 
@@ -23,10 +24,10 @@ class Effect:
     """
 
     name: str
-    value: float
-    default: float
-    lost: float
-    plus_minus: float | None
+    value: Real
+    default: Real
+    lost: Real
+    plus_minus: Real | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -48,19 +49,19 @@ class Tuned:
     """
 
     config: RunConfig
-    values: Mapping[str, float]
-    loss: float
-    plus_minus: float
-    default_loss: float
-    default_plus_minus: float | None
-    noise: float
+    values: Mapping[str, Real]
+    loss: Real
+    plus_minus: Real
+    default_loss: Real
+    default_plus_minus: Real | None
+    noise: Real
     effects: tuple[Effect, ...]
     trials: int
     diverged: int
     is_settled: bool
     runs: Runs
-    seconds: float
-    flops: float
+    seconds: Real
+    flops: Real
 
     def carried(self, **size: int) -> RunConfig:
         """The run of a larger model with the best numbers: its rules are relative to the small one.

@@ -11,7 +11,7 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._interval import half_width, mean_half_width
-from equimu._values import check_function
+from equimu._values import Real, check_function
 from equimu.plans import training_flops
 from equimu.runs import Run, RunConfig, Runs, run_config
 from equimu.sweeps import Launcher, Pool, check_trees, pool_of
@@ -137,7 +137,7 @@ class _Search:
             flops=len(runs) * training_flops(config.run),
         )
 
-    def _trials(self, noise: float) -> tuple[list[tuple[dict[str, float], float]], bool]:
+    def _trials(self, noise: Real) -> tuple[list[tuple[dict[str, Real], Real]], bool]:
         """The values of each trial and its loss; and whether the search settled before its trials were used up."""
         numbers, most = self._numbers, self._config.trials
         shares = [number.share(number.default) for number in numbers]
@@ -157,7 +157,7 @@ class _Search:
                 return trials, True
         return trials, False
 
-    def _finalists(self, ranked: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    def _finalists(self, ranked: Sequence[dict[str, Real]]) -> list[dict[str, Real]]:
         """The middle of the best quarter of the trials, and the best of them.
 
         Which trial is best is decided by noise as much as by its values; a mean of several is less so, as the centre of an
@@ -169,7 +169,7 @@ class _Search:
         return [middle, *ranked][: self._config.finalists]
 
     def _effects(
-        self, best: dict[str, float], losses: np.ndarray, default: dict[str, float], seeds: Sequence[int]
+        self, best: dict[str, Real], losses: np.ndarray, default: dict[str, Real], seeds: Sequence[int]
     ) -> tuple[Effect, ...]:
         without = self._together([{**best, name: default[name]} for name in best], seeds)
         lost = np.array([self._losses(values, seeds) - losses for values in without])
@@ -188,8 +188,8 @@ class _Search:
         return tuple(sorted(effects, key=lambda effect: -effect.lost))
 
     def _simplest(
-        self, best: dict[str, float], losses: np.ndarray, effects: Sequence[Effect], seeds: Sequence[int]
-    ) -> tuple[dict[str, float], np.ndarray]:
+        self, best: dict[str, Real], losses: np.ndarray, effects: Sequence[Effect], seeds: Sequence[int]
+    ) -> tuple[dict[str, Real], np.ndarray]:
         """The best setting, with the numbers that are worth less than their uncertainty at their defaults.
 
         What such a number fits is the noise of the small run, and that does not carry over. They go back all at once, unless
@@ -203,20 +203,20 @@ class _Search:
         may = max(effect.plus_minus or 0.0 for effect in effects if effect.name in idle)
         return (simple, own) if float(np.mean(own - losses)) <= may else (best, losses)
 
-    def _together(self, points: Sequence[dict[str, float]], seeds: Sequence[int]) -> Sequence[dict[str, float]]:
+    def _together(self, points: Sequence[dict[str, Real]], seeds: Sequence[int]) -> Sequence[dict[str, Real]]:
         """The same points, trained with all seeds side by side."""
         self._train(self._cell(values, seed) for values in points for seed in seeds)
         return points
 
-    def _losses(self, values: dict[str, float], seeds: Sequence[int]) -> np.ndarray:
+    def _losses(self, values: dict[str, Real], seeds: Sequence[int]) -> np.ndarray:
         """The loss of each seed; infinite where it diverged."""
         self._together([values], seeds)
         return np.array([self._loss(values, seed) for seed in seeds])
 
-    def _loss(self, values: dict[str, float], seed: int) -> float:
+    def _loss(self, values: dict[str, Real], seed: int) -> Real:
         return self._runs[self._cell(values, seed)].validation_loss
 
-    def _cell(self, values: Mapping[str, float], seed: int) -> RunConfig:
+    def _cell(self, values: Mapping[str, Real], seed: int) -> RunConfig:
         # A trial that diverges is a result, and no reason to stop the others.
         run = dataclasses.replace(self._config.run, seed=seed, on_nonfinite="record")
         return with_values(run, self._numbers, values)
@@ -233,11 +233,11 @@ def _listed(numbers: tuple[SearchedNumber, ...]) -> str:
     return " and ".join(number.name for number in numbers)
 
 
-def _values(numbers: tuple[SearchedNumber, ...], point: np.ndarray) -> dict[str, float]:
+def _values(numbers: tuple[SearchedNumber, ...], point: np.ndarray) -> dict[str, Real]:
     return {number.name: number.value(float(share)) for number, share in zip(numbers, point, strict=True)}
 
 
-def _pooled_half_width(lost: np.ndarray) -> float | None:
+def _pooled_half_width(lost: np.ndarray) -> Real | None:
     """Half of the interval of a mean of differences between seeds, whose variance is taken to be that of all rows."""
     if not len(lost):
         return None
@@ -245,7 +245,7 @@ def _pooled_half_width(lost: np.ndarray) -> float | None:
     return half_width(float(np.sqrt(np.mean(np.var(lost, axis=1, ddof=1)) / seeds)), float(rows * (seeds - 1)))
 
 
-def _is_settled(losses: Sequence[float], noise: float, least: int) -> bool:
+def _is_settled(losses: Sequence[Real], noise: Real, least: int) -> bool:
     if len(losses) < least or not any(map(math.isfinite, losses)):
         return False
     return min(losses[: 2 * len(losses) // 3]) - min(losses) < noise

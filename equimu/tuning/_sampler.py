@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from equimu._errors import EquimuError
+from equimu._values import Real
 
 _WORST = 1e30  # of a trial that diverged: finite, as the library ranks losses
 
@@ -24,7 +25,7 @@ class Sampler:
         quasi_random: how many points are quasi-random; by default as many as a model of the losses needs.
     """
 
-    def __init__(self, dimensions: int, first: Sequence[Sequence[float]], seed: int, quasi_random: int | None = None):
+    def __init__(self, dimensions: int, first: Sequence[Sequence[Real]], seed: int, quasi_random: int | None = None):
         try:
             import optuna
         except ImportError:
@@ -47,6 +48,6 @@ class Sampler:
         self._trials.update((trial.number, trial) for trial in asked)
         return [(trial.number, np.array([trial.params[name] for name in self._axes])) for trial in asked]
 
-    def tell(self, number: int, loss: float) -> None:
+    def tell(self, number: int, loss: Real) -> None:
         """The loss at a point; infinite if it diverged."""
         self._study.tell(self._trials.pop(number), loss if math.isfinite(loss) else _WORST)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import DecayRate, checked
+from equimu._values import DecayRate, Real, checked
 from equimu.parameterization import NUMBERS
 from equimu.runs import RunConfig, checked_number, find_number, number_at, numbers_of_run, short_names, with_numbers
 
@@ -31,13 +31,13 @@ class SearchedNumber:
 
     name: str
     path: str | None
-    low: float
-    high: float
-    default: float
+    low: Real
+    high: Real
+    default: Real
     scale: Scale
     hint: Any
 
-    def value(self, share: float) -> int | float:
+    def value(self, share: Real) -> Real:
         """The value at a share of the range, from 0 at its lower end to 1."""
         first, last = self._point(self.low), self._point(self.high)
         value = self._value(first + share * (last - first))
@@ -47,14 +47,14 @@ class SearchedNumber:
         rounded = 1 - missing if self.scale == "log2 of 1 - x" else float(f"{value:.{_DIGITS}g}")
         return float(f"{min(max(rounded, self.low), self.high):.12g}")
 
-    def share(self, value: float) -> float | None:
+    def share(self, value: Real) -> Real | None:
         """Where in its range a value is; None outside of it."""
         if not self.low <= value <= self.high:
             return None
         first, last = self._point(self.low), self._point(self.high)
         return (self._point(value) - first) / (last - first)
 
-    def _point(self, value: float) -> float:
+    def _point(self, value: Real) -> Real:
         match self.scale:
             case "log2":
                 return math.log2(value)
@@ -63,7 +63,7 @@ class SearchedNumber:
             case "log2 of 1 - x":
                 return -math.log2(1 - value)
 
-    def _value(self, point: float) -> float:
+    def _value(self, point: Real) -> Real:
         match self.scale:
             case "log2":
                 return 2.0**point
@@ -120,7 +120,7 @@ def searched_numbers(run: RunConfig, ranges: Mapping[str, Any]) -> tuple[Searche
     return tuple(found.values())
 
 
-def with_values(run: RunConfig, numbers: tuple[SearchedNumber, ...], values: Mapping[str, float]) -> RunConfig:
+def with_values(run: RunConfig, numbers: tuple[SearchedNumber, ...], values: Mapping[str, Real]) -> RunConfig:
     """The run with these values of searched numbers, by name.
 
     A base constant of 1 is left out: the run is then the one that nobody tuned.
@@ -140,7 +140,7 @@ def with_values(run: RunConfig, numbers: tuple[SearchedNumber, ...], values: Map
     return dataclasses.replace(with_numbers(run, own), parameterization=table)
 
 
-def _range(name: str, given: Any, hint: Any) -> tuple[float, float]:
+def _range(name: str, given: Any, hint: Any) -> tuple[Real, Real]:
     pair = checked(f"search.{name}", given, tuple[Any, ...])
     if len(pair) != 2:
         raise EquimuError(f"search.{name} is a lowest and a highest value, got {len(pair)} values")
@@ -150,7 +150,7 @@ def _range(name: str, given: Any, hint: Any) -> tuple[float, float]:
     return low, high
 
 
-def _scale(low: float, high: float, hint: Any) -> Scale:
+def _scale(low: Real, high: Real, hint: Any) -> Scale:
     if hint == DecayRate:
         return "log2 of 1 - x"
     return "log2" if low > 0 and high >= 2 * low else "linear"

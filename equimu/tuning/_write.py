@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equimu._interval import CONFIDENCE
+from equimu._values import Real
 from equimu.files import local_folder, write_files
 from equimu.runs import RunConfig, config_to_dict
 from equimu.tuning._result import Tuned, effect_text
@@ -85,5 +86,5 @@ def to_json(tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: Real) -> Real | None:
     return value if math.isfinite(value) else None

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from equimu._errors import EquimuError
-from equimu._values import Count, Positive, Size, check_fields
+from equimu._values import Count, Positive, Size, check_fields, takes_ints
 
 
+@takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
     """A kind of machine, and the figures of one of its devices: what JAX calls a device and a program runs on.
@@ -54,7 +55,7 @@ class Machine:
     examples: tuple[str, ...] = ()
     source: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self, "machine.")
         if not re.fullmatch(r"\w+", self.name, re.ASCII):
             raise EquimuError(f"machine.name {self.name!r} is not a word of letters, digits and _, e.g. 'cluster'")
