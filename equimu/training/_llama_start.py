@@ -38,7 +38,7 @@ def weights_from_llama(tree: Tree[Any], checkpoint: LlamaCheckpoint) -> Mapping[
     return found
 
 
-def _readout_multiplier(tree: Transformer) -> float:
+def _readout_multiplier(tree: Any) -> float:
     """What a tied embedding is multiplied by as an unembedding, beside the embedding's own multiplier; else 1."""
     if tree.unembedding is not None:
         return 1.0
