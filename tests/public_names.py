@@ -79,7 +79,9 @@ def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
 def _statements(module: str) -> list[ast.stmt]:
     place = ROOT.joinpath(*module.split("."))
     files = (place.with_suffix(".py"), place / "__init__.pyi", place / "__init__.py")
-    return ast.parse(next(file for file in files if file.exists()).read_text()).body
+    body = ast.parse(next(file for file in files if file.exists()).read_text()).body
+    # What only type checkers see is what is described.
+    return [inner for node in body for inner in (node.body if isinstance(node, ast.If) else [node])]
 
 
 def _exports(package: str) -> dict[str, tuple[str, str]]:

@@ -91,6 +91,7 @@ class Rule:
 
 
 Model = TypeVar("Model")
+"""The class of a model, of which a `Tree` is."""
 
 if TYPE_CHECKING:
 
