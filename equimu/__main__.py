@@ -2,9 +2,12 @@
 
 import sys
 
+from equimu._interrupt import remember_interrupts
+
 
 def main() -> None:
     """Imports the command line and runs it: Ctrl-C is answered in one line meanwhile, too."""
+    remember_interrupts()
     try:
         from equimu.cli import main as run
     except KeyboardInterrupt:

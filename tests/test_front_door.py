@@ -85,6 +85,31 @@ def test_the_overview_needs_no_jax():
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_an_interrupt_that_python_drops_is_not_lost():
+    # As the run begins to listen for signals, one that came in a finalizer is raised after all.
+    code = """
+import os, signal
+from equimu._interrupt import remember_interrupts
+remember_interrupts()
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+Finalized()
+print("dropped")
+from equimu.processes import handle_signals
+try:
+    with handle_signals():
+        print("lost")
+except KeyboardInterrupt:
+    print("raised")
+with handle_signals() as stop:
+    print(stop.signum)
+"""
+    begin = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["dropped", "raised", "0"]
+
+
 def test_the_doctor_looks_at_this_machine(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("EQUIMU_CACHE", str(tmp_path / "none" / "yet"))
     code, out, _ = call(capsys, "doctor", "--json")

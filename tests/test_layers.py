@@ -19,6 +19,7 @@ LAYERS = {
         "_device",
         "_errors",
         "_html",
+        "_interrupt",
         "_interval",
         "_json",
         "_lazy",

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Generator
 from types import FrameType
 
+from equimu._interrupt import raise_if_interrupted
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,6 +36,8 @@ def handle_signals() -> Generator[StopRequest, None, None]:
     if _listening:
         yield _listening[0]
         return
+    if threading.current_thread() is threading.main_thread():
+        raise_if_interrupted()
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
