@@ -100,7 +100,8 @@ def scale_text(scale: str) -> str:
     return (
         f"{by['text']}. The smallest {by['widths']:.0%} of the widths are run; {divided} are divided, and weight decay is "
         "multiplied by the root of what the steps are divided by. Shares of warm-up and decay in a run are the paper's. "
-        f"Learning rates are {by['octaves']:g} octaves apart. The text is that of this machine, in bytes"
+        f"Learning rates are {by['octaves']:g} octave{'s' * (by['octaves'] != 1)} apart. The text is that of this machine, "
+        "in bytes"
     )
 
 

@@ -53,7 +53,7 @@ class Reproduced:
     @property
     def best_text(self) -> str:
         """`best`, as text."""
-        return " ".join("diverged" if point is None else f"{point:g}" for point in self.best)
+        return " ".join("diverged" if point is None else f"{point:.4g}" for point in self.best)
 
     @property
     def same_best(self) -> bool | None:
