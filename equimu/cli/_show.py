@@ -34,5 +34,8 @@ class Show(Printing):
             print(to_json(tree))
             return
         name = build_parameterization(config).name
-        print(wrapped(f"{name} with {optimizer_name(config.optimizer)}, {config.size} over base {config.base}"), end="\n\n")
+        print(
+            wrapped(f"{name} with {optimizer_name(config.optimizer)}, {config.size} over base {config.base}"),
+            end="\n\n",
+        )
         print(table(tree, markdown=self.markdown, width=terminal_width()))
