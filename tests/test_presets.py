@@ -253,7 +253,7 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     out, err = capsys.readouterr()
     assert stop.value.code == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("group") and lines[1].startswith("baseline") and lines[2].startswith("bsz_large")
+    assert lines[0].startswith("group") and lines[2].startswith("baseline") and lines[3].startswith("bsz_large")
     assert lines[-1].startswith("2 groups: ") and "agreeing with the paper " in lines[-1]
     page = (tmp_path / "runs" / "paper.md").read_text()
     assert "at the scale `tiny`: nothing to speak of. The smallest 40% of the widths are run; widths (by 16)" in page

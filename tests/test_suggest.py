@@ -53,7 +53,9 @@ def test_command_line_of_a_suggestion(capsys):
     target = target_of(("width=512", "steps=4000", "rows=32"), config)
     assert target == TARGET
     print_suggestions(report(sweep(dataclasses.replace(EXACT, noise=0.02))), target, config, "runs/mine")
-    first, *commands, last = capsys.readouterr().out.splitlines()
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if line.startswith("  ")]  # the first sentence may take several lines
+    assert commands
     assert first.startswith("mup: at width 512, steps 4000, rows 32 the law predicts log2 LR -")
     assert last.endswith("equimu report runs/mine --over width steps rows")
     for command in commands:
