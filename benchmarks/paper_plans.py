@@ -19,8 +19,11 @@ from pathlib import Path
 from equimu.presets import groups
 
 _USUAL = ("v3:8x8", "--runtime.data", "32", "--runtime.fsdp", "4")
-_LARGE = ("v3:16x8", "--runtime.data", "16", "--runtime.fsdp", "16")
-_MACHINES = {"combined_dm8192": _LARGE, "llama": _LARGE}
+_MACHINES = {
+    "combined_dm8192": ("v3:16x8", "--runtime.data", "16", "--runtime.fsdp", "16"),
+    "combined_no_wd": ("v3:8x8", "--runtime.data", "16", "--runtime.fsdp", "8"),  # AdamW has twice the moments of Lion
+    "llama": ("v3:16x8", "--runtime.data", "4", "--runtime.fsdp", "64"),
+}
 _HEADER = ["group", "machine", "mesh", "parameters", "fits", "memory", "seconds a step", "MFU"]
 
 

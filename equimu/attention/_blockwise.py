@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from equimu._kept import kept
 from equimu._types import Scalar
 from equimu._varying import vary, varying_axes
 from equimu.attention import _loops, _strips, _tiling
@@ -67,6 +68,7 @@ def _forward(plan: Strips | Tiling, *arguments: Any) -> tuple[Array, Any]:
     # Scores are scaled where they enter the exponential, which takes the largest one: so the scale is to be positive.
     forward = functools.partial(_passes(plan).forward, plan, jnp.abs(scale), q_offset)
     out, saved = _over_batch(plan, forward, jnp.sign(scale).astype(q.dtype) * q, k, v, q_segments, k_segments)
+    out, saved = kept((out, saved))
     return out, (arguments, out, saved)
 
 

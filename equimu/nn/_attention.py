@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equimu._errors import EquimuError
+from equimu._kept import kept
 from equimu._types import Key
 from equimu._values import Positive, Real, Size, check, check_key
 from equimu.attention import decode_attention, dot_product_attention
@@ -110,8 +111,8 @@ class SelfAttention(eqx.Module):
             segment_ids: of all positions, where a sequence holds several documents one after the other: a position sees those
                 of its own segment, and rotary positions begin at 0 in each.
         """
-        q, k, v = self.heads(x, None if segment_ids is None else positions_in_segments(segment_ids))
-        mixed = dot_product_attention(q, k, v, scale=self.scale, segment_ids=segment_ids, backend=self.backend)
+        q, k, v = kept(self.heads(x, None if segment_ids is None else positions_in_segments(segment_ids)))
+        mixed = kept(dot_product_attention(q, k, v, scale=self.scale, segment_ids=segment_ids, backend=self.backend))
         return self.output(mixed.reshape(mixed.shape[0], -1))
 
     def extend(

@@ -11,6 +11,7 @@ from wadler_lindig import TextDoc, pformat
 
 from equimu._device import default_platform, known_platform
 from equimu._errors import EquimuError, nearest
+from equimu._kept import keeps, kept
 from equimu._types import Key
 from equimu._values import Count, Positive, Real, Size, check, check_key
 from equimu.declarations import register_residual
@@ -51,7 +52,7 @@ class Block(eqx.Module):
 
     def _add(self, x: Float[Array, "seq d_model"], mixed: Float[Array, "seq d_model"]) -> Float[Array, "seq d_model"]:
         """The residual stream after both branches, of which that of the attention is given."""
-        x = x + mixed
+        x = kept(x + mixed)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -244,11 +245,14 @@ class Transformer(eqx.Module):
         x = self.embed(tokens)
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
 
-        def layer(x: Array, arrays: Any) -> tuple[Array, None]:
+        def layer(x: Array, arrays: Any) -> Array:
             block = gather_shards(eqx.combine(arrays, static), self.dtype)
-            return block(x, segment_ids), None
+            return block(x, segment_ids)
 
-        x, _ = jax.lax.scan(self._rematerialised(layer), x, arrays, unroll=_unrolled(self.unroll, arrays))
+        layer = self._rematerialised(layer)
+        x, _ = jax.lax.scan(
+            lambda x, arrays: (layer(x, arrays), None), x, arrays, unroll=_unrolled(self.unroll, arrays)
+        )
         x = gather_shards(self.norm)(x)
         return gather_positions(x) if self.vocab_size % tensor_parallel_size(x) == 0 else x
 
@@ -271,10 +275,20 @@ class Transformer(eqx.Module):
             return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         if self.remat:
             return jax.checkpoint(layer)
+        if _on_gpu():
+            # `jax.checkpoint` holds its arguments together until the backward pass: in the compute dtype they are made
+            # anyway, as the layer's own weights in float32 they would be copies.
+            recomputed = jax.checkpoint(
+                layer, policy=lambda *a, **k: keeps(*a, **k) and not is_gather_of_shards(*a, **k)
+            )
+            return lambda x, arrays: recomputed(x, self._in_compute_dtype(arrays))
         if any(isinstance(x, Shard) for x in jax.tree.leaves(self.blocks, is_leaf=lambda x: isinstance(x, Shard))):
             # Kept for the backward pass, the gathered weights of all layers would be the whole model.
             return jax.checkpoint(layer, policy=lambda *args, **kwargs: not is_gather_of_shards(*args, **kwargs))
         return layer
+
+    def _in_compute_dtype(self, arrays: Any) -> Any:
+        return arrays if self.dtype is None else jax.tree.map(lambda x: x.astype(self.dtype), arrays)
 
 
 register_residual(Block, "attention.output", "mlp.down")
@@ -283,8 +297,11 @@ register_residual(Block, "attention.output", "mlp.down")
 def _unrolled(unroll: int, arrays: Any) -> int:
     """Blocks per iteration of the scan over blocks with these arrays, where 1 leaves it to the platform."""
     n_layer = jax.tree.leaves(arrays)[0].shape[0]
-    on_gpu = (known_platform() or default_platform()) in ("cuda", "rocm")
-    return n_layer if unroll == 1 and on_gpu and n_layer <= Transformer.unrolled_on_gpu else unroll
+    return n_layer if unroll == 1 and _on_gpu() and n_layer <= Transformer.unrolled_on_gpu else unroll
+
+
+def _on_gpu() -> bool:
+    return (known_platform() or default_platform()) in ("cuda", "rocm")
 
 
 def _logits(head: Linear | TiedEmbedding, x: Float[Array, "*seq d_model"]) -> Float[Array, "*seq vocab"]:

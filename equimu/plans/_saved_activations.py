@@ -5,7 +5,7 @@ from typing import Any
 
 # Operations that hand on what they are given, in another shape or type.
 _PASSING = frozenset(
-    ("broadcast_in_dim", "convert_element_type", "copy", "optimization_barrier", "pvary", "reshape", "squeeze")
+    ("broadcast_in_dim", "convert_element_type", "copy", "name", "optimization_barrier", "pvary", "reshape", "squeeze")
 )
 
 

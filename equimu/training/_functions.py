@@ -4,6 +4,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
+class StepPair(NamedTuple):
+    """A compiled step that measures its norms, and one that does not; called with `measure` as a single one is."""
+
+    measured: Any
+    plain: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """(state, batch, numbers, hyperparameters, measure) → (state, metrics)."""
+        *rest, measure = arguments
+        return (self.measured if measure else self.plain)(*rest)
+
+    def memory_analysis(self) -> Any:
+        """That of the step that measures, which needs more."""
+        return self.measured.memory_analysis()
+
+
 class Functions(NamedTuple):
     """The functions of a program, to be traced or compiled.
 
