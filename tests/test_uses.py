@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import equimu as mu
 from benchmarks.coordinate._subjects import subjects
@@ -48,6 +49,7 @@ def kinds(found):
         (lambda w, x: jnp.einsum("thi,hio->to", x.reshape(5, 4, 4), w), shape(4, 4, 7), ("product", "data", [0, 1], [2])),
         (lambda w, x: jax.vmap(lambda one: w @ one)(x), shape(4, N), ("product", "data", [1], [0])),
         (lambda w, x: jax.checkpoint(lambda w, x: x @ w)(w, x), shape(N, 4), ("product", "data", [0], [1])),
+        (lambda w, x: checkpoint_name(x, "x") @ checkpoint_name(w, "w"), shape(N, 4), ("product", "data", [0], [1])),
         (lambda w, x: jax.jit(lambda w, x: x @ w)(w, x), shape(N, 4), ("product", "data", [0], [1])),
         (lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x @ w + 1), shape(N, 4), ("product", "data", [0], [1])),
         (lambda w, x: jax.nn.one_hot(x[0].astype(int), 9) @ w, shape(9, N), ("product", "data", [0], [1])),

@@ -18,6 +18,7 @@ _IN_PLACE = {
         "cummax",
         "cumlogsumexp",
         "real",
+        "name",
         "optimization_barrier",
         "sort",
         "split",

@@ -64,7 +64,7 @@ def follow(closed: Any, arrays: Sequence[str | None]) -> Flow:
 
 
 # Operations that are linear in each of their arguments; what else works entry by entry bends.
-_LINEAR = {"add", "sub", "add_any", "mul", "div", "select_n", "neg", "tap", "pvary"}
+_LINEAR = {"add", "sub", "add_any", "mul", "div", "select_n", "neg", "name", "tap", "pvary"}
 _SQUARES = {"square", "integer_pow"}
 _MIXING = {"exp", "exp2", "log", "log1p", "expm1", "integer_pow", "square", "logistic", "pow"}
 
@@ -283,7 +283,7 @@ class _Walk:
             return self.at.moved(eqn, given) if fixed and len(having) == 1 else frozenset()
         if name in ("add", "add_any", "select_n", "max", "min") and len(having) > 1:
             return self.at.moved(eqn, given)
-        if name in ("add", "sub", "add_any", "select_n", "max", "min", "tanh", "tap", "pvary"):
+        if name in ("add", "sub", "add_any", "select_n", "max", "min", "tanh", "name", "tap", "pvary"):
             return frozenset[Place]().union(*(value.scores for value in having))
         return frozenset()
 
