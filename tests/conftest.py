@@ -1,4 +1,4 @@
-"""Eight CPU devices for the meshes, and every jaxtyping annotation of the package checked by beartype."""
+"""Eight CPU devices for the meshes, and every annotation of the package checked at run time."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-from jaxtyping import install_import_hook  # noqa: E402
+from annotations import check_annotations  # noqa: E402
 
-install_import_hook("equimu", "beartype.beartype").__enter__()
+check_annotations("equimu")
 
 assert jax.device_count() == 8, f"the tests need 8 CPU devices, found {jax.device_count()}"
 
