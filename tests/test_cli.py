@@ -85,6 +85,7 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     assert (code, again) == (0, out)
 
 
+@pytest.mark.long
 def test_sweep_suggests_cells(capsys, tmp_path):
     arguments = [
         *("sweep", LINES, "--over.width", "8", "16", "--over.steps", "4", "8", "--panels", "mup", "--seeds", "2"),
@@ -309,6 +310,7 @@ def test_interrupt_exits_with_130(corpus, tmp_path):
     assert done.returncode == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr
 
 
+@pytest.mark.long
 def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
     arguments = (
         *("coord-check", "--over", "width", "--sizes", "16", "64", "--seeds", "6", "--check-steps", "1"),

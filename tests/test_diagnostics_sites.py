@@ -129,6 +129,7 @@ def measured_power_of_tied_logits(factor):
     return slope(sizes, [np.mean([logits(n) for _ in range(4)]) for n in sizes])
 
 
+@pytest.mark.long
 def test_a_table_that_is_its_own_unembedding_grows_and_is_named():
     power = measured_power_of_tied_logits(lambda n: 1.0)
     assert 0.4 < power < 1

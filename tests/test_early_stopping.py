@@ -154,6 +154,7 @@ def test_runs_of_several_lengths_are_refused():
         early_stopping(list(curves(config)), config.axes, Recorded(-7.2))
 
 
+@pytest.mark.long
 def test_a_sweep_that_stops_early_goes_on_and_can_be_completed(tmp_path, made):
     run = RunConfig(task=find_task(LINES)(), log_every=2, steps=20, validation_batches=2)
     config = SweepConfig(

@@ -90,6 +90,7 @@ def test_unknown_errors_are_told_from_the_scatter():
     assert more[0] == pytest.approx(variance * (1 + np.linalg.inv(x.T @ x)[1, 1]), rel=1e-3)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth_as_often_as_they_say():
     predicted: list[bool] = []
     exponents: list[bool] = []

@@ -126,6 +126,7 @@ def test_a_diverged_run_ends_as_such(corpus, tmp_path):
     assert not math.isfinite(logger.rows[-1]["loss"])  # as it is, where the file has null
 
 
+@pytest.mark.long
 def test_each_cell_of_a_sweep_has_its_logger(corpus, tmp_path):
     grid = SweepConfig(
         run=in_grid(small_run(corpus, steps=3)),

@@ -163,7 +163,11 @@ def assert_equal(found, expected, tolerance):
 
 @pytest.mark.parametrize(
     ("shape", "accumulate", "table", "name"),
-    [((2, 2, 2), 4, "mup", "adamw"), ((1, 8, 1), 1, "sp", "lion"), ((1, 2, 4), 1, "mup", "lion")],
+    [
+        pytest.param((2, 2, 2), 4, "mup", "adamw", marks=pytest.mark.long),
+        pytest.param((1, 8, 1), 1, "sp", "lion", marks=pytest.mark.long),
+        ((1, 2, 4), 1, "mup", "lion"),
+    ],
     ids=str,
 )
 def test_mesh_trains_as_one_device_does(shape, accumulate, table, name):

@@ -82,6 +82,7 @@ def test_weight_decay_fitted_over_steps_compiles_once(tmp_path, made):
     assert "Does the best weight_decay transfer over steps?" in text and "| steps | -8 | -7 |" in text
 
 
+@pytest.mark.long
 def test_two_names_in_over_are_a_grid_and_a_panel_for_each_value_of_the_later_ones(tmp_path, made):
     runs = mu.sweep(
         Curve(),

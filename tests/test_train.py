@@ -248,6 +248,7 @@ def test_task_with_state_keys_metrics_and_auxiliary_loss_trains_and_resumes_to_t
     assert run.validation_loss < 0.8 and run.validation_loss != whole.validation_loss
 
 
+@pytest.mark.long
 def test_random_keys_are_of_rows_wherever_these_are_computed(tmp_path):
     """A run with dropout is the same on other meshes and in micro-batches; with another seed it draws others."""
     config = of_task(Dropped())

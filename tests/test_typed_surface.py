@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import signatures
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,7 @@ print(json.dumps(messages))
 """
 
 
+@pytest.mark.long
 def test_the_usual_hook_checks_all_and_its_messages_are_short():
     done = subprocess.run(
         [sys.executable, "-c", HOOKED, ROOT / "README.md"],
