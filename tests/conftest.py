@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 # The tests are on the CPU. With libtpu installed, JAX would look for a TPU first, and complain that there is none.
@@ -25,6 +26,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ["EQUIMU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """An interrupt arrives, here and in processes that a test starts, though a shell starts what runs behind it with none."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

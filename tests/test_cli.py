@@ -9,6 +9,8 @@ from runs import LINES
 from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 TINY = [
     *("--size.width", "16", "--model.head-dim", "8", "--base.width", "16", "--steps", "6"),
     *("--text.seq", "16", "--text.rows", "4", "--validation-batches", "2"),

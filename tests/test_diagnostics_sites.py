@@ -222,6 +222,7 @@ class Masked(eqx.Module):
         return self.last(jax.nn.relu(h))
 
 
+@pytest.mark.long
 def test_a_leaf_that_the_loss_does_not_depend_on_is_a_note():
     check = checked(Masked, label_loss, subjects()["MLP"].batches, seeds=range(2))
     assert check.passed, check.verdict

@@ -30,7 +30,7 @@ READERS = {
 # Commands that take a blink are run; of the others the flags and the files are looked at.
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
 # Pages that train, compile or search for more than three seconds.
-LONG = {"any-model", "attention", "coordinate-check", "own-model", "plan", "runs", "sweeps", "tune"}
+LONG = {"any-model", "attention", "choose", "coordinate-check", "own-model", "plan", "runs", "sweeps", "tune"}
 
 
 @pytest.fixture
@@ -187,6 +187,7 @@ def test_the_citation_has_the_version_of_the_package():
     ]
 
 
+@pytest.mark.long
 def test_import_is_light():
     # Seconds of the processor, the best of three, as shares of what jax, equinox and optax take to import: of
     # `import equimu`, and of all its names above those three.

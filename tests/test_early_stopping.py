@@ -14,6 +14,8 @@ from equimu.runs import Run
 from equimu.sweeps import cells, curves, early_stopping
 from equimu.tasks import find_task
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 STEPS = 100
 RATES = octaves(-10, -4, 0.5)
 

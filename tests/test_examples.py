@@ -28,7 +28,7 @@ THIRD_PARTY = ("equimo",)
 STAYS = 0.4
 
 
-LARGER = ("encoder_decoder", "mixer", "vision_transformer")
+LARGER = ("classifier", "encoder_decoder", "mixer", "vision_transformer")
 
 
 @pytest.mark.parametrize(

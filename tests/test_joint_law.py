@@ -173,6 +173,7 @@ def test_held_out_widths_are_predicted():
     assert not any(each.inside() for each in wrong)
 
 
+@pytest.mark.long
 def test_runs_that_were_too_short_are_named():
     cells = cells_of(dataclasses.replace(EXACT, noise=0.003), combinations=combinations((125, 250, 500, 1000)))
     assert "too short to have settled" not in repr(report(cells).laws[0].law) + markdown(report(cells))

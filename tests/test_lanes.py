@@ -69,6 +69,7 @@ def test_more_runs_than_lanes_are_what_they_are_alone(cells, alone, tmp_path):
     assert programs.made == 1
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_its_checkpoint_in_a_lane_beside_others(cells, alone, tmp_path):
     programs = Programs(lanes=LANES)
     left = trained(cells[:2], tmp_path, programs, until=7)

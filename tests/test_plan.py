@@ -98,6 +98,7 @@ def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
     assert facts.counts.flops == pytest.approx(facts.model_flops + unseen, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_model_with_state_is_planned():
     task = find_task(f"{EXAMPLE_FILES / 'classifier.py'}:Gratings")  # BatchNorm
     config = RunConfig(task=task(rows=8, examples=256), size={"width": 16})

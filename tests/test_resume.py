@@ -29,6 +29,8 @@ from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
 from equimu.training._step import Outcome, StepMetrics
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
 

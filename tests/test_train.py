@@ -15,6 +15,8 @@ from equimu import EquimuError, RuntimeConfig, train
 from equimu.runs import config_from_dict, config_to_dict, read_run, read_runs
 from equimu.training import Programs, build_tree, program_for
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 TIMES = {"tokens_per_second", "examples_per_second"}
 
 

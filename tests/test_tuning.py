@@ -21,6 +21,7 @@ from equimu.tuning._sampler import Sampler
 from equimu.tuning._space import searched_numbers, with_values
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.usefixtures("light_compilation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +258,7 @@ def test_the_sentence_of_a_comparison(compared):
     assert trained(8, 1.0, 1.0, 1.2).plus_minus == pytest.approx(6.3138 * 0.1, rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_tuned_table_retuned_at_twice_and_four_times_the_size(tmp_path):
     options = {"search": {"output.multiplier": (0.25, 4)}, "trials": 3, "seeds": 2, "finalists": 1}
     found = mu.compare(RUN, **options, against=None, rates=[2**-6], out=tmp_path)
