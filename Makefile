@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test test-all lint docs clean
+PYTEST = $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-most test-all lint docs clean
 
 demo: $(VENV)/.demo  ## tune small, train large, beside SP; prints a table, the paths of a page and a figure, and a sentence
 	$(VENV)/bin/equimu compare --config examples/demo.toml --at width=64,128,256 --out runs/demo
 
-test: $(VENV)/.test  ## the quick tests
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+test: $(VENV)/.test  ## the quick tests, some of every part
+	$(PYTEST) -m "not slow and not long"
+
+test-most: $(VENV)/.test  ## all but the slowest
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.test  ## all tests
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 lint: $(VENV)/.test  ## formatting, lint, types, and whether every public name has one
 	$(VENV)/bin/ruff format --check .

@@ -1,7 +1,8 @@
-"""Eight CPU devices for the meshes, and every jaxtyping annotation of the package checked by beartype."""
+"""Eight CPU devices for the meshes, and every annotation of the package checked at run time."""
 
 import json
 import os
+import signal
 from pathlib import Path
 
 # The tests are on the CPU. With libtpu installed, JAX would look for a TPU first, and complain that there is none.
@@ -12,9 +13,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-from jaxtyping import install_import_hook  # noqa: E402
+from annotations import check_annotations  # noqa: E402
 
-install_import_hook("equimu", "beartype.beartype").__enter__()
+check_annotations("equimu")
 
 assert jax.device_count() == 8, f"the tests need 8 CPU devices, found {jax.device_count()}"
 
@@ -25,6 +26,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ["EQUIMU_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """An interrupt arrives, here and in processes that a test starts, though a shell starts what runs behind it with none."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

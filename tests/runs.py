@@ -7,7 +7,7 @@ from typing import Any
 from equimu import LanguageModel
 from equimu.optim import AdamW
 from equimu.runs import RunConfig, Sizes
-from equimu.tasks import ModelConfig, TextConfig
+from equimu.tasks import ModelConfig, TextConfig, find_task
 
 LINES = f"{Path(__file__).parent / 'launched' / 'lines.py'}:Lines"
 """A task that compiles at once, as the command line names it."""
@@ -37,6 +37,29 @@ def small_run(
     )
 
 
+def lines_run(
+    *,
+    width: int = 16,
+    learning_rate: float = 2**-5,
+    name: str = "mup",
+    seed: int = 0,
+    steps: int = 12,
+    clip_norm: float | None = 1.0,
+) -> RunConfig:
+    """The same of a task that compiles at once, for tests in which the model does not matter."""
+    return RunConfig(
+        task=find_task(LINES)(),
+        size=Sizes(width=width),
+        base=Sizes(width=16),
+        parameterization=name,
+        optimizer=AdamW(learning_rate=learning_rate, clip_norm=clip_norm),
+        steps=steps,
+        seed=seed,
+        log_every=5,
+        validation_batches=3,
+    )
+
+
 def with_model(config: RunConfig, **fields: Any) -> RunConfig:
     """The run with other fields of its model."""
     model = dataclasses.replace(config.task.model, **fields)
@@ -53,6 +76,5 @@ def in_grid(run: RunConfig) -> RunConfig:
     """The run less what a sweep over width takes from its grid."""
     fresh = RunConfig()
     optimizer = dataclasses.replace(run.optimizer, learning_rate=fresh.optimizer.learning_rate)
-    return dataclasses.replace(
-        run, size=Sizes(depth=run.size["depth"]), parameterization=fresh.parameterization, optimizer=optimizer
-    )
+    size = {name: size for name, size in run.size.items() if name != "width"}
+    return dataclasses.replace(run, size=Sizes(**size), parameterization=fresh.parameterization, optimizer=optimizer)

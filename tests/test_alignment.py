@@ -50,6 +50,7 @@ def test_exponent_is_a_half_of_independent_and_one_of_aligned_factors():
     assert found["second.weight"].update_change == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.long
 def test_training_aligns_updates_with_their_inputs():
     make = functools.partial(nn.Transformer, vocab_size=16, n_layer=2, head_dim=16, attention_backend="reference")
     tree = parameterize(make, mup(), base={"d_model": 64}, target={"d_model": 64})

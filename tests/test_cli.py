@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,8 @@ from runs import LINES
 
 from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
+
+pytestmark = pytest.mark.usefixtures("light_compilation")
 
 TINY = [
     *("--size.width", "16", "--model.head-dim", "8", "--base.width", "16", "--steps", "6"),
@@ -60,11 +61,11 @@ def test_train_prints_loss_and_folder(capsys, corpus, tmp_path):
     assert (code, again) == (0, out.replace("\n", " (already done)\n", 1))
 
 
-def test_sweep_and_report(capsys, corpus, tmp_path):
+def test_sweep_and_report(capsys, tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(
-        f"""
-        fit = {{ learning_rate = ["2**-7", 0.03125, 0.125] }}
+        """
+        fit = { learning_rate = ["2**-7", 0.03125, 0.125] }
         panels = ["mup"]
         seeds = [0]
         [over]
@@ -73,11 +74,10 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
         steps = 6
         validation_batches = 2
         [run.task]
-        model = {{head_dim = 8}}
-        text = {{seq = 16, rows = 4, corpus = {json.dumps(corpus)}}}
+        rows = 4
         """
     )
-    code, out, err = call(capsys, "sweep", "--config", file, "--out", tmp_path / "runs")
+    code, out, err = call(capsys, "sweep", LINES, "--config", file, "--out", tmp_path / "runs")
     assert code == 0 and "6/6" in err
     paths = [line for line in out.splitlines() if line.startswith(str(tmp_path))]
     assert [path.rsplit("/", 1)[1] for path in paths] == ["report.html", "report.md", "report.png", "report.json"]
@@ -85,6 +85,7 @@ def test_sweep_and_report(capsys, corpus, tmp_path):
     assert (code, again) == (0, out)
 
 
+@pytest.mark.long
 def test_sweep_suggests_cells(capsys, tmp_path):
     arguments = [
         *("sweep", LINES, "--over.width", "8", "16", "--over.steps", "4", "8", "--panels", "mup", "--seeds", "2"),
@@ -309,12 +310,15 @@ def test_interrupt_exits_with_130(corpus, tmp_path):
     assert done.returncode == 130 and "Traceback" not in done.stderr and "interrupted" in done.stderr
 
 
+COORD_CHECK = (
+    *("coord-check", "--over", "width", "--sizes", "16", "64", "--seeds", "6", "--check-steps", "1"),
+    *("--size.depth", "1", "--model.head-dim", "8", "--base.width", "16", "--text.seq", "8", "--text.rows", "2"),
+)
+
+
+@pytest.mark.long
 def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
-    arguments = (
-        *("coord-check", "--over", "width", "--sizes", "16", "64", "--seeds", "6", "--check-steps", "1"),
-        *("--size.depth", "1", "--model.head-dim", "8", "--base.width", "16"),
-        *("--text.seq", "8", "--text.rows", "2", "--text.corpus", corpus, "--out", tmp_path),
-    )
+    arguments = (*COORD_CHECK, "--text.corpus", corpus, "--out", tmp_path)
     code, out, err = call(capsys, *arguments)
     assert code == 0, err
     assert "as mup-relative says over width 16, 64" in out and "checking 2/2" in err
@@ -322,6 +326,10 @@ def test_coord_check_tells_by_its_exit_code(capsys, corpus, tmp_path):
     # the standard factor on attention scores, with heads that grow
     code, out, err = call(capsys, *arguments, "--model.n-head", "2", "--model.attention-scale", "1/sqrt(head_dim)")
     assert code == 1 and err.splitlines()[-1].startswith("equimu: off: blocks.attention.scores"), err
+
+
+def test_coord_check_tells_what_cannot_be_checked(capsys, corpus, tmp_path):
+    arguments = (*COORD_CHECK, "--text.corpus", corpus, "--out", tmp_path)
     code, _, err = call(capsys, *arguments, "--over", "heads")
     assert code == 2 and "over names 'heads'" in err
     code, _, err = call(capsys, *arguments, "--model.n-head", "3")

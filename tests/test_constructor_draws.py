@@ -155,6 +155,7 @@ class Orthogonal(eqx.Module):
 register_axes(Orthogonal, square=("in", "out"), readout=("in", "out"))
 
 
+@pytest.mark.long
 def test_spread_of_mixed_draws_is_measured():
     model, own = start_of(Orthogonal, mup().with_start("constructor"), width=256), Orthogonal(256, key=KEY)
     assert jnp.array_equal(model.square, own.square)  # n^-1/2 both

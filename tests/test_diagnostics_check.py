@@ -43,7 +43,7 @@ def check_fault(fault: Fault):
         assert row.why
 
 
-@pytest.mark.parametrize("what", QUICK)
+@pytest.mark.parametrize("what", [*(pytest.param(what, marks=pytest.mark.long) for what in QUICK[:3]), QUICK[3]])
 def test_mistakes_are_caught_and_named(what):
     check_fault(ALL[what])
 
@@ -62,6 +62,7 @@ def mlp_probe(family="adam"):
     )
 
 
+@pytest.mark.long
 def test_healthy_models_pass_from_many_seeds():
     # 20 checks with 3 seeds each: what is alarming in one of them would alarm a user in twenty.
     for first in range(0, 60, 3):

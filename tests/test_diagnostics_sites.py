@@ -129,6 +129,7 @@ def measured_power_of_tied_logits(factor):
     return slope(sizes, [np.mean([logits(n) for _ in range(4)]) for n in sizes])
 
 
+@pytest.mark.long
 def test_a_table_that_is_its_own_unembedding_grows_and_is_named():
     power = measured_power_of_tied_logits(lambda n: 1.0)
     assert 0.4 < power < 1
@@ -221,6 +222,7 @@ class Masked(eqx.Module):
         return self.last(jax.nn.relu(h))
 
 
+@pytest.mark.long
 def test_a_leaf_that_the_loss_does_not_depend_on_is_a_note():
     check = checked(Masked, label_loss, subjects()["MLP"].batches, seeds=range(2))
     assert check.passed, check.verdict

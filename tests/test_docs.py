@@ -29,6 +29,8 @@ READERS = {
 }
 # Commands that take a blink are run; of the others the flags and the files are looked at.
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
+# Pages that train, compile or search for more than three seconds.
+LONG = {"any-model", "attention", "choose", "coordinate-check", "own-model", "plan", "runs", "sweeps", "tune"}
 
 
 @pytest.fixture
@@ -38,7 +40,13 @@ def as_users_have_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.long) if page.stem in LONG else page
+        for page in PAGES
+        if "```python" in page.read_text()
+    ],
+    ids=lambda page: page.stem,
 )
 @pytest.mark.usefixtures("as_users_have_it")
 def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
@@ -179,6 +187,7 @@ def test_the_citation_has_the_version_of_the_package():
     ]
 
 
+@pytest.mark.long
 def test_import_is_light():
     # Seconds of the processor, the best of three, as shares of what jax, equinox and optax take to import: of
     # `import equimu`, and of all its names above those three.

@@ -14,6 +14,8 @@ from equimu.runs import Run
 from equimu.sweeps import cells, curves, early_stopping
 from equimu.tasks import find_task
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 STEPS = 100
 RATES = octaves(-10, -4, 0.5)
 
@@ -154,6 +156,7 @@ def test_runs_of_several_lengths_are_refused():
         early_stopping(list(curves(config)), config.axes, Recorded(-7.2))
 
 
+@pytest.mark.long
 def test_a_sweep_that_stops_early_goes_on_and_can_be_completed(tmp_path, made):
     run = RunConfig(task=find_task(LINES)(), log_every=2, steps=20, validation_batches=2)
     config = SweepConfig(

@@ -28,7 +28,12 @@ THIRD_PARTY = ("equimo",)
 STAYS = 0.4
 
 
-@pytest.mark.parametrize("name", TASKS)
+LARGER = ("classifier", "encoder_decoder", "mixer", "vision_transformer")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LARGER else name for name in TASKS]
+)
 def test_an_example_trains(name, tmp_path):
     task = find_task(f"{EXAMPLES / name}.py:{TASKS[name]}")
     small = {"rows": 8} | ({} if name == "gru" else {"examples": 256})

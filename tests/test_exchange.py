@@ -123,6 +123,7 @@ def trained(corpus, tmp_path_factory):
     return run, export(run.folder, root / "exported")
 
 
+@pytest.mark.long
 def test_an_export_has_the_validation_loss_of_the_run(trained):
     run, made = trained
     assert made.step == 3 and made.no_llama is None

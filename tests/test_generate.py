@@ -58,6 +58,7 @@ def test_decoding_equals_the_whole_forward_pass(option):
     np.testing.assert_allclose(jnp.concatenate(parts), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_greedy_tokens_are_those_of_the_forward_pass_for_unequal_prompts():
     """Each token is the most likely after all before it, by the model itself; the row beside it changes nothing."""
     found = writer()

@@ -137,6 +137,7 @@ time.sleep(1 + int(sys.argv[2]))
 """
 
 
+@pytest.mark.long
 def test_processes_end_in_peace_while_their_watches_call_the_service():
     port = free_port()
     command = [sys.executable, "-c", JOIN_AND_END, str(port)]

@@ -90,6 +90,7 @@ def test_unknown_errors_are_told_from_the_scatter():
     assert more[0] == pytest.approx(variance * (1 + np.linalg.inv(x.T @ x)[1, 1]), rel=1e-3)
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth_as_often_as_they_say():
     predicted: list[bool] = []
     exponents: list[bool] = []
@@ -172,6 +173,7 @@ def test_held_out_widths_are_predicted():
     assert not any(each.inside() for each in wrong)
 
 
+@pytest.mark.long
 def test_runs_that_were_too_short_are_named():
     cells = cells_of(dataclasses.replace(EXACT, noise=0.003), combinations=combinations((125, 250, 500, 1000)))
     assert "too short to have settled" not in repr(report(cells).laws[0].law) + markdown(report(cells))

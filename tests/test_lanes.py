@@ -60,6 +60,7 @@ def alone(cells, tmp_path_factory):
     return [train(cell, out=out, programs=programs) for cell in cells]
 
 
+@pytest.mark.long
 def test_more_runs_than_lanes_are_what_they_are_alone(cells, alone, tmp_path):
     assert [run.status for run in alone] == ["finished"] * 8 + ["diverged"] * 4
     programs = Programs(lanes=LANES)
@@ -68,6 +69,7 @@ def test_more_runs_than_lanes_are_what_they_are_alone(cells, alone, tmp_path):
     assert programs.made == 1
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_its_checkpoint_in_a_lane_beside_others(cells, alone, tmp_path):
     programs = Programs(lanes=LANES)
     left = trained(cells[:2], tmp_path, programs, until=7)
@@ -78,6 +80,7 @@ def test_a_run_goes_on_from_its_checkpoint_in_a_lane_beside_others(cells, alone,
         assert_alike(together, one)
 
 
+@pytest.mark.long
 def test_a_run_that_fails_gives_its_lane_up(cells, tmp_path):
     class Cut(Exception):
         pass
@@ -116,6 +119,7 @@ def small_grid(**given):
     return SweepConfig(run=run, **{**fields, **given})
 
 
+@pytest.mark.long
 def test_a_sweep_is_vectorised_where_it_is_told_to(tmp_path, made):
     config = small_grid()
     together = sweep(config, out=tmp_path / "together", launcher=mu.Local(vectorize=True, workers=3))

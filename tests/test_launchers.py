@@ -149,6 +149,7 @@ def test_dry_run_tells_and_writes_nothing(tmp_path, capsys):
     assert sorted(out.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_printed_commands_train_the_cells_of_the_sweep(tmp_path):
     config, out = lines(), tmp_path / "out"
     printed = commands(config, out=out, runtime=RuntimeConfig(checkpoint_every=3, save_final=False))
@@ -264,6 +265,7 @@ def test_killed_jobs_are_queued_again_and_losses_are_those_of_local_runs(tmp_pat
     assert slurm_pool(tmp_path / "jobs", fake).train(grid) == runs and len(fake.begun) == 7
 
 
+@pytest.mark.long
 def test_jobs_are_left_early_and_go_on(tmp_path, quick):
     config = lines(fit={"learning_rate": mu.octaves(-9, -3)}, over={"width": (4,)})
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=20))

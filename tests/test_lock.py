@@ -1,6 +1,5 @@
 """One owner per run folder, by the kernel's lock where there is one, by sign of life where there is none."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import sys
 import time
 
 import pytest
-from runs import small_run
+from runs import lines_run
 
 from equimu import EquimuError, train
 from equimu.runs import _lock as lock_module
@@ -41,8 +40,8 @@ def test_second_owner_is_refused_and_told_who_the_first_is(tmp_path):
     FolderLock(tmp_path).release()
 
 
-def test_run_of_a_live_owner_is_refused_before_anything_is_touched(corpus, tmp_path):
-    config = small_run(corpus)
+def test_run_of_a_live_owner_is_refused_before_anything_is_touched(tmp_path):
+    config = lines_run()
 
     def again(row):
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -109,7 +108,7 @@ def test_owner_on_another_host_that_has_gone_silent_is_replaced(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_owner_that_was_replaced_notices_and_writes_no_more(corpus, tmp_path):
+def test_owner_that_was_replaced_notices_and_writes_no_more(tmp_path):
     def replace(row):
         (folder,) = tmp_path.iterdir()
         (folder / "lock").unlink()
@@ -117,7 +116,7 @@ def test_owner_that_was_replaced_notices_and_writes_no_more(corpus, tmp_path):
         time.sleep(0.5)
 
     with pytest.raises(EquimuError, match="was taken by another process"):
-        train(dataclasses.replace(small_run(corpus)), out=tmp_path, on_row=replace)
+        train(lines_run(), out=tmp_path, on_row=replace)
     (folder,) = tmp_path.iterdir()
     assert owner(folder)["token"] == "other"  # and is left alone
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1

@@ -8,7 +8,7 @@ import struct
 import sys
 
 import pytest
-from runs import in_grid, small_run
+from runs import in_grid, lines_run
 
 from equimu import EquimuError, register_logger, sweep, train
 from equimu._errors import Interrupted
@@ -58,26 +58,26 @@ def recorded():
     return RuntimeConfig(loggers=("recorder",), checkpoint_every=4)
 
 
-def test_a_logger_is_sent_the_rows_of_the_run(corpus, tmp_path):
-    run = train(small_run(corpus), out=tmp_path, runtime=recorded())
+def test_a_logger_is_sent_the_rows_of_the_run(tmp_path):
+    run = train(lines_run(), out=tmp_path, runtime=recorded())
     (logger,) = Recorder.made
     assert logger.begun == (run.identity, run.folder, 0)
     assert logger.rows == list(run.rows)
     assert logger.ends == ["finished"]
-    train(small_run(corpus), out=tmp_path, runtime=recorded())  # done before: nothing is sent
+    train(lines_run(), out=tmp_path, runtime=recorded())  # done before: nothing is sent
     assert len(Recorder.made) == 1
 
 
-def test_loggers_are_no_part_of_what_a_run_is(corpus, tmp_path):
-    with_logger = train(small_run(corpus), out=tmp_path / "a", runtime=recorded())
-    without = train(small_run(corpus), out=tmp_path / "b")
+def test_loggers_are_no_part_of_what_a_run_is(tmp_path):
+    with_logger = train(lines_run(), out=tmp_path / "a", runtime=recorded())
+    without = train(lines_run(), out=tmp_path / "b")
     assert with_logger.folder.name == without.folder.name
     assert with_logger.validation_loss == without.validation_loss
 
 
-def test_a_logger_that_raises_is_left_out_and_the_run_goes_on(corpus, tmp_path, capfd):
+def test_a_logger_that_raises_is_left_out_and_the_run_goes_on(tmp_path, capfd):
     runtime = RuntimeConfig(loggers=("broken", "recorder"))
-    run = train(small_run(corpus), out=tmp_path, runtime=runtime)
+    run = train(lines_run(), out=tmp_path, runtime=runtime)
     broken, recorder = Recorder.made
     assert len(broken.rows) == 2 and broken.ends == []
     assert recorder.rows == list(run.rows) and recorder.ends == ["finished"]
@@ -85,12 +85,12 @@ def test_a_logger_that_raises_is_left_out_and_the_run_goes_on(corpus, tmp_path, 
     assert line == "equimu: the logger broken failed (ConnectionError: the server is gone); the run goes on without it"
 
 
-def test_a_run_that_goes_on_has_a_new_logger(corpus, tmp_path):
+def test_a_run_that_goes_on_has_a_new_logger(tmp_path):
     def stop(row):
         if row["step"] == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    config = small_run(corpus)
+    config = lines_run()
     with pytest.raises(Interrupted):
         train(config, out=tmp_path, runtime=recorded(), on_row=stop)
     run = train(config, out=tmp_path, runtime=recorded())
@@ -101,12 +101,12 @@ def test_a_run_that_goes_on_has_a_new_logger(corpus, tmp_path):
     assert [*first.rows, *second.rows] == list(run.rows)
 
 
-def test_rows_after_the_checkpoint_are_sent_anew(corpus, tmp_path):
+def test_rows_after_the_checkpoint_are_sent_anew(tmp_path):
     def crash(row):
         if row["step"] == 10:
             raise OSError("power")
 
-    config = small_run(corpus)
+    config = lines_run()
     with pytest.raises(OSError, match="power"):
         train(config, out=tmp_path, runtime=recorded(), on_row=crash)
     train(config, out=tmp_path, runtime=recorded())
@@ -116,8 +116,8 @@ def test_rows_after_the_checkpoint_are_sent_anew(corpus, tmp_path):
     assert second.begun[2] == 8 and [row["step"] for row in second.rows] == [10, 12, 12]
 
 
-def test_a_diverged_run_ends_as_such(corpus, tmp_path):
-    config = small_run(corpus, learning_rate=1e30, name="sp", clip_norm=None)
+def test_a_diverged_run_ends_as_such(tmp_path):
+    config = lines_run(learning_rate=1e30, name="sp", clip_norm=None)
     diverging = dataclasses.replace(config, on_nonfinite="record")
     run = train(diverging, out=tmp_path, runtime=recorded())
     assert run.status == "diverged"
@@ -126,9 +126,10 @@ def test_a_diverged_run_ends_as_such(corpus, tmp_path):
     assert not math.isfinite(logger.rows[-1]["loss"])  # as it is, where the file has null
 
 
-def test_each_cell_of_a_sweep_has_its_logger(corpus, tmp_path):
+@pytest.mark.long
+def test_each_cell_of_a_sweep_has_its_logger(tmp_path):
     grid = SweepConfig(
-        run=in_grid(small_run(corpus, steps=3)),
+        run=in_grid(lines_run(steps=3)),
         over={"width": (8, 16)},
         panels=("mup",),
         fit={"learning_rate": (2**-6, 2**-5)},
@@ -139,14 +140,14 @@ def test_each_cell_of_a_sweep_has_its_logger(corpus, tmp_path):
     assert sent == {run.folder.name: list(run.rows) for run in runs}
 
 
-def test_mistakes_are_found_before_the_run_begins(corpus, tmp_path):
+def test_mistakes_are_found_before_the_run_begins(tmp_path):
     with pytest.raises(EquimuError, match=r"runtime\.loggers 'recordr' is unknown: did you mean 'recorder'"):
         RuntimeConfig(loggers=("recordr",))
     with pytest.raises(EquimuError, match="'tensorboard' is a logger of equimu's own"):
         register_logger("tensorboard", Recorder)
     register_logger("strict", lambda: 1 / 0)
     with pytest.raises(EquimuError, match=r"the logger strict cannot be made \(ZeroDivisionError: division by zero\)"):
-        train(small_run(corpus), out=tmp_path / "out", runtime=RuntimeConfig(loggers=("strict",)))
+        train(lines_run(), out=tmp_path / "out", runtime=RuntimeConfig(loggers=("strict",)))
     assert not (tmp_path / "out").exists()
     assert {"tensorboard", "recorder", "broken", "strict"} <= set(logger_names())
 
@@ -162,9 +163,9 @@ def events(folder):
             content = content[16 + size :]
 
 
-def test_tensorboard_has_the_numbers_of_the_rows(corpus, tmp_path):
+def test_tensorboard_has_the_numbers_of_the_rows(tmp_path):
     pytest.importorskip("tensorboardX", reason="pip install 'equimu[tensorboard]'")
-    run = train(small_run(corpus), out=tmp_path, runtime=RuntimeConfig(loggers=("tensorboard",)))
+    run = train(lines_run(), out=tmp_path, runtime=RuntimeConfig(loggers=("tensorboard",)))
     scalars = {
         (value.tag, event.step): value.simple_value
         for event in events(run.folder / "tensorboard")
@@ -178,7 +179,7 @@ def test_tensorboard_has_the_numbers_of_the_rows(corpus, tmp_path):
     assert scalars[f"leaves/{leaf}/{name}", 1] == pytest.approx(value)
 
 
-def test_without_the_package_the_pip_command_is_told(corpus, tmp_path, monkeypatch):
+def test_without_the_package_the_pip_command_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(EquimuError, match=r"pip install 'equimu\[tensorboard\]'"):
-        train(small_run(corpus), out=tmp_path / "out", runtime=RuntimeConfig(loggers=("tensorboard",)))
+        train(lines_run(), out=tmp_path / "out", runtime=RuntimeConfig(loggers=("tensorboard",)))

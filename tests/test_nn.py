@@ -214,6 +214,7 @@ def test_every_array_gets_a_gradient_but_the_tied_slot():
     assert all(np.any(g != 0) for g in jax.tree.leaves(gradient) if g.ndim)
 
 
+@pytest.mark.long
 def test_scan_remat_and_unroll_compute_the_same_as_a_python_loop():
     """Values and gradients."""
     model = model64("all")

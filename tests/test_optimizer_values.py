@@ -104,6 +104,7 @@ def test_mistakes_with_schedules_are_one_line(call, words):
         call()
 
 
+@pytest.mark.long
 def test_runs_that_differ_in_numbers_of_the_optimizer_share_a_program(tmp_path):
     programs = Programs()
     config = mu.RunConfig(task=find_task(LINES)(), size={"width": 8}, steps=3, validation_batches=3)

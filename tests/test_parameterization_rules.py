@@ -6,6 +6,7 @@ and Lingle (arXiv 2404.05728).
 """
 
 import functools
+import inspect
 import itertools
 from fractions import Fraction
 from math import sqrt
@@ -13,7 +14,18 @@ from math import sqrt
 import pytest
 
 from equimu import EquimuError, mup, nn, parameterize, sp, tpv
-from equimu.parameterization import Parameterization, Row, _array_rules, _sizes, _starts, _trace, fan_in, rules_of
+from equimu.parameterization import (
+    Parameterization,
+    Row,
+    _array_rules,
+    _sizes,
+    _starts,
+    _trace,
+    _tree,
+    fan_in,
+    rules_of,
+)
+from equimu.parameterization._second_uses import with_second_uses
 
 BASE, N = 128, 192  # m = 1.5
 VOCAB, LAYERS, HEAD = 11, 2, 16
@@ -181,14 +193,20 @@ def leaves(option, n):
 @pytest.fixture(autouse=True, scope="module")
 def traced_once():
     """Tracing a model does not depend on the parameterization: here, each model is traced once for all of them."""
+    blueprints, starts = functools.cache(_trace.Blueprints), functools.cache(_starts.starts)
+
+    @functools.cache
+    def measured(known, base, target):
+        return _sizes.measure(lambda sizes: with_second_uses(known(sizes).shapes()), dict(base), dict(target))
+
+    def measure(shapes_at, base, target):
+        known = inspect.getclosurevars(shapes_at).nonlocals["blueprints"]
+        return measured(known, (*base.items(),), (*target.items(),))
+
     with pytest.MonkeyPatch.context() as patch:
-        measure = functools.cache(lambda make, base, target: _sizes.measure(make, dict(base), dict(target)))
-        starts = functools.cache(lambda make, sizes: _starts.starts(_trace.Blueprint(make, dict(sizes))))
-        plain = _trace.Blueprint.shapes
-        shapes = functools.cache(lambda make, sizes: plain(_trace.Blueprint(make, dict(sizes))))
-        patch.setattr(_array_rules, "measure", lambda make, b, t: measure(make, (*b.items(),), (*t.items(),)))
-        patch.setattr(_array_rules, "starts", lambda blueprint: starts(blueprint.make, (*blueprint.sizes.items(),)))
-        patch.setattr(_trace.Blueprint, "shapes", lambda self: shapes(self.make, (*self.sizes.items(),)))
+        patch.setattr(_tree, "Blueprints", blueprints)
+        patch.setattr(_array_rules, "starts", starts)
+        patch.setattr(_array_rules, "measure", measure)
         yield
 
 

@@ -253,6 +253,7 @@ def test_exponents_of_completed_p_change_rates_and_not_the_time_scale_of_decay()
         assert rule.lr * rule.weight_decay == pytest.approx(4 / 16)
 
 
+@pytest.mark.long
 def test_forgetting_scales_adams_averages():
     tree = parameterize(make, completed_p(), **SIZES, batch_ratio=2, length_ratio=1)
     params = eqx.filter(initialize(tree, jax.random.key(0)), eqx.is_inexact_array)
@@ -301,6 +302,7 @@ def test_umup():
         assert (rule.init_std, rule.multiplier, rule.lr) == pytest.approx(expected), rule.path
 
 
+@pytest.mark.long
 def test_branches_of_umup_compute_its_residual_rule():
     """τ_i² = α²/(blocks + i·α²), branch τ/√(1+τ²), skip 1/√(1+τ²): with norms in front of all readers, the same function."""
     alpha = 0.7

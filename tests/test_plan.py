@@ -98,6 +98,7 @@ def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
     assert facts.counts.flops == pytest.approx(facts.model_flops + unseen, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_model_with_state_is_planned():
     task = find_task(f"{EXAMPLE_FILES / 'classifier.py'}:Gratings")  # BatchNorm
     config = RunConfig(task=task(rows=8, examples=256), size={"width": 16})
@@ -106,6 +107,7 @@ def test_a_model_with_state_is_planned():
     assert facts.unit == "examples" and facts.weights > 0
 
 
+@pytest.mark.long
 def test_recomputation_is_counted_and_not_needed():
     without = decoder(TINY_SIZE, base={"width": 32}, head_dim=16)
     again, once = facts_of(TINY, "cpu:1"), facts_of(without, "cpu:1")
@@ -125,7 +127,14 @@ def test_weights_and_optimizer_fall_as_one_over_n():
         assert optimizer_bytes(config, tree, own) == pytest.approx(2 * whole / n, rel=1e-6)
 
 
-@pytest.mark.parametrize("name, mesh", [("lion", (1, 8, 1)), ("adamw", (2, 2, 2)), ("sgd", (8, 1, 1))])
+@pytest.mark.parametrize(
+    "name, mesh",
+    [
+        ("lion", (1, 8, 1)),
+        pytest.param("adamw", (2, 2, 2), marks=pytest.mark.long),
+        pytest.param("sgd", (8, 1, 1), marks=pytest.mark.long),
+    ],
+)
 def test_the_compiled_step_holds_what_is_estimated(name, mesh):
     config = dataclasses.replace(TINY, optimizer=optimizer_class(name)())
     facts = facts_of(config, data=mesh[0], fsdp=mesh[1], tensor=mesh[2])

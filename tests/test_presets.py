@@ -244,6 +244,7 @@ def found(corpus, tmp_path_factory, light_compilation):
         return reproduce(["baseline"], scale=scale, out=out, seeds=1, text={"corpus": corpus})[0]
 
 
+@pytest.mark.long
 def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(

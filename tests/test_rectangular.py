@@ -100,7 +100,9 @@ def test_update_of_a_map_between_two_widths_moves_its_output_alike_at_all_of_the
     check(family, table, growth)
 
 
-@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize(
+    "growth", [*(pytest.param(name, marks=pytest.mark.long) for name in GROWTHS if name != "in"), "in"]
+)
 def test_update_moves_the_output_alike_under_sgd(growth):
     # Without the rate's ratio the effect falls 16-fold here where the output alone grows 16-fold.
     check("sgd", "tpv 3", growth)

@@ -18,6 +18,8 @@ from equimu.reports import Cell, Fitted, report
 from equimu.reports._leaf_findings import leaves
 from equimu.reports._table import markdown
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 def cells(exponent=-0.5, **numbers):
     """Runs whose leaf `w` has a ratio of 0.01 · (size / 32)^exponent, at three rates."""

@@ -29,6 +29,8 @@ from equimu.training._loss_record import LossRecord
 from equimu.training._metrics import MetricsLog
 from equimu.training._step import Outcome, StepMetrics
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
 
@@ -219,6 +221,7 @@ def test_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.long
 def test_sweep_told_to_end_goes_on_with_the_cells_that_were_under_way(corpus, tmp_path):
     run = in_grid(small_run(corpus, steps=300))
     config = SweepConfig(run=run, over={"width": (16,)}, panels=("mup",), fit={"learning_rate": octaves(-7, -4)})
@@ -316,6 +319,7 @@ def test_recorded_divergence_ends_after_the_very_step(whole, tmp_path):
     assert last["loss"] is None and 1 < last["step"] < 19
 
 
+@pytest.mark.long
 def test_skipped_updates_are_counted_and_change_nothing(whole, tmp_path):
     run = train(diverging(config_of(whole), "skip"), out=tmp_path)
     skipped = [row["skipped"] for row in run.rows if "skipped" in row]

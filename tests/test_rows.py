@@ -15,6 +15,8 @@ from equimu.runs import _rows as rows_module
 from equimu.runs import read_run, read_runs
 from equimu.training import RuntimeConfig
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 OFTEN = RuntimeConfig(checkpoint_every=4)
 
 
@@ -52,6 +54,14 @@ def whole(corpus, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cut_once(corpus, tmp_path_factory):
     return cut_run(small_run(corpus), tmp_path_factory.mktemp("cut"))
+
+
+@pytest.fixture(scope="module")
+def cut_without_rows(corpus, tmp_path_factory):
+    """The same, of which no checkpoint holds the rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "_KEPT_BYTES", 0)
+        return cut_run(small_run(corpus), tmp_path_factory.mktemp("cut"))
 
 
 @pytest.fixture
@@ -121,9 +131,9 @@ def test_lost_rows_are_taken_from_the_checkpoint(what, whole, cut, capsys):
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_lost_rows_that_no_checkpoint_holds_are_told(what, whole, cut_once, corpus, tmp_path, monkeypatch):
+def test_lost_rows_that_no_checkpoint_holds_are_told(what, whole, cut_without_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(rows_module, "_KEPT_BYTES", 0)
-    folder = cut_run(config_of(whole), tmp_path)
+    folder = shutil.copytree(cut_without_rows, tmp_path / cut_without_rows.name)
     DAMAGE[what](folder / "metrics.jsonl")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(EquimuError, match="are lost .*bring metrics.jsonl back, move checkpoints away") as error:

@@ -163,7 +163,11 @@ def assert_equal(found, expected, tolerance):
 
 @pytest.mark.parametrize(
     ("shape", "accumulate", "table", "name"),
-    [((2, 2, 2), 4, "mup", "adamw"), ((1, 8, 1), 1, "sp", "lion"), ((1, 2, 4), 1, "mup", "lion")],
+    [
+        pytest.param((2, 2, 2), 4, "mup", "adamw", marks=pytest.mark.long),
+        pytest.param((1, 8, 1), 1, "sp", "lion", marks=pytest.mark.long),
+        ((1, 2, 4), 1, "mup", "lion"),
+    ],
     ids=str,
 )
 def test_mesh_trains_as_one_device_does(shape, accumulate, table, name):
@@ -190,9 +194,12 @@ OPTIONS = {
     "projections kept": ((1, 4, 2), {"remat": "projections", "n_kv_head": 8}, {"accumulate": 2}),
     "recomputed": ((1, 4, 2), {"remat": True, "n_kv_head": 1}, {"loss_denominator": "positions"}),
 }
+LONG = {"all", "tied, indivisible", "projections kept"}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "option", [pytest.param(option, marks=pytest.mark.long) if option in LONG else option for option in OPTIONS]
+)
 def test_options_on_a_mesh_have_the_gradient_of_one_device(option):
     shape, options, of_step = OPTIONS[option]
     of_task = {name: value for name, value in of_step.items() if name != "accumulate"}

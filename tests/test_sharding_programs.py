@@ -108,6 +108,7 @@ def test_full_logits_are_never_in_memory():
     assert max(sizes) == max(share * 32, 16 * share)
 
 
+@pytest.mark.long
 def test_weights_travel_in_the_compute_dtype():
     _, text = program_text((1, 8, 1), 1, dtype=jnp.bfloat16, n_kv_head=8, n_layer=3)
     kinds = re.findall(r"stablehlo.(all_gather|reduce_scatter).*?\n?.*?-> tensor<[\dx]*(\w+)>", text)

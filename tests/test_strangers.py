@@ -231,6 +231,7 @@ def test_draft_that_is_a_link_is_removed_and_not_followed(saved):
 # The current folder, seeds, programs
 
 
+@pytest.mark.long
 def test_plan_runs_no_code_of_the_current_folder(tmp_path):
     (tmp_path / "run").touch()
     for name in ("jax", "numpy", "equinox", "json", "dataclasses", "sitecustomize"):

@@ -22,6 +22,7 @@ def with_additions(truth, suggested):
     return sweep(truth) + more
 
 
+@pytest.mark.long
 def test_intervals_become_as_narrow_as_was_said():
     ratios: list[tuple[float, float]] = []
     for number in range(16):

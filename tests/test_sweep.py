@@ -3,23 +3,24 @@ import os
 import signal
 
 import pytest
-from runs import in_grid, small_run
+from runs import in_grid, lines_run, small_run
 
 from equimu import EquimuError, SweepConfig, octaves, sweep
 from equimu._errors import Interrupted
 from equimu.reports import cells_of, read_cells, report, write_report
+from equimu.sweeps import cells
 from equimu.training import train
 
 
-def small_sweep(corpus, **grid):
-    run = in_grid(small_run(corpus))
+def small_sweep(run=None, **grid):
+    run = in_grid(lines_run() if run is None else run)
     grid = {"over": {"width": (8, 16)}, "fit": {"learning_rate": octaves(-7, -3, 2)}, "seeds": 1, **grid}
     return SweepConfig(run=run, **grid)
 
 
-def test_sweep_runs_every_cell_with_one_program_per_width(corpus, tmp_path, made):
+def test_sweep_runs_every_cell_with_one_program_per_width(tmp_path, made):
     found = []
-    config = small_sweep(corpus)
+    config = small_sweep()
     runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: found.append((done, total)))
     assert len(runs) == 12 and sorted(found) == [(n, 12) for n in range(1, 13)]
     assert [programs.made for programs in made] == [2]
@@ -36,8 +37,8 @@ def test_a_sweep_is_of_three_seeds_unless_told():
     assert SweepConfig().seeds == (0, 1, 2)
 
 
-def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
-    config = small_sweep(corpus, over={"width": (8,)})
+def test_sweep_goes_on_where_it_was_interrupted(tmp_path):
+    config = small_sweep(over={"width": (8,)})
 
     def stop(run, done, total):
         if done == 4:
@@ -53,43 +54,44 @@ def test_sweep_goes_on_where_it_was_interrupted(corpus, tmp_path):
     assert [run.validation_loss for run in runs] == [run.validation_loss for run in whole]
 
 
-def test_a_cell_is_the_run_that_train_would_do(corpus, tmp_path):
-    runs = sweep(small_sweep(corpus, over={"width": (8,)}, panels=("mup",)), out=tmp_path / "sweep")
-    alone = train(runs[0].config, out=tmp_path / "alone")
-    assert alone.validation_loss == runs[0].validation_loss
-    assert alone.folder.name == runs[0].folder.name
+def test_a_cell_is_the_run_that_train_would_do(tmp_path):
+    config = small_sweep(over={"width": (8,)}, panels=("mup",))
+    first, *_ = sweep(config, out=tmp_path / "sweep")
+    alone = train(next(iter(cells(config))), out=tmp_path / "alone")
+    assert alone.validation_loss == first.validation_loss
+    assert alone.folder.name == first.folder.name
 
 
 def test_sweep_checks_every_cell_before_the_first(corpus, tmp_path):
     with pytest.raises(EquimuError, match="12 is not a multiple of head_dim 8"):
-        sweep(small_sweep(corpus, over={"width": (8, 12)}), out=tmp_path / "out")
+        sweep(small_sweep(small_run(corpus), over={"width": (8, 12)}), out=tmp_path / "out")
     with pytest.raises(EquimuError, match="larger than the target"):
-        sweep(small_sweep(corpus, base={"width": 16}), out=tmp_path / "out")
+        sweep(small_sweep(small_run(corpus), base={"width": 16}), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_sweep_says_how_far_it_came(corpus, tmp_path):
+def test_interrupted_sweep_says_how_far_it_came(tmp_path):
     def stop(run, done, total):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match=r"stopped with [1-9] of \d+ cells done; the same command goes on"):
-        sweep(small_sweep(corpus), out=tmp_path, workers=1, on_cell=stop)
+        sweep(small_sweep(), out=tmp_path, workers=1, on_cell=stop)
 
 
-def test_report_of_run_folders(corpus, tmp_path):
-    runs = sweep(small_sweep(corpus), out=tmp_path / "runs")
-    cells = read_cells(tmp_path / "runs")
-    assert cells == sorted(cells_of(runs), key=lambda c: (c.panel, c.size, c.value))
-    assert repr(report(str(tmp_path / "runs"))) == repr(report(cells))
-    assert small_sweep(corpus).cell_text(runs[0]) == "mup, width 8, learning_rate 0.007812, seed 0"
+def test_report_of_run_folders(tmp_path):
+    runs = sweep(small_sweep(), out=tmp_path / "runs")
+    found = read_cells(tmp_path / "runs")
+    assert found == sorted(cells_of(runs), key=lambda c: (c.panel, c.size, c.value))
+    assert repr(report(str(tmp_path / "runs"))) == repr(report(found))
+    assert small_sweep().cell_text(runs[0]) == "mup, width 8, learning_rate 0.007812, seed 0"
     with pytest.raises(EquimuError, match="holds no runs, but folders of them: name one of runs"):
         read_cells(tmp_path)
     with pytest.raises(EquimuError, match="fit optimizer.b2 is 0.95 in all runs; fit what differs: .*learning_rate"):
         read_cells(tmp_path / "runs", fit="b2")
-    _, page, figure, data = write_report(report(cells), tmp_path / "report")
+    _, page, figure, data = write_report(report(found), tmp_path / "report")
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "mup" in page.read_text() and json.loads(data.read_text())
     # runs that differ in more than a sweep varies do not belong in one figure
-    train(small_run(corpus, width=8 * 4, steps=3), out=tmp_path / "runs")
+    train(lines_run(width=8 * 4, steps=3), out=tmp_path / "runs")
     with pytest.raises(EquimuError, match="more than one sweep"):
         read_cells(tmp_path / "runs")

@@ -12,6 +12,8 @@ import equimu as mu
 from equimu import EquimuError
 from equimu.reports import Cell, cells_of, markdown, read_cells, report, write_report
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 class Net(eqx.Module):
     layers: list[eqx.nn.Linear]
@@ -82,6 +84,7 @@ def test_weight_decay_fitted_over_steps_compiles_once(tmp_path, made):
     assert "Does the best weight_decay transfer over steps?" in text and "| steps | -8 | -7 |" in text
 
 
+@pytest.mark.long
 def test_two_names_in_over_are_a_grid_and_a_panel_for_each_value_of_the_later_ones(tmp_path, made):
     runs = mu.sweep(
         Curve(),
@@ -106,6 +109,7 @@ def test_two_names_in_over_are_a_grid_and_a_panel_for_each_value_of_the_later_on
     assert names == {panel.name for panel in found.panels}
 
 
+@pytest.mark.long
 def test_a_decay_rate_fitted_on_a_linear_axis_in_panels_of_optimizers(tmp_path, made):
     values = (0.85, 0.9, 0.95)
     runs = mu.sweep(

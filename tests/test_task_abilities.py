@@ -82,6 +82,7 @@ def at_rest(task, out):
     return run.validation_loss, np.concatenate(misses)
 
 
+@pytest.mark.long
 def test_frozen_parts_stay_where_they_start(tmp_path):
     free, frozen = (trained(Products(frozen=each), tmp_path) for each in (False, True))
     for run, moves in ((free, True), (frozen, False)):

@@ -272,6 +272,7 @@ def test_a_config_file_with_a_typo_in_a_task(my, capsys, tmp_path):
     assert (code, out) == (2, "") and err.count("\n") == 1 and "did you mean 'power'" in err
 
 
+@pytest.mark.long
 def test_another_source_is_said_when_a_run_goes_on(my, tmp_path):
     program = f"""
 import equimu as mu

@@ -15,6 +15,8 @@ from equimu import EquimuError, RuntimeConfig, train
 from equimu.runs import config_from_dict, config_to_dict, read_run, read_runs
 from equimu.training import Programs, build_tree, program_for
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 TIMES = {"tokens_per_second", "examples_per_second"}
 
 
@@ -248,6 +250,7 @@ def test_task_with_state_keys_metrics_and_auxiliary_loss_trains_and_resumes_to_t
     assert run.validation_loss < 0.8 and run.validation_loss != whole.validation_loss
 
 
+@pytest.mark.long
 def test_random_keys_are_of_rows_wherever_these_are_computed(tmp_path):
     """A run with dropout is the same on other meshes and in micro-batches; with another seed it draws others."""
     config = of_task(Dropped())

@@ -21,6 +21,7 @@ from equimu.tuning._sampler import Sampler
 from equimu.tuning._space import searched_numbers, with_values
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.usefixtures("light_compilation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +203,7 @@ def compared(tmp_path_factory):
     return found, told, out, options
 
 
+@pytest.mark.long
 def test_the_same_seeds_of_each_way_to_train(compared):
     found, told, out, options = compared
     assert [each.size for each in found.carried] == [8, 16, 32]
@@ -222,6 +224,7 @@ def test_the_same_seeds_of_each_way_to_train(compared):
     assert again.carried == found.carried and done == {path: path.stat().st_mtime_ns for path in out.rglob("done")}
 
 
+@pytest.mark.long
 def test_the_page_of_a_comparison(compared, tmp_path):
     found, *_ = compared
     page, figure, data = write_comparison(found, tmp_path)
@@ -232,6 +235,7 @@ def test_the_page_of_a_comparison(compared, tmp_path):
     assert check_schema("compare", data.read_text())["carried"][2]["losses"] == list(found.carried[2].losses)
 
 
+@pytest.mark.long
 def test_the_sentence_of_a_comparison(compared):
     found, *_ = compared
     tuned = dataclasses.replace(found.tuned, seconds=12.0, flops=4.0)
@@ -254,6 +258,7 @@ def test_the_sentence_of_a_comparison(compared):
     assert trained(8, 1.0, 1.0, 1.2).plus_minus == pytest.approx(6.3138 * 0.1, rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_tuned_table_retuned_at_twice_and_four_times_the_size(tmp_path):
     options = {"search": {"output.multiplier": (0.25, 4)}, "trials": 3, "seeds": 2, "finalists": 1}
     found = mu.compare(RUN, **options, against=None, rates=[2**-6], out=tmp_path)
@@ -279,6 +284,7 @@ def test_mistakes_of_a_comparison(options, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_numbers_that_are_worth_nothing_go_back_to_their_defaults(tmp_path):
     """The range of epsilon is such that no value of it matters."""
     tuned = mu.tune(RUN, search={**RANGES, "eps": (1e-12, 1e-11)}, trials=24, seeds=3, finalists=2, out=tmp_path)

@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import pytest
 import signatures
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import TypeCheckError
+
+import equimu as mu
 
 ROOT = Path(__file__).parents[1]
 # As a user installs the hook, and with it makes mistakes.
@@ -48,6 +54,7 @@ print(json.dumps(messages))
 """
 
 
+@pytest.mark.long
 def test_the_usual_hook_checks_all_and_its_messages_are_short():
     done = subprocess.run(
         [sys.executable, "-c", HOOKED, ROOT / "README.md"],
@@ -61,6 +68,17 @@ def test_the_usual_hook_checks_all_and_its_messages_are_short():
     for argument, message in messages.items():
         assert f"parameter '{argument}'" in message and "Actual value" in message and "Expected type" in message
         assert len(message) < 1500, message
+
+
+def test_all_annotations_are_checked_in_the_tests():
+    q = jnp.ones((8, 2, 16))
+    for mistake in (lambda: mu.table(None, markdown=1.5), lambda: mu.AdamW(learning_rate="large")):
+        with pytest.raises(BeartypeCallHintViolation, match="markdown=1.5|learning_rate='large'"):
+            mistake()
+    # what the arguments say of each other's shapes, too
+    for name, k, v in (("k", q[:, 0], q), ("v", q[:7], q)):
+        with pytest.raises(TypeCheckError, match=f"parameter '{name}'"):
+            mu.attention.dot_product_attention(q, k, v, scale=1)
 
 
 def test_public_names_and_their_signatures_stay():

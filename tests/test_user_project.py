@@ -32,6 +32,7 @@ def run(project, *command):
     )
 
 
+@pytest.mark.long
 def test_it_is_strictly_typed(project):
     (project / "pyrightconfig.json").write_text(json.dumps({**STRICT, "extraPaths": [str(PROJECT.parents[1])]}))
     done = run(project, "pyright", "--pythonpath", sys.executable, "--outputjson")
@@ -43,21 +44,26 @@ def test_it_is_strictly_typed(project):
     assert "ignore" not in (project / "my_lab.py").read_text()
 
 
+COMMANDS = [
+    "show my_lab.py:Quadrants --parameterization mine(power=0.5)",
+    "train my_lab.py:Quadrants --steps 4 --smoothing 0.1 --parameterization mine --size.width 32 "
+    "--optimizer.name nadam --optimizer.b2 0.9",
+]
+LONG = [
+    "sweep my_lab.py:Quadrants --over.width 8 16 --panels mine sp --seeds 1 --run.steps 4 "
+    "--fit.learning-rate 2**-6 2**-5 2**-4",
+    "coord-check my_lab.py:Quadrants --sizes 64 128 256 --seeds 3",
+    "plan my_lab.py:Quadrants cluster:2 --json",
+    "train my_lab.py:Decoder --steps 2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "
+    "--model.attention-backend plain --runtime.loggers last-loss",
+    "plan my_lab.py:Decoder cluster:2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "
+    "--model.attention-backend plain",
+]
+
+
 @pytest.mark.parametrize(
     "command",
-    [
-        "show my_lab.py:Quadrants --parameterization mine(power=0.5)",
-        "train my_lab.py:Quadrants --steps 4 --smoothing 0.1 --parameterization mine --size.width 32 "
-        "--optimizer.name nadam --optimizer.b2 0.9",
-        "sweep my_lab.py:Quadrants --over.width 8 16 --panels mine sp --seeds 1 --run.steps 4 "
-        "--fit.learning-rate 2**-6 2**-5 2**-4",
-        "coord-check my_lab.py:Quadrants --sizes 64 128 256 --seeds 3",
-        "plan my_lab.py:Quadrants cluster:2 --json",
-        "train my_lab.py:Decoder --steps 2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "
-        "--model.attention-backend plain --runtime.loggers last-loss",
-        "plan my_lab.py:Decoder cluster:2 --size.width 16 --size.depth 1 --text.corpus my_lab.py --text.seq 16 "
-        "--model.attention-backend plain",
-    ],
+    [*COMMANDS, *(pytest.param(command, marks=pytest.mark.long) for command in LONG)],
     ids=lambda command: command.split()[0],
 )
 def test_the_command_line_takes_it(project, command):

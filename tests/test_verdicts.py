@@ -21,6 +21,7 @@ def total(outcomes, name):
     return np.sum([getattr(outcome, name) for group in outcomes.values() for outcome in group], axis=0)
 
 
+@pytest.mark.long
 def test_verdicts_are_seldom_wrong(outcomes):
     every = [outcome for group in outcomes.values() for outcome in group]
     still = [outcome for outcome in every if outcome.slope == 0]
