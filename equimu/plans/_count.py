@@ -263,7 +263,7 @@ def _moved(instruction: Instruction, inside: Computation, module: Module) -> Rea
     if instruction.opcode in _MOVES_NOTHING or instruction.opcode.endswith("-done"):
         return 0.0
     operands = inside.operands(instruction)
-    if instruction.opcode == "fusion":
+    if instruction.is_fusion:
         called = module.computations[instruction.called[0]]
         reads = [_read(called.parameters[n], called, operand) for n, operand in enumerate(operands)]
         return float(sum(reads) + _written(instruction, called.root, called))

@@ -18,7 +18,7 @@ def kernel_of(instruction: Instruction) -> str | None:
     That of a Pallas kernel is its own, that of a library's is the library's, and products that Triton makes are called by the
     kind of the fusion. What nothing declares, such as the marks that compilers leave in programs, is none.
     """
-    if instruction.opcode == "fusion":
+    if instruction.is_fusion:
         kind = re.search(r'"fusion_backend_config":\s*\{"kind":\s*"__(\w+)"', instruction.attributes)
         return kind[1] if kind else None
     if instruction.opcode != "custom-call":

@@ -135,24 +135,25 @@ class Cuda(Compiler):
     def missing(self) -> str | None:
         """As `Compiler.missing`."""
         lacks = [name for name in _PACKAGES if not _installed(name)]
+        reasons = [f"{', '.join(lacks)}, which {'is' if len(lacks) == 1 else 'are'} not installed"] if lacks else []
         version = tuple(int(part) for part in re.findall(r"\d+", jax.__version__)[:2])
         if version < _NEEDS_JAX:
-            lacks.insert(
-                0, f"jax >= {'.'.join(map(str, _NEEDS_JAX))} (this is {jax.__version__}; Python 3.12 or newer)"
-            )
-        if not lacks:
-            return None
-        return (
-            f"{', '.join(lacks)}, which {'is' if len(lacks) == 1 else 'are'} not installed: pip install 'equimu[cuda]'"
-        )
+            least = ".".join(map(str, _NEEDS_JAX))
+            reasons.insert(0, f"jax >= {least}, which Python 3.12 or newer gets, and this is {jax.__version__}")
+        return f"{'; and '.join(reasons)}: pip install 'equimu[cuda]'" if reasons else None
 
     def environment(self, devices: int) -> Mapping[str, str]:
         """As `Compiler.environment`.
 
-        The plugin would look for the libraries that run programs, and complain that they are not there.
+        The plugin would look for the libraries that run programs, and complain that they are not there. What it compiles cannot
+        be read from a cache without a GPU.
         """
         flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
-        return {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": flags}
+        return {
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+            "XLA_FLAGS": flags,
+        }
 
     def notes(self, used: Real | None) -> tuple[str, ...]:
         """As `Compiler.notes`."""
