@@ -6,7 +6,7 @@ is not in this machine and the program is only compiled for it. Without a mesh o
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ _DESCRIBED: list[Any] = []
 
 
 @contextlib.contextmanager
-def compiling_for(device: Any) -> Iterator[None]:
+def compiling_for(device: Any) -> Generator[None, None, None]:
     """Programs that are compiled inside are for devices like this one, in all threads; it may be only a description of one."""
     _DESCRIBED.append(device)
     try:

@@ -11,7 +11,7 @@ import jax
 import pytest
 from aot import needs_cuda
 from json_schemas import check_schema
-from planning import TINY, TINY_SIZE, decoder
+from planning import EXAMPLE_FILES, TINY, TINY_SIZE, decoder
 
 import equimu.cli
 from equimu._errors import EquimuError
@@ -23,6 +23,8 @@ from equimu.plans._mesh import mesh_for
 from equimu.plans._plan import plan_from_compiled_step
 from equimu.plans._topology import check_compiler, environment_for, parse_topology
 from equimu.plans.machines._nvidia import CARDS, target_config
+from equimu.runs import RunConfig
+from equimu.tasks import find_task
 from equimu.training import build_tree
 
 GIB = 2**30
@@ -212,6 +214,16 @@ def test_a_step_for_one_gpu_has_the_products_that_the_mathematics_needs():
     assert made.fits and not made.collectives and made.chip == "h100"
     assert sum(made.memory.by_kind.values()) == made.memory.total
     assert 0 < made.times.roofline <= made.times.schedule
+
+
+@needs_cuda
+@pytest.mark.usefixtures("nothing_kept")
+def test_the_convolutions_of_cudnn_have_the_operations_of_those_of_the_cpu():
+    task = find_task(f"{EXAMPLE_FILES / 'classifier.py'}:Gratings")
+    config = RunConfig(task=task(rows=8, examples=256), size={"width": 16})
+    made = compiled(config, "h100:1")
+    assert made.counted_flops == compiled(config, "cpu:1").counted_flops
+    assert {"cudnn$convBackwardFilter", "cudnn$convBackwardInput"} <= made.kernels.keys()
 
 
 @needs_cuda

@@ -5,16 +5,14 @@ The compiler's own totals count the body of a loop once. Here it counts as often
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Sequence
-
-import numpy as np
 
 from equimu._values import Real
 from equimu.plans._groups import group_size, in_a_host
 from equimu.plans._hlo import Computation, Instruction, Module
-from equimu.plans._kernels import kernel_of, product_flops, without_workspace
+from equimu.plans._kernels import kernel_of, without_workspace
+from equimu.plans._product_flops import flops_of
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 _MOVES_NOTHING = frozenset(
@@ -158,7 +156,7 @@ def _own(instruction: Instruction, inside: Computation, module: Module, fused: b
     kernel = kernel_of(instruction)
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
     counts = Counts(
-        flops=_FLOPS.get(kind, lambda *_: 0.0)(instruction, inside),
+        flops=flops_of(instruction, inside),
         bytes=0.0 if fused else _moved(instruction, inside, module),
         cycles=float(cycles[1]) if cycles and not fused else 0.0,
         kernels={} if kernel is None else {kernel: 1.0},
@@ -179,52 +177,6 @@ def _collective(instruction: Instruction, inside: Computation, fused: bool, host
     network = sent * (size - own) / (size - 1) if kind == "all-to-all" else sent / own
     traffic = Traffic(times, sent, times, network)
     return Counts(collectives={kind: traffic}, exposed_network=network if sync else 0.0)
-
-
-def _dot_flops(instruction: Instruction, inside: Computation) -> Real:
-    left = inside.operands(instruction)[0].shapes[0].sizes
-    summed = math.prod(left[axis] for axis in instruction.sizes("lhs_contracting_dims"))
-    return 2.0 * math.prod(instruction.shapes[0].sizes) * summed
-
-
-def _convolution_flops(instruction: Instruction, inside: Computation) -> Real:
-    """Operations on entries that are there: those on padding and between the entries of a dilated array are not counted.
-
-    The TPU's compiler writes every matrix product as a convolution, and batches of them as spatial axes that are dilated such
-    that each output meets one entry.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    assert labels is not None
-    left, right = (operand.shapes[0].sizes for operand in inside.operands(instruction))
-    out = instruction.shapes[0].sizes
-    products = out[labels[3].index("b")] * out[labels[3].index("f")] * right[labels[2].index("i")]
-    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-    words = dict(word.split("=") for word in window[1].split()) if window else {}
-    spatial = sorted(label for label in labels[1] if label.isdigit())
-
-    def numbers(word: str, default: str) -> list[str]:
-        return words.get(word, "x".join([default] * len(spatial))).split("x")
-
-    for at, label in enumerate(spatial):
-        products *= _met(
-            size=left[labels[1].index(label)],
-            taps=int(numbers("size", "1")[at]),
-            steps=out[labels[3].index(label)],
-            stride=int(numbers("stride", "1")[at]),
-            low=int(numbers("pad", "0_0")[at].split("_")[0]),
-            dilated=int(numbers("lhs_dilate", "1")[at]),
-            spread=int(numbers("rhs_dilate", "1")[at]),
-        )
-    return 2.0 * products
-
-
-_FLOPS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": product_flops}
-
-
-def _met(*, size: int, taps: int, steps: int, stride: int, low: int, dilated: int, spread: int) -> int:
-    """How many pairs of an output and a tap of the window meet an entry, along one axis."""
-    at = np.arange(steps)[:, None] * stride + np.arange(taps)[None, :] * spread - low
-    return int(np.sum((at >= 0) & (at <= (size - 1) * dilated) & (at % dilated == 0)))
 
 
 def _role(instruction: Instruction, inside: Computation, fused: bool) -> tuple[Real, str, bool]:

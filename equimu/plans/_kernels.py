@@ -1,11 +1,9 @@
-"""Calls of a compiled program to what is no part of its text: their names, and the operations of those that are products."""
+"""Calls of a compiled program to what is no part of its text."""
 
-import math
 import re
 
-from equimu._values import Real
 from equimu.attention import kernel_products
-from equimu.plans._hlo import Computation, Instruction
+from equimu.plans._hlo import Instruction
 
 _TPU = "tpu_custom_call"
 _NAMED_BY_JAX = (_TPU, "__gpu$xla.gpu.triton", "mosaic_gpu")
@@ -29,18 +27,6 @@ def kernel_of(instruction: Instruction) -> str | None:
         return name[1] if name else re.sub(r"\.\d+$", "", instruction.name)
     declared = any(name in target for name in kernel_products())
     return target.lstrip("_") if declared or target.startswith(_OF_LIBRARIES) else None
-
-
-def product_flops(instruction: Instruction, inside: Computation) -> Real:
-    """Operations of a matrix product of cuBLAS; none of another call."""
-    if not instruction.text("custom_call_target").startswith("__cublas$"):
-        return 0.0
-    found = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', instruction.attributes)
-    if found is None:
-        return 0.0
-    left = inside.operands(instruction)[0].shapes[0].sizes
-    summed = math.prod(left[int(axis)] for axis in re.findall(r"\d+", found[1]))
-    return 2.0 * math.prod(instruction.shapes[0].sizes) * summed
 
 
 def without_workspace(instruction: Instruction) -> int:
