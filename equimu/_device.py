@@ -4,9 +4,29 @@ The mesh of a `jax.shard_map`, of `jax.set_mesh` or of `jax.sharding.use_abstrac
 is not in this machine and the program is only compiled for it. Without a mesh only the lowering knows the platform.
 """
 
+import contextlib
 import re
+from collections.abc import Generator
+from typing import Any
 
 import jax
+
+_DESCRIBED: list[Any] = []
+
+
+@contextlib.contextmanager
+def compiling_for(device: Any) -> Generator[None, None, None]:
+    """Programs that are compiled inside are for devices like this one, in all threads; it may be only a description of one."""
+    _DESCRIBED.append(device)
+    try:
+        yield
+    finally:
+        _DESCRIBED.pop()
+
+
+def described_device() -> Any | None:
+    """The device of the innermost `compiling_for`, or None."""
+    return _DESCRIBED[-1] if _DESCRIBED else None
 
 
 def known_platform() -> str | None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 # The tests are on the CPU. With libtpu installed, JAX would look for a TPU first, and complain that there is none.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# JAX's plugin for CUDA, which compiles for GPUs that are not there, would complain of libraries that are not, and time kernels.
+os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -101,3 +104,12 @@ def made(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(_runner, "Programs", Counted)
     return sets
+
+
+@pytest.fixture(scope="module")
+def nothing_kept():
+    """No program is written to the cache: without its GPU, one cannot be read again."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)

@@ -1,41 +1,15 @@
 """Attention compiled for TPUs, forward and backward inside a checked shard_map, and which kernel is in the program."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import pytest
-from aot import needs_libtpu, optimized, tpu_mesh
-from jax.sharding import PartitionSpec
+from aot import gradient, needs_libtpu, optimized, shapes, tpu_mesh
 
-from equimu.attention import dot_product_attention, explain
+from equimu.attention import explain
 from equimu.plans._count import count
 from equimu.training import kernel_flops
 
 pytestmark = needs_libtpu
-
-
-def gradient(mesh, **options):
-    """Of a loss over sequences that are spread over the mesh, as the train step takes it."""
-
-    def local(q, k, v, scale, ids):
-        def loss(q, k, v, scale):
-            attend = functools.partial(dot_product_attention, scale=scale, **options)
-            out = jax.vmap(attend)(q, k, v) if ids is None else attend(q, k, v, segment_ids=ids)
-            return jnp.sum(out.astype(jnp.float32) ** 2)
-
-        scale = jax.lax.pcast(scale, "data", to="varying")
-        value, (dq, dk, dv, d_scale) = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(q, k, v, scale)
-        return jax.lax.psum((value, d_scale), "data"), (dq, dk, dv)
-
-    rows, same = PartitionSpec("data"), PartitionSpec()
-    return jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows, same, rows), out_specs=((same, same), rows))
-
-
-def shapes(seq, heads, kv_heads, head_dim, dtype, packed=False):
-    q, kv = (jax.ShapeDtypeStruct((4, seq, n, head_dim), dtype) for n in (heads, kv_heads))
-    ids = jax.ShapeDtypeStruct((4, seq), jnp.int32) if packed else None
-    return q, kv, kv, jax.ShapeDtypeStruct((), jnp.float32), ids
 
 
 def kernels(chip, arguments, **options):

@@ -11,7 +11,8 @@ from planning import array, text_of
 from equimu.plans import (
     Traffic,
 )
-from equimu.plans._count import count, group_size
+from equimu.plans._count import count
+from equimu.plans._groups import group_size, groups_of
 from equimu.plans._hlo import Module
 from equimu.sharding import make_mesh
 
@@ -212,3 +213,101 @@ def test_a_program_is_taken_apart_whole():
     module = Module(text)
     lines = [line for line in text.splitlines() if re.match(r"\s+(ROOT )?%\S+ = ", line)]
     assert sum(1 for computation in module.computations.values() for _ in computation) == len(lines)
+
+
+@pytest.mark.parametrize(
+    "listed, others",
+    [  # as jax 0.10 and jax 0.12 write the same sum over axes of a mesh of 2 × 2 × 2
+        ("{{0,4},{1,5},{2,6},{3,7}}", ["mesh['a'=2,'b'=2,'c'=2] {'a'}", "[4,2]<=[2,4]T(1,0)"]),
+        ("{{0,1,4,5},{2,3,6,7}}", ["mesh['a'=2,'b'=2,'c'=2] {'a','c'}", "[2,4]<=[2,2,2]T(1,0,2)"]),
+        ("{{0,1,2,3},{4,5,6,7}}", ["mesh['a'=2,'b'=2,'c'=2] {'b','c'}", "[2,4]<=[8]", "mesh['a'=8] {'a':(2)4}"]),
+        ("{{0,2},{1,3},{4,6},{5,7}}", ["mesh['a'=4,'b'=2], device_ids=(0,2,1,3,4,6,5,7) {'b'}"]),
+        ("{{0,1},{2,3},{4,5},{6,7}}", ["mesh['a'=2,'b'=2,'c'=2] {'c'}", "mesh['a'=8] {'a':(4)2}"]),
+        ("{{0,1,2,3,4,5,6,7}}", ["mesh['a'=2,'b'=4] {'a','b'}", "[1,8]<=[8]"]),
+    ],
+)
+def test_all_forms_name_the_same_groups(listed, others):
+    expected = groups_of(f", replica_groups={listed}, dimensions={{0}}")
+    assert "{" + ",".join("{" + ",".join(map(str, group)) + "}" for group in expected) + "}" == listed
+    for form in others:
+        assert groups_of(f", channel_id=1, replica_groups={form}, use_global_device_ids=true") == expected
+
+
+# What the compiler of a GPU writes, in its forms: two hosts of four devices.
+GPU = """HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%gemm_fusion (p0: bf16[64,32], p1: bf16[32,16]) -> bf16[64,16] {
+  %p0 = bf16[64,32]{1,0} parameter(0)
+  %p1 = bf16[32,16]{1,0} parameter(1)
+  ROOT %dot = bf16[64,16]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: bf16[64,32], w: bf16[32,16]) -> f32[64] {
+  %x = bf16[64,32]{1,0} parameter(0)
+  %w = bf16[32,16]{1,0} parameter(1)
+  %inside = ((bf16[32,16]{1,0}), bf16[128,16]{1,0}) all-gather-start(%w), replica_groups=mesh['d'=2,'f'=4] {'f'}, dimensions={0}
+  %by_triton = bf16[64,16]{1,0} fusion(%x, %w), kind=kCustom, calls=%gemm_fusion, BY_TRITON
+  %gathered = bf16[128,16]{1,0} all-gather-done(%inside)
+  %product = (f32[16,32]{1,0}, s8[4096]{0}) custom-call(%by_triton, %x), custom_call_target="__cublas$lt$matmul", FIRST_AXES
+  %attention = (bf16[64,16]{1,0}, u8[0]{0}) custom-call(%by_triton, %by_triton), custom_call_target="__cudnn$fmhaSoftmax"
+  %pallas_call.3 = bf16[64,16]{1,0} custom-call(%by_triton), custom_call_target="__gpu$xla.gpu.triton", NAMED
+  %mark = bf16[64,16]{1,0} custom-call(%pallas_call.3), custom_call_target="Sharding"
+  %grads = f32[64]{0} parameter(2)
+  %summed = f32[64]{0} all-reduce(%grads), replica_groups=mesh['d'=2,'f'=4] {'d'}, to_apply=%sum
+  %everywhere = f32[64]{0} all-reduce(%summed), replica_groups=[1,8]<=[8], to_apply=%sum
+  %shuffled = f32[64]{0} all-to-all(%everywhere), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+  ROOT %sent = f32[64]{0} collective-permute(%shuffled), source_target_pairs={{0,1},{1,2},{2,3},{3,4},{4,5},{5,6},{6,7},{7,0}}
+}
+"""
+for word, config in {
+    "BY_TRITON": '{"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}',
+    "FIRST_AXES": '{"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["0"]}}}',
+    "NAMED": '{name = "my_kernel", num_warps = 4 : i32}',
+}.items():
+    GPU = GPU.replace(word, f"backend_config={config}")
+
+
+def test_what_stays_in_a_host_and_what_crosses_the_network():
+    found = count(GPU, hosts=[0, 0, 0, 0, 1, 1, 1, 1])
+    own = 64 * 4  # bytes of the gradients
+    assert found.collectives == {
+        "all-gather": Traffic(1, 3 * 32 * 16 * 2),
+        # of two devices in two hosts all of it; of eight a ring for each of the four in a host
+        "all-reduce": Traffic(2, own + 2 * own * 7 / 8, 2, own + 2 * own * 7 / 8 / 4),
+        "all-to-all": Traffic(1, own * 7 / 8, 1, own / 2),  # half of it is for the other host
+        "collective-permute": Traffic(1, own, 1, own),
+    }
+    assert found.exposed_bytes == 0  # the gather was begun before the product, and nothing else stays in a host
+    assert found.exposed_network == sum(traffic.network for traffic in found.collectives.values())
+
+
+def test_one_host_has_no_network():
+    alike, one = count(GPU), count(GPU, hosts=[0] * 8)
+    assert alike.collectives == one.collectives
+    assert not any(traffic.across or traffic.network for traffic in one.collectives.values())
+    assert one.exposed_bytes == sum(t.bytes for kind, t in one.collectives.items() if kind != "all-gather")
+
+
+def test_kernels_and_products_of_a_gpu_program():
+    found = count(GPU)
+    assert found.flops == 2 * 64 * 32 * 16 + 2 * 16 * 32 * 64
+    assert found.kernels == {
+        "triton_nested_gemm_fusion": 1,
+        "cublas$lt$matmul": 1,
+        "cudnn$fmhaSoftmax": 1,
+        "my_kernel": 1,
+    }
+
+
+def test_each_instruction_takes_its_operations_or_its_bytes():
+    lean, rich = count(GPU, balance=1e-6), count(GPU, balance=1e6)
+    assert lean.work == pytest.approx(lean.flops, rel=0.01)
+    collectives = 2 * 64 * 4 * 4 + 32 * 16 * 2 * 6  # read and written, which is no work of the device
+    assert rich.work == pytest.approx(1e6 * (rich.bytes - collectives), rel=0.01)
+    assert count(GPU).work == count(GPU).flops

@@ -16,11 +16,21 @@ from equimu.plans import (
     register_machine,
 )
 from equimu.plans._topology import parse_topology
+from equimu.plans.machines._nvidia import CARDS
+
+# Operations of the tensor cores of a processor in a cycle, dense and in bfloat16, by the white papers of the architectures; and
+# the clock in GHz that XLA's target configs give them.
+TENSOR_CORES = {"a100": (2048, 1.41), "h100": (4096, 1.8295), "h200": (4096, 1.8295), "b200": (8192, 1.8353)}
 
 
 @pytest.mark.parametrize("chip", [chip for chip in machines().values() if chip.has_times], ids=lambda chip: chip.name)
 def test_a_chip_has_the_peak_of_its_matrix_units(chip):
-    assert chip.flops == pytest.approx(2 * chip.matrix_units * chip.matrix_size**2 * chip.clock, rel=0.01)
+    if chip.compiler == "cuda":
+        operations, clock = TENSOR_CORES[chip.name]
+        assert chip.flops == pytest.approx(CARDS[chip.name]["core_count"] * operations * clock * 1e9, rel=0.012)
+        assert chip.network < chip.interconnect
+    else:
+        assert chip.flops == pytest.approx(2 * chip.matrix_units * chip.matrix_size**2 * chip.clock, rel=0.01)
     # Published operations per byte of main memory lie between 130 and 570, and links are slower than memory.
     assert 130 < chip.flops / chip.bandwidth < 570
     assert chip.interconnect < chip.bandwidth
@@ -36,12 +46,33 @@ def test_topologies_are_read_from_their_names(name):
         "v5e:16x16": 256,
         "v5p:4x4x8": 128,
         "v6e:16x16": 256,
+        "a100:8": 8,
+        "h100:8": 8,
+        "h100:8x8": 64,
+        "h200:8": 8,
+        "b200:8": 8,
         "cpu:8": 8,
     }
     assert parse_topology(name).devices == devices[name]
 
 
-@pytest.mark.parametrize("name", ["", "v9:4x4", "v3", "v3:4x4x4", "v5p:4x4", "cpu:2x2", "cpu:0", "v3:16 x 8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "v9:4x4",
+        "v3",
+        "v3:4x4x4",
+        "v5p:4x4",
+        "cpu:2x2",
+        "cpu:0",
+        "v3:16 x 8",
+        "h100",
+        "h100:0",
+        "h100:2x2x2",
+        "h100:8x",
+    ],
+)
 def test_an_unknown_topology_lists_those_there_are(name):
     with pytest.raises(EquimuError, match=re.escape(f"topology {name!r} is unknown")) as error:
         parse_topology(name)

@@ -14,7 +14,7 @@ from equimu._values import check, check_function, checked, shown
 from equimu.attention._backend import Backend, Kernel
 from equimu.attention._blockwise import blockwise
 from equimu.attention._flash import flash, flash_why_not
-from equimu.attention._jax_nn import cudnn, cudnn_why_not, jax_nn, xla_why_not
+from equimu.attention._jax_nn import CUDNN_KERNELS, cudnn, cudnn_why_not, jax_nn, xla_why_not
 from equimu.attention._opaque_call import refused
 from equimu.attention._order import kernels
 from equimu.attention._pallas_tpu import pallas_tpu
@@ -24,12 +24,19 @@ from equimu.attention._problem import Problem
 from equimu.attention._reference import reference
 from equimu.attention._splash import KERNELS as SPLASH_KERNELS
 from equimu.attention._splash import splash, splash_why_not
-from equimu.attention._tokamax import tokamax, tokamax_why_not
+from equimu.attention._tokamax import TOKAMAX_KERNELS, tokamax, tokamax_why_not
 from equimu.attention._visible import Visibility
 
 _TABLE = (
     Backend(name="blockwise", run=blockwise),
-    Backend(name="cudnn", run=cudnn, unsupported_reason=cudnn_why_not, platforms=("cuda",), refuses=True),
+    Backend(
+        name="cudnn",
+        run=cudnn,
+        unsupported_reason=cudnn_why_not,
+        platforms=("cuda",),
+        refuses=True,
+        kernels=CUDNN_KERNELS,
+    ),
     Backend(name="flash", run=flash, unsupported_reason=flash_why_not, platforms=("cuda",), refuses=True),
     Backend(name="jax", run=jax_nn, unsupported_reason=xla_why_not),
     Backend(
@@ -41,7 +48,14 @@ _TABLE = (
     ),
     Backend(name="reference", run=reference),
     Backend(name="splash", run=splash, unsupported_reason=splash_why_not, platforms=("tpu",), kernels=SPLASH_KERNELS),
-    Backend(name="tokamax", run=tokamax, unsupported_reason=tokamax_why_not, platforms=("cuda",), refuses=True),
+    Backend(
+        name="tokamax",
+        run=tokamax,
+        unsupported_reason=tokamax_why_not,
+        platforms=("cuda",),
+        refuses=True,
+        kernels=TOKAMAX_KERNELS,
+    ),
 )
 AUTO = "auto"
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]

@@ -10,10 +10,17 @@ from jaxtyping import Array, Float, Int
 
 from equimu._types import Scalar
 from equimu._values import Real
-from equimu.attention._opaque_call import foreign, trial
+from equimu.attention._backend import Kernel
+from equimu.attention._opaque_call import foreign, once_a_device, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
+
+# As XLA calls what it makes of cuDNN's attention.
+CUDNN_KERNELS = (
+    Kernel(name="cudnn$fmhaSoftmax", products=2),
+    Kernel(name="cudnn$fmhaSoftmaxBackward", products=5),
+)
 
 
 def jax_nn(
@@ -111,7 +118,7 @@ def cudnn_why_not(problem: Problem) -> str | None:
     return xla_why_not(problem) or _cudnn_missing()
 
 
-@functools.cache
+@once_a_device
 def _cudnn_missing() -> str | None:
     """Why cuDNN's kernel does not run here: it is tried once, since versions differ."""
     return trial(functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn"))

@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax._src import config
 from jax.core import ShapedArray
 from jax.extend.core import Literal, Primitive, jaxpr_as_fun
 from jax.interpreters import batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from equimu._device import described_device
 from equimu._varying import vary_alike
 from equimu.attention._fold import NotLarger, merged, taken_out
 
@@ -39,21 +41,44 @@ def foreign(function: Callable[..., Any], *arrays: jax.Array, folds: bool = Fals
     return _differentiable(function, folds, *vary_alike(arrays))
 
 
-def trial(attend: Callable[..., Any]) -> str | None:
-    """Why a kernel `attend(q, k, v)` does not run, forward and backward, on the CUDA device of this machine, or None."""
-    if jax.default_backend() != "gpu":
-        return "this machine has no CUDA device"
+def once_a_device(missing: Callable[[], str | None]) -> Callable[[], str | None]:
+    """A function that asks `trial`, called once for each device that programs are compiled for."""
+    answers: dict[Any, str | None] = {}
 
-    def loss(x: jax.Array) -> jax.Array:
-        return jnp.sum(attend(x, x, x))
+    @functools.wraps(missing)
+    def ask() -> str | None:
+        device = described_device()
+        if device not in answers:
+            answers[device] = missing()
+        return answers[device]
+
+    return ask
+
+
+def trial(attend: Callable[..., Any]) -> str | None:
+    """Why a kernel `attend(q, k, v)` does not run, forward and backward, on the CUDA device of this machine, or None.
+
+    Where programs are compiled for a device that is not here, why it does not compile for that one.
+    """
+    device = described_device()
+    if (jax.default_backend() if device is None else device.platform) != "gpu":
+        return "this machine has no CUDA device"
+    shape, dtype = (1, 128, 1, 64), jnp.bfloat16
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(attend(x, x, x))))
 
     def run() -> bool:
-        return bool(jnp.isfinite(jax.jit(jax.grad(loss))(jnp.ones((1, 128, 1, 64), jnp.bfloat16))).all())
+        return bool(jnp.isfinite(gradient(jnp.ones(shape, dtype))).all())
+
+    def compiles() -> bool:
+        mesh = Mesh(np.array([device]), ("trial",))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            gradient.lower(jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))).compile()
+        return True
 
     try:
-        working = _elsewhere(run)
+        working = _elsewhere(run if device is None else compiles)
     except Exception as error:  # whatever is missing or too old says so in its own way
-        return f"a trial run failed: {_line(error)}"
+        return f"a trial {'run' if device is None else 'compilation'} failed: {_line(error)}"
     return None if working else "a trial run gave numbers that are not finite"
 
 

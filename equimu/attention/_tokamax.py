@@ -3,20 +3,34 @@
 import functools
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equimu._device import described_device
 from equimu._types import Scalar
 from equimu._values import Real
+from equimu.attention._backend import Kernel
 from equimu.attention._jax_nn import xla_why_not
-from equimu.attention._opaque_call import foreign, trial
+from equimu.attention._opaque_call import foreign, once_a_device, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
 
 KERNELS = ("mosaic", "triton")  # what tokamax tries, in this order; the first is for newer chips only
+# Triton's backward kernel makes the scores and the gradients of the weights once for queries and once for keys and values.
+TOKAMAX_KERNELS = (
+    Kernel(name="pallas_flash_attention_fwd", products=2),
+    Kernel(name="pallas_flash_attention_vjp", products=7),
+    Kernel(name="flash_attention_sm80", products=2),
+    Kernel(name="flash_attention_sm90", products=2),
+    Kernel(name="flash_attention_sm100", products=2),
+    Kernel(name="sm100_dq_kernel", products=3),
+    Kernel(name="sm100_dkv_kernel", products=4),
+)
 
 
 def tokamax(
@@ -59,18 +73,44 @@ def _attend(
     import tokamax  # pyright: ignore[reportMissingImports]
 
     reach = None if visibility.window is None else visibility.window - 1
-    return tokamax.dot_product_attention(
-        q,
-        k,
-        v,
+    device = described_device()
+    call = functools.partial(
+        tokamax.dot_product_attention,
         scale=scale,
         is_causal=visibility.causal,
         local_window_size=None if reach is None else (reach, 0 if visibility.causal else reach),
-        implementation=implementation,
+        implementation=implementation if device is None else _kernels_of(device, implementation),
     )
+    return call(q, k, v) if device is None else _for_another_machine(call)(q, k, v)
 
 
-@functools.cache
+def _kernels_of(device: Any, implementation: tuple[str, ...]) -> tuple[str, ...]:
+    """The kernels for a device that is not here, which tokamax would choose by what is here."""
+    has_mosaic = str(device.compute_capability) in ("9.0", "10.0")
+    return tuple({"mosaic": "mosaic_gpu"}.get(name, name) for name in implementation if has_mosaic or name != "mosaic")
+
+
+def _for_another_machine(call: Callable[..., Array]) -> Callable[..., Array]:
+    """A call of tokamax that does not ask, forward or backward, whether this machine has the device that it is for."""
+    import tokamax  # pyright: ignore[reportMissingImports]
+
+    @jax.custom_vjp
+    def attend(*arrays: Array) -> Array:
+        return forward(*arrays)[0]
+
+    def forward(*arrays: Array) -> tuple[Array, Any]:
+        with tokamax.config.cross_compile(True):
+            return jax.vjp(call, *arrays)
+
+    def backward(pull: Any, d_out: Array) -> Any:
+        with tokamax.config.cross_compile(True):
+            return pull(d_out)
+
+    attend.defvjp(forward, backward)
+    return attend
+
+
+@once_a_device
 def _missing() -> str | None:
     """Why its kernels do not run here: they are tried once, since they are made for some chips only."""
     if importlib.util.find_spec("tokamax") is None:

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from equimu._device import compiling_for
 from equimu._errors import EquimuError
 from equimu._types import PyTree
 from equimu._values import Real
@@ -79,17 +81,19 @@ def compile_step(
     Raises:
         EquimuError: whatever `equimu train` would refuse; a machine that the compiler does not know.
     """
-    mesh = make_mesh(data, fsdp, tensor, devices=devices_of(topology))
+    devices = devices_of(topology)
+    mesh = make_mesh(data, fsdp, tensor, devices=devices)
     begin = clock()
-    step = _traced(config, mesh)
-    tree, batch, traced, state = step.tree, step.batch, step.traced, step.state
-    rows = jax.tree.leaves(batch)[0].shape[0]
-    lowered = traced.lower()
-    traced_at = clock()
-    weights, optimizer = _bytes(state.params), _bytes(state.opt_state)
-    total, available, text = _compiled(lowered, weights + optimizer + _bytes(batch))
+    with compiling_for(devices[0]):
+        step = _traced(config, mesh)
+        tree, batch, traced, state = step.tree, step.batch, step.traced, step.state
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        lowered = traced.lower()
+        traced_at = clock()
+        weights, optimizer = _bytes(state.params), _bytes(state.opt_state)
+        total, available, text = _compiled(lowered, weights + optimizer + _bytes(batch))
     compiled_at = clock()
-    counts = None if text is None else count(text)
+    counts = None if text is None else _counts(text, topology, mesh, devices)
     forward = attention_flops_of_layer(config) / config.accumulate / mesh.size
     kernels = {} if counts is None else counts.kernels
     unit, units_per_row = config.task.units()
@@ -110,6 +114,13 @@ def compile_step(
         trace_seconds=traced_at - begin,
         compile_seconds=compiled_at - traced_at,
     )
+
+
+def _counts(text: str, topology: Topology, mesh: Mesh, devices: Sequence[Any]) -> Counts:
+    machine = topology.machine
+    at = {device: place for place, device in enumerate(devices)}
+    hosts = [at[device] // topology.per_host for device in mesh.devices.flat] if topology.hosts > 1 else []
+    return count(text, hosts=hosts, balance=(machine.flops or 0.0) / (machine.bandwidth or 1.0))
 
 
 def training_flops(config: RunConfig) -> Real:

@@ -5,16 +5,16 @@ The compiler's own totals count the body of a loop once. Here it counts as often
 
 import dataclasses
 import functools
-import math
 import re
-
-import numpy as np
+from collections.abc import Sequence
 
 from equimu._values import Real
+from equimu.plans._groups import group_size, in_a_host
 from equimu.plans._hlo import Computation, Instruction, Module
+from equimu.plans._kernels import kernel_of, without_workspace
+from equimu.plans._product_flops import flops_of
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-KERNEL = "tpu_custom_call"
 _MOVES_NOTHING = frozenset(
     ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
     + ("iota", "partition-id", "replica-id", "opt-barrier", "copy-done", "async-done", "async-update", "domain")
@@ -27,13 +27,22 @@ class Traffic:
 
     - `count`: calls in a step, those in loops as often as they run.
     - `bytes`: in a step.
+    - `across`: of the calls, those whose devices are in several hosts.
+    - `network`: bytes that a device sends to other hosts for these. Where a group has several devices in a host, it forms as
+      many rings, each of which leaves the host once.
     """
 
     count: Real
     bytes: Real
+    across: Real = 0.0
+    network: Real = 0.0
 
     def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(self.count + other.count, self.bytes + other.bytes)
+        return Traffic(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def times(self, n: Real) -> "Traffic":
+        """That of n runs."""
+        return Traffic(*(value * n for value in dataclasses.astuple(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +53,10 @@ class Counts:
         flops: of the matrix products, kernels aside.
         bytes: read from and written to the main memory.
         cycles: of the compiler's schedule, as far as it wrote them down; kernels and collectives have none.
+        work: operations, or bytes times `balance`, whichever are more, of each instruction that runs by itself.
         collectives: by kind.
-        exposed_bytes: bytes of the collectives that nothing else runs beside.
+        exposed_bytes: bytes of the collectives that nothing else runs beside, as far as these stay in a host.
+        exposed_network: bytes that those of them send to other hosts that do not.
         kernels: how often each kernel runs.
         unknown_loops: loops whose number of iterations only the running program knows.
     """
@@ -53,8 +64,10 @@ class Counts:
     flops: Real = 0.0
     bytes: Real = 0.0
     cycles: Real = 0.0
+    work: Real = 0.0
     collectives: dict[str, Traffic] = dataclasses.field(default_factory=dict[str, Traffic])
     exposed_bytes: Real = 0.0
+    exposed_network: Real = 0.0
     kernels: dict[str, Real] = dataclasses.field(default_factory=dict[str, float])
     unknown_loops: int = 0
 
@@ -69,8 +82,10 @@ class Counts:
             self.flops + other.flops,
             self.bytes + other.bytes,
             self.cycles + other.cycles,
+            self.work + other.work,
             collectives,
             self.exposed_bytes + other.exposed_bytes,
+            self.exposed_network + other.exposed_network,
             kernels,
             self.unknown_loops + other.unknown_loops,
         )
@@ -81,14 +96,16 @@ class Counts:
             self.flops * n,
             self.bytes * n,
             self.cycles * n,
-            {kind: Traffic(t.count * n, t.bytes * n) for kind, t in self.collectives.items()},
+            self.work * n,
+            {kind: traffic.times(n) for kind, traffic in self.collectives.items()},
             self.exposed_bytes * n,
+            self.exposed_network * n,
             {name: count * n for name, count in self.kernels.items()},
             self.unknown_loops,
         )
 
 
-def count(text: str) -> Counts:
+def count(text: str, *, hosts: Sequence[int] = (), balance: Real = 0.0) -> Counts:
     """What a program does.
 
     Where the number of iterations of a loop depends on data, as that of the blockwise attention's over the blocks that are seen
@@ -97,6 +114,8 @@ def count(text: str) -> Counts:
 
     Args:
         text: of the optimized program, as `compiled.as_text()` gives it.
+        hosts: of each device of the program, in its order; none if all devices are joined alike.
+        balance: operations that a device makes while it moves a byte of its main memory.
     """
     module = Module(text)
 
@@ -108,87 +127,56 @@ def count(text: str) -> Counts:
         total = Counts()
         for instruction in computation:
             called = instruction.called
-            total += _own(instruction, computation, module, fused)
+            own = _own(instruction, computation, module, fused, hosts)
             if instruction.opcode == "while":
                 trips = loops[instruction.name]
                 if trips is None:
-                    total += Counts(unknown_loops=1) + of(called[0], fused, around).times((around + 1) / 2 / unknown)
+                    own += Counts(unknown_loops=1) + of(called[0], fused, around).times((around + 1) / 2 / unknown)
                 else:
-                    total += of(called[0], fused, trips).times(trips)
+                    own += of(called[0], fused, trips).times(trips)
             elif instruction.opcode == "conditional":
-                total += max((of(branch, fused, around) for branch in called), key=lambda c: (c.flops, c.bytes))
+                own += max((of(branch, fused, around) for branch in called), key=lambda c: (c.flops, c.bytes))
             else:
-                total = sum((of(part, fused or instruction.opcode == "fusion", around) for part in called), total)
+                own = sum((of(part, fused or instruction.is_fusion, around) for part in called), own)
+            total += own if fused or own.work else _with_work(own, balance)
         return total
 
     return of(module.entry, False, 1)
 
 
-def _own(instruction: Instruction, inside: Computation, module: Module, fused: bool) -> Counts:
+def _with_work(alone: Counts, balance: Real) -> Counts:
+    """The counts of an instruction that runs by itself: collectives are not work of the device."""
+    work = 0.0 if alone.collectives else max(alone.flops, alone.bytes * balance)
+    return dataclasses.replace(alone, work=work)
+
+
+def _own(instruction: Instruction, inside: Computation, module: Module, fused: bool, hosts: Sequence[int]) -> Counts:
     """The counts of an instruction without those of what it calls."""
-    opcode = instruction.opcode
-    flops = {"dot": _dot_flops, "convolution": _convolution_flops}.get(opcode, lambda *_: 0.0)(instruction, inside)
-    kind = opcode.removesuffix("-start")
-    collectives, exposed_bytes = dict[str, Traffic](), 0.0
-    if kind in COLLECTIVES:
-        times, kind, sync = _role(instruction, inside, fused)
-        sent = times * _sent(instruction, inside, kind)
-        if times and group_size(instruction.attributes) > 1:
-            collectives, exposed_bytes = {kind: Traffic(times, sent)}, sent if sync else 0.0
-    is_kernel = opcode == "custom-call" and f'custom_call_target="{KERNEL}"' in instruction.attributes
-    kernels = {re.sub(r"\.\d+$", "", instruction.name): 1.0} if is_kernel else {}
+    kind = instruction.opcode.removesuffix("-start")
+    kernel = kernel_of(instruction)
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
-    return Counts(
-        flops,
-        0.0 if fused else _moved(instruction, inside, module),
-        float(cycles[1]) if cycles and not fused else 0.0,
-        collectives,
-        exposed_bytes,
-        kernels,
+    counts = Counts(
+        flops=flops_of(instruction, inside),
+        bytes=0.0 if fused else _moved(instruction, inside, module),
+        cycles=float(cycles[1]) if cycles and not fused else 0.0,
+        kernels={} if kernel is None else {kernel: 1.0},
     )
+    return counts + _collective(instruction, inside, fused, hosts) if kind in COLLECTIVES else counts
 
 
-def _dot_flops(instruction: Instruction, inside: Computation) -> Real:
-    left = inside.operands(instruction)[0].shapes[0].sizes
-    summed = math.prod(left[axis] for axis in instruction.sizes("lhs_contracting_dims"))
-    return 2.0 * math.prod(instruction.shapes[0].sizes) * summed
-
-
-def _convolution_flops(instruction: Instruction, inside: Computation) -> Real:
-    """Operations on entries that are there: those on padding and between the entries of a dilated array are not counted.
-
-    The TPU's compiler writes every matrix product as a convolution, and batches of them as spatial axes that are dilated such
-    that each output meets one entry.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    assert labels is not None
-    left, right = (operand.shapes[0].sizes for operand in inside.operands(instruction))
-    out = instruction.shapes[0].sizes
-    products = out[labels[3].index("b")] * out[labels[3].index("f")] * right[labels[2].index("i")]
-    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-    words = dict(word.split("=") for word in window[1].split()) if window else {}
-    spatial = sorted(label for label in labels[1] if label.isdigit())
-
-    def numbers(word: str, default: str) -> list[str]:
-        return words.get(word, "x".join([default] * len(spatial))).split("x")
-
-    for at, label in enumerate(spatial):
-        products *= _met(
-            size=left[labels[1].index(label)],
-            taps=int(numbers("size", "1")[at]),
-            steps=out[labels[3].index(label)],
-            stride=int(numbers("stride", "1")[at]),
-            low=int(numbers("pad", "0_0")[at].split("_")[0]),
-            dilated=int(numbers("lhs_dilate", "1")[at]),
-            spread=int(numbers("rhs_dilate", "1")[at]),
-        )
-    return 2.0 * products
-
-
-def _met(*, size: int, taps: int, steps: int, stride: int, low: int, dilated: int, spread: int) -> int:
-    """How many pairs of an output and a tap of the window meet an entry, along one axis."""
-    at = np.arange(steps)[:, None] * stride + np.arange(taps)[None, :] * spread - low
-    return int(np.sum((at >= 0) & (at <= (size - 1) * dilated) & (at % dilated == 0)))
+def _collective(instruction: Instruction, inside: Computation, fused: bool, hosts: Sequence[int]) -> Counts:
+    times, kind, sync = _role(instruction, inside, fused)
+    size = group_size(instruction.attributes)
+    if not times or size <= 1:
+        return Counts()
+    sent, own = times * _sent(instruction, inside, kind), in_a_host(instruction.attributes, hosts)
+    if own is None:
+        traffic = Traffic(times, sent)
+        return Counts(collectives={kind: traffic}, exposed_bytes=sent if sync else 0.0)
+    # To every other device something else, of which those in other hosts get theirs over the network; else rings.
+    network = sent * (size - own) / (size - 1) if kind == "all-to-all" else sent / own
+    traffic = Traffic(times, sent, times, network)
+    return Counts(collectives={kind: traffic}, exposed_network=network if sync else 0.0)
 
 
 def _role(instruction: Instruction, inside: Computation, fused: bool) -> tuple[Real, str, bool]:
@@ -222,33 +210,12 @@ def _sent(instruction: Instruction, inside: Computation, kind: str) -> Real:
     return whole * (n - 1) / n * (2 if kind == "all-reduce" else 1)
 
 
-def group_size(attributes: str) -> int:
-    """How many devices take part in each of the groups of a collective; 2 for pairs that send to one another.
-
-    The groups are written as lists, `{{0,1},{2,3}}`, as an array of groups, `[2,2]<=[4]`, or by the axes of a mesh,
-    `mesh['a'=2,'b'=2] {'b'}`.
-    """
-    if "source_target_pairs" in attributes:
-        return 2
-    if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(groups[1].split(","))
-    if groups := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
-        return int(groups[2])
-    if groups := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", groups[1]))
-        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", groups[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in parts)
-    if devices := re.search(r"num_partitions=(\d+)", attributes):
-        return int(devices[1])
-    return 1
-
-
 def _moved(instruction: Instruction, inside: Computation, module: Module) -> Real:
     """Bytes between the main memory and the device: of a stack, only the layer that is read or written."""
     if instruction.opcode in _MOVES_NOTHING or instruction.opcode.endswith("-done"):
         return 0.0
     operands = inside.operands(instruction)
-    if instruction.opcode == "fusion":
+    if instruction.is_fusion:
         called = module.computations[instruction.called[0]]
         reads = [_read(called.parameters[n], called, operand) for n, operand in enumerate(operands)]
         return float(sum(reads) + _written(instruction, called.root, called))
@@ -256,7 +223,7 @@ def _moved(instruction: Instruction, inside: Computation, module: Module) -> Rea
         return 2.0 * _in_memory(instruction)
     if instruction.opcode == "dynamic-update-slice":
         return 2.0 * _in_memory(operands[1])
-    return float(sum(map(_in_memory, operands)) + _in_memory(instruction))
+    return float(sum(map(_in_memory, operands)) + without_workspace(instruction))
 
 
 def _read(parameter: Instruction, called: Computation, operand: Instruction) -> int:

@@ -60,8 +60,10 @@ def _bytes(shapes: PyTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
-def estimate(config: RunConfig, tree: Tree[Any], mesh: MeshShape, machine: Machine) -> Estimate:
-    """The guess for a run on a mesh.
+def estimate(
+    config: RunConfig, tree: Tree[Any], mesh: MeshShape, machine: Machine, *, per_host: int | None = None
+) -> Estimate:
+    """The guess for a run on a mesh, with so many devices in each host.
 
     Memory: weights, optimizer and gradients; the gathered weights of two blocks; what a block hands on, kept for each
     (or, without recomputation, all that it makes); and the widest intermediates of one block. Time: the operations at the
@@ -90,6 +92,19 @@ def estimate(config: RunConfig, tree: Tree[Any], mesh: MeshShape, machine: Machi
     passes = 3 if model.remat is True else 2
     along_tensor = 4 * passes * depth * tokens * width * itemsize * (1 - 1 / mesh.tensor)
     along_data = 2 * weights * (1 - 1 / mesh.data)
-    links = machine.interconnect
-    seconds = max(flops / n / machine.flops, along_fsdp / links) + (along_tensor + along_data) / links
+
+    def links(inner: int, size: int) -> Real:
+        return _bandwidth(machine, inner, size, per_host or n)
+
+    fsdp, tensor = links(mesh.tensor, mesh.fsdp), links(1, mesh.tensor)
+    data = links(mesh.tensor * mesh.fsdp, mesh.data)
+    seconds = max(flops / n / machine.flops, along_fsdp / fsdp) + along_tensor / tensor + along_data / data
     return Estimate(state=state, memory=memory, seconds=seconds)
+
+
+def _bandwidth(machine: Machine, inner: int, size: int, per_host: int) -> Real:
+    """Bytes a second that a device sends around a ring of an axis of the mesh, whose devices stand `inner` apart."""
+    assert machine.interconnect is not None
+    if machine.network is None or inner * size <= per_host:
+        return machine.interconnect
+    return min(machine.interconnect, max(1, per_host // inner) * machine.network)

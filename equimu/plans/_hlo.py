@@ -51,24 +51,35 @@ class Instruction:
         match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
         return match[1] if match else None
 
+    def text(self, name: str) -> str:
+        """The text in quotes after `name=`; an empty one if it is not there."""
+        match = re.search(rf'\b{name}="([^"]*)"', self.attributes)
+        return match[1] if match else ""
+
     def sizes(self, name: str) -> tuple[int, ...]:
         """The numbers in braces after `name=`; none if it is not there."""
         match = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
         return tuple(int(size) for size in match[1].split(",") if size) if match else ()
 
     @property
+    def is_fusion(self) -> bool:
+        """Whether what it calls is one kernel."""
+        return self.opcode.removesuffix("-start") == "fusion"
+
+    @property
     def called(self) -> tuple[str, ...]:
         """The computations that run where this instruction does; the condition of a loop is not among them."""
-        if self.opcode == "while":
+        opcode = self.opcode.removesuffix("-start")
+        if opcode == "while":
             return (self.attribute("body") or "",)
-        if self.opcode == "conditional":
+        if opcode == "conditional":
             match = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
             if match:
                 return tuple(name.strip().lstrip("%") for name in match[1].split(","))
             return tuple(self.attribute(f"{word}_computation") or "" for word in ("true", "false"))
-        if self.opcode == "call":
+        if opcode == "call":
             return (self.attribute("to_apply") or "",)
-        if self.opcode in ("fusion", "async-start"):
+        if opcode in ("fusion", "async"):
             return (self.attribute("calls") or "",)
         return ()
 

@@ -10,7 +10,7 @@ from equimu.plans._compile import CompiledStep
 from equimu.plans._count import Counts, Traffic
 from equimu.plans._mesh import MeshShape, mesh_for
 from equimu.plans._topology import Topology, parse_topology
-from equimu.plans.machines import Machine
+from equimu.plans.machines import COMPILERS, Machine
 from equimu.runs import RunConfig
 
 _DAY = 86_400
@@ -57,10 +57,12 @@ class Times:
     Attributes:
         compute: of the counted operations at the chip's peak.
         memory: of the counted bytes at the bandwidth of the main memory.
-        network: of what the collectives send at the bandwidth of the links.
+        network: of what the collectives send at the bandwidth of the links; of that inside a host and that between hosts, the
+            longer.
         roofline: the largest of these; no program of these counts can be faster.
         schedule: of the compiler's cycles, of kernels at the chip's peak, and of the collectives that nothing runs beside.
-            Where the compiler reports no cycles, the longer of compute and memory in place of these and of kernels.
+            Where the compiler reports no cycles, the longer of operations and bytes of each instruction in place of them, and
+            at least the roofline.
         by_cycles: whether the compiler reports cycles.
     """
 
@@ -79,6 +81,7 @@ class Plan:
     Attributes:
         topology: name of the machine.
         devices: their number.
+        hosts: that a slower network joins; 1 where all devices are joined alike.
         mesh: their arrangement.
         chip: name of their kind; None where its figures are unknown, as those of CPUs are.
         unit: what is counted: `"tokens"`, or `"examples"`.
@@ -90,16 +93,18 @@ class Plan:
         memory: of one device.
         fits: whether that is enough.
         collectives: of one device, by kind.
-        kernels: how often each fused kernel runs in a step, by name.
+        kernels: how often each fused kernel, and each call of a library such as cuBLAS, runs in a step, by name.
         times: of a step; None where the machine's figures are unknown, and if it does not fit.
         tokens_per_day, utilisation: at the schedule's time. Utilisation is that of the peak by the operations that the
             mathematics needs.
         trace_seconds, compile_seconds: what it took to know.
         unknown_loops: loops in the program whose number of iterations is not a constant of it: see `count`.
+        notes: what else there is to know of how the program was compiled and is run, a sentence each.
     """
 
     topology: str
     devices: int
+    hosts: int
     mesh: MeshShape
     chip: str | None
     unit: str
@@ -119,6 +124,7 @@ class Plan:
     trace_seconds: Real
     compile_seconds: Real
     unknown_loops: int
+    notes: tuple[str, ...]
 
 
 class NotFittingError(EquimuError):
@@ -140,8 +146,8 @@ def plan(
 
     Args:
         config: the run.
-        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `cpu:8`, or one of your own (`register_machine`); for TPUs the
-            extra `tpu` must be installed.
+        topology: the machine: `v3:16x8`, `v5p:4x4x8`, `h100:8`, `h100:4x8` (4 hosts of 8 devices), `cpu:8`, or one of your
+            own (`register_machine`). For TPUs the extra `tpu` must be installed, for NVIDIA's GPUs the extra `cuda`.
         data, fsdp, tensor: devices along each axis of the mesh; all of them along `fsdp` where all three are 1.
         seconds: after which the compilation is given up.
 
@@ -173,6 +179,7 @@ def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshSha
     return Plan(
         topology=topology.name,
         devices=topology.devices,
+        hosts=topology.hosts,
         mesh=mesh,
         chip=machine.name if machine.has_times else None,
         tokens=tokens,
@@ -194,6 +201,7 @@ def plan_from_compiled_step(config: RunConfig, topology: Topology, mesh: MeshSha
         trace_seconds=facts.trace_seconds,
         compile_seconds=facts.compile_seconds,
         unknown_loops=0 if counts is None else counts.unknown_loops,
+        notes=COMPILERS[machine.compiler].notes(memory.total / memory.available if memory.available else None),
     )
 
 
@@ -240,16 +248,19 @@ def _times(facts: CompiledStep, counts: Counts, machine: Machine) -> Times | Non
         return None
     compute = (counts.flops + facts.kernel_flops) / machine.flops
     memory = counts.bytes / machine.bandwidth
-    network = sum(traffic.bytes for traffic in counts.collectives.values()) / machine.interconnect
-    if machine.clock is None:
-        busy = max(compute, memory)
-    else:
-        busy = counts.cycles / machine.clock + facts.kernel_flops / machine.flops
+    between = machine.network or machine.interconnect
+    sent = sum(traffic.bytes for traffic in counts.collectives.values())
+    sent_out = sum(traffic.network for traffic in counts.collectives.values())
+    network = max(sent / machine.interconnect, sent_out / between)
+    roofline = max(compute, memory, network)
+    busy = counts.work / machine.flops if machine.clock is None else counts.cycles / machine.clock
+    exposed = counts.exposed_bytes / machine.interconnect + counts.exposed_network / between
+    schedule = busy + facts.kernel_flops / machine.flops + exposed
     return Times(
         compute=compute,
         memory=memory,
         network=network,
-        roofline=max(compute, memory, network),
-        schedule=busy + counts.exposed_bytes / machine.interconnect,
+        roofline=roofline,
+        schedule=schedule if machine.clock is not None else max(schedule, roofline),
         by_cycles=machine.clock is not None,
     )

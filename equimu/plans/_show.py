@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
-from equimu._terminal import print_rows
+from equimu._terminal import print_rows, wrapped
 from equimu.plans._mesh import decoder_of
 from equimu.plans._plan import Plan, advice
 from equimu.plans._sweep import Candidate
@@ -20,7 +20,8 @@ def print_plan(made: Plan) -> None:
     Args:
         made: the plan.
     """
-    print(f"{made.topology}: {made.devices} devices, mesh {made.mesh} (data×fsdp×tensor)\n")
+    in_hosts = f" in {made.hosts} hosts" if made.hosts > 1 else ""
+    print(f"{made.topology}: {made.devices} devices{in_hosts}, mesh {made.mesh} (data×fsdp×tensor)\n")
     for title, rows in (
         ("model and step", _step(made)),
         ("memory of a device", _memory(made)),
@@ -29,6 +30,8 @@ def print_plan(made: Plan) -> None:
     ):
         if rows:
             print_rows((), [("  " + name, *values) for name, *values in rows], title=title)
+    for note in made.notes:
+        print(wrapped(f"note: {note}"))
     if made.fits:
         print(f"fits {made.topology}")
 
@@ -102,7 +105,13 @@ def _memory(made: Plan) -> list[tuple[str, ...]]:
 
 
 def _collectives(made: Plan) -> list[tuple[str, ...]]:
-    return [(kind, f"{t.count:g}", f"{t.bytes / 1e9:.3f} GB sent") for kind, t in sorted(made.collectives.items())]
+    rows: list[tuple[str, ...]] = []
+    for kind, traffic in sorted(made.collectives.items()):
+        row = (kind, f"{traffic.count:g}", f"{traffic.bytes / 1e9:.3f} GB sent")
+        if made.hosts > 1:
+            row += (f"{traffic.across:g} between hosts", f"{traffic.network / 1e9:.3f} GB over the network")
+        rows.append(row)
+    return rows
 
 
 def _times(made: Plan) -> list[tuple[str, ...]]:
@@ -114,7 +123,10 @@ def _times(made: Plan) -> list[tuple[str, ...]]:
         ("bytes of the main memory", f"{times.memory:.3f} s"),
         ("bytes of the links", f"{times.network:.3f} s"),
         ("roofline, the largest of these", f"{times.roofline:.3f} s"),
-        ("the compiler's schedule" if times.by_cycles else "one after the other", f"{times.schedule:.3f} s"),
+        (
+            "the compiler's schedule" if times.by_cycles else "instructions one after the other",
+            f"{times.schedule:.3f} s",
+        ),
         (f"{made.unit} a day", f"{made.tokens_per_day:.4g}"),
         ("model FLOPs utilisation", f"{made.utilisation:.1%}"),
     ]

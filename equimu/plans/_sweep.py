@@ -75,7 +75,7 @@ def sweep_plans(
             tried = dataclasses.replace(config, task=own, accumulate=parts)
             for mesh in meshes(found):
                 if unsupported_reason(tried, mesh) is None:
-                    guess = estimate(tried, tree, mesh, found.machine)
+                    guess = estimate(tried, tree, mesh, found.machine, per_host=found.per_host)
                     candidates.append(Candidate(config=tried, mesh=mesh, estimate=guess))
     if not candidates:
         reason = unsupported_reason(config, meshes(found)[0])

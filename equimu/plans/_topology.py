@@ -13,31 +13,45 @@ from equimu.plans.machines import COMPILERS, Machine, examples, machines
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Machines of a kind, joined: `sizes` is what follows the colon of the name."""
+    """Machines of a kind, joined: `sizes` is what follows the colon of the name, `hosts` those that a network joins."""
 
     name: str
     machine: Machine
     sizes: str
     devices: int
+    hosts: int = 1
+
+    @property
+    def per_host(self) -> int:
+        """Devices in each host."""
+        return self.devices // self.hosts
 
 
 def parse_topology(name: str) -> Topology:
     """The machine of that name: a kind and how many there are along each dimension.
 
     Raises:
-        EquimuError: no such kind, or not that many dimensions. Whether the compiler knows the size shows when it is asked.
+        EquimuError: no such kind, not that many dimensions, or more devices than a host holds. Whether the compiler knows the
+            size shows when it is asked.
     """
     match = re.fullmatch(r"(\w+):(\d{1,9}(?:x\d{1,9})*)", checked("topology", name, str)[:100], re.ASCII)
     machine = machines().get(match[1]) if match else None
     if match is None or machine is None:
         raise unknown_topology(name)
     sizes = [int(size) for size in match[2].split("x")]
-    if min(sizes) < 1 or len(sizes) != machine.dimensions:
+    above = len(sizes) - machine.dimensions
+    if min(sizes) < 1 or above not in ((0,) if machine.network is None else (0, 1)):
         raise unknown_topology(name)
+    hosts = math.prod(sizes[:above])
     devices = math.prod(sizes) * machine.per_chip
+    if machine.per_host is not None and devices // hosts > machine.per_host:
+        raise EquimuError(
+            f"topology {name!r} has {devices // hosts} devices a host, and a host of {machine.name} holds {machine.per_host}; "
+            f"several hosts are {machine.name}:2x{machine.per_host}"
+        )
     if devices > COMPILERS[machine.compiler].most:
         raise EquimuError(f"topology {name!r} has {devices} devices, more than can be compiled for")
-    return Topology(name=name, machine=machine, sizes=match[2], devices=devices)
+    return Topology(name=name, machine=machine, sizes=match[2], devices=devices, hosts=hosts)
 
 
 def unknown_topology(name: str, reason: str = "") -> EquimuError:

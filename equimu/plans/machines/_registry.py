@@ -6,11 +6,13 @@ from types import MappingProxyType
 from equimu._errors import EquimuError
 from equimu._peaks import add_peak
 from equimu._values import check
-from equimu.plans.machines import _cpu, _google
+from equimu.plans.machines import _cpu, _google, _nvidia
 from equimu.plans.machines._machine import Compiler, Machine
 
-COMPILERS: Mapping[str, Compiler] = {"cpu": _cpu.XlaCpu(), "tpu": _google.Libtpu()}
-_REGISTERED: dict[str, Machine] = {machine.name: machine for machine in (*_google.MACHINES, *_cpu.MACHINES)}
+COMPILERS: Mapping[str, Compiler] = {"cpu": _cpu.XlaCpu(), "cuda": _nvidia.Cuda(), "tpu": _google.Libtpu()}
+_REGISTERED: dict[str, Machine] = {
+    machine.name: machine for machine in (*_google.MACHINES, *_nvidia.MACHINES, *_cpu.MACHINES)
+}
 _OWN = frozenset(_REGISTERED)
 
 
