@@ -276,7 +276,7 @@ class Program:
 def _runs_both_branches(mesh: Mesh) -> bool:
     """Whether the compiler makes a selection of a condition one of whose branches is constants, as XLA does for GPUs.
 
-    A step would then measure its norms each time, only to throw them away: at a width of 2048 a sixth of all that moves
+    A step would then measure its norms each time, only to throw them away: at a width of 2048 a tenth of all that moves
     through memory outside of the matrix products (`benchmarks.gpu_program`).
     """
     return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")

@@ -1,0 +1,110 @@
+"""python -m benchmarks.gpu_program: what a step costs on an H100 beside its products, read off a program compiled without one.
+
+python -m benchmarks.gpu_program --markdown program.md
+
+The step of `benchmarks.gpu`: 2048 wide, 12 blocks, 16 sequences of 1024 tokens, bfloat16. The rows undo one after another what
+the library chooses on GPUs: blocks that recompute what is cheap, norms that are measured by a program of their own, blocks that
+are not scanned. Of each: temporaries in memory; kernels that a step starts, and the bytes that those of them read and write
+which are no products and no attention.
+
+Needs `equimu[cuda]`, or jax-cuda13-plugin alone; with nvidia-cudnn-cu13 attention is cuDNN's. One process a row, half a minute.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROWS = ["as it is", "all results kept", "and norms measured at each step", "and blocks scanned"]
+_HEADER = ["program", "temporaries, GiB", "kernels", "of them no products", "GiB that these move", "ms at 3.35 TB/s"]
+
+
+def compiled(changes: int) -> dict[str, float]:
+    """The figures of a row, in a process made for it: the first so many choices are undone."""
+    from equimu._device import compiling_for
+    from equimu.nn import Transformer
+    from equimu.plans._count import _MOVES_NOTHING, _moved
+    from equimu.plans._hlo import Module
+    from equimu.plans._topology import devices_of, parse_topology
+    from equimu.runs import RunConfig, Sizes
+    from equimu.sharding import make_mesh
+    from equimu.tasks import LanguageModel, ModelConfig, TextConfig
+    from equimu.training import build_tree, hyperparameters_of, program_for
+
+    if changes >= 1:
+        Transformer._rematerialised = lambda self, layer: layer
+    if changes >= 3:
+        Transformer.unrolled_on_gpu = 0
+    model = ModelConfig(head_dim=128, vocab_size=32768, dtype="bfloat16")
+    task = LanguageModel(model=model, text=TextConfig(rows=16, seq=1024))
+    config = RunConfig(task=task, size=Sizes(width=2048, depth=12), base=Sizes(width=128))
+    devices = devices_of(parse_topology("h100:1"))
+    with compiling_for(devices[0]):
+        program, numbers = program_for(config, build_tree(config, 16), make_mesh(1, 1, 1, devices=devices))
+        step = program.traced_step(task.batch_like(), numbers, hyperparameters_of(config), changes >= 2)
+        done = step.lower().compile()
+    module = Module(done.as_text())
+    found = {"temporaries": done.memory_analysis().temp_size_in_bytes, "kernels": 0, "others": 0, "moved": 0.0}
+    for times, one, inside in _run(module, module.computations[module.entry], 1):
+        if one.opcode in _MOVES_NOTHING or one.opcode.endswith("-done"):
+            continue
+        other = one.opcode != "custom-call" and "kind=kCustom" not in one.attributes
+        found["kernels"] += times
+        found["others"] += times * other
+        found["moved"] += times * other * _moved(one, inside, module)
+    return found
+
+
+def _run(module: Any, inside: Any, times: int) -> Iterator[tuple[int, Any, Any]]:
+    """How often each instruction runs, those in loops and called computations among them, and where it stands."""
+    for one in inside:
+        if one.opcode == "while":
+            yield from _run(module, module.computations[one.called[0]], times * (module.trips(one, inside) or 1))
+        elif one.opcode in ("call", "conditional"):
+            yield from _run(module, module.computations[one.called[-1]], times)
+        else:
+            yield times, one, inside
+
+
+def row(changes: int) -> list[str]:
+    """A row, as texts."""
+    from equimu.plans._topology import environment_for, parse_topology
+
+    code = f"import json; from benchmarks.gpu_program import compiled; print(json.dumps(compiled({changes})))"
+    env = {**os.environ, **environment_for(parse_topology("h100:1"))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        return [_ROWS[changes], (done.stderr.strip().splitlines() or ["it failed"])[-1], *[""] * (len(_HEADER) - 2)]
+    found = json.loads(done.stdout.splitlines()[-1])
+    moved = found["moved"]
+    return [
+        *(_ROWS[changes], f"{found['temporaries'] / 2**30:.2f}", str(found["kernels"]), str(found["others"])),
+        *(f"{moved / 2**30:.1f}", f"{1e3 * moved / 3.35232e12:.1f}"),
+    ]
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Prints a row as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    given = parser.parse_args()
+    lines = [line(_HEADER), line(["---"] * len(_HEADER))]
+    print(*lines, sep="\n")
+    for changes in range(len(_ROWS)):
+        lines.append(line(row(changes)))
+        print(lines[-1], flush=True)
+    if given.markdown is not None:
+        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
