@@ -88,7 +88,14 @@ def test_the_oracle_has_the_gradients_of_its_own_output():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("seq, heads, kv_heads, head_dim", [(129, 4, 4, 128), (300, 4, 1, 64), (700, 1, 1, 16)])
+@pytest.mark.parametrize(
+    "seq, heads, kv_heads, head_dim",
+    [
+        (300, 4, 1, 64),
+        pytest.param(129, 4, 4, 128, marks=pytest.mark.long),
+        pytest.param(700, 1, 1, 16, marks=pytest.mark.long),
+    ],
+)
 def test_error_is_no_larger_than_that_of_jax_nn(dtype, seq, heads, kv_heads, head_dim):
     arrays = inputs(seq, heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=(), dtype=dtype)
     scale = head_dim**-0.5

@@ -124,7 +124,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("decay", ["standard", *(pytest.param(d, marks=pytest.mark.slow) for d in DECAYS[1:])])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", long_but(("adam", "sgd"), list(OPTIMIZERS)))
 def test_shift_keeps_the_training_and_every_part_of_it_is_needed(optimizer, decay):
     scheme = mup(optimizer=optimizer, decay=decay)
     plain, moved = (parameterize(make, s, **SIZES) for s in (scheme, shifted(scheme)))

@@ -31,7 +31,18 @@ READERS = {
 # Commands that take a blink are run; of the others the flags and the files are looked at.
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
 # Pages that train, compile or search for more than three seconds.
-LONG = {"any-model", "attention", "choose", "coordinate-check", "own-model", "plan", "runs", "sweeps", "tune"}
+LONG = {
+    "any-model",
+    "attention",
+    "choose",
+    "coordinate-check",
+    "from-other-codes",
+    "own-model",
+    "plan",
+    "runs",
+    "sweeps",
+    "tune",
+}
 
 
 @pytest.fixture
