@@ -3,8 +3,8 @@
 python -m benchmarks.gpu_plans --markdown plans.md
 
 Needs `equimu[cuda]`, or jax-cuda13-plugin alone. The first row is the step of `benchmarks.gpu`, for which an H100 reported 11.8
-GiB of temporaries when the plan said 11.72; since then its blocks recompute what is cheap (`benchmarks.gpu_program`). The others
-are of the sizes that are in use. One process a plan, a quarter of a minute each.
+GiB of temporaries when the plan said 11.72; since then its blocks recompute what is cheap (`benchmarks.gpu_program`). The
+others are of the sizes that are in use. One process a plan, a quarter of a minute each.
 """
 
 import argparse

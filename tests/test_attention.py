@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from attention_cases import CASES, errors, inputs, mean_errors, oracle, outcome, segments, unpack
 from jax.sharding import AxisType, PartitionSpec
+from tiers import long_but
 
 from equimu._errors import EquimuError
 from equimu.attention import _backends, _tiling, decode_attention, dot_product_attention, explain
@@ -20,6 +21,7 @@ from equimu.attention._visible import Visibility
 pytestmark = pytest.mark.usefixtures("light_compilation")
 
 BACKENDS = ("reference", "blockwise")
+SOME_CASES = long_but(("odd", "window", "bidirectional window", "packed", "later", "before the keys"), CASES)
 
 
 @pytest.fixture
@@ -30,15 +32,20 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(_tiling, "LARGEST", 32)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "case"),
+    [
+        *(pytest.param("reference", *case.values, id=f"reference-{case.id}", marks=case.marks) for case in SOME_CASES),
+        *(pytest.param("blockwise", case, id=f"blockwise-{name}") for name, case in CASES.items()),
+    ],
+)
 def test_output_and_gradients_match_the_oracle(backend, case, small_blocks):
     arrays, options = unpack(case)
     expected = oracle(*arrays[:3], d_out=arrays[3], **options)
     assert np.all(errors(outcome(*arrays, backend=backend, **options), expected) < 4e-6)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("case", SOME_CASES)
 def test_strips_match_the_oracle(case, monkeypatch):
     monkeypatch.setattr(_tiling, "STRIP", 32)
     arrays, options = unpack(case)
@@ -81,7 +88,14 @@ def test_the_oracle_has_the_gradients_of_its_own_output():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("seq, heads, kv_heads, head_dim", [(129, 4, 4, 128), (300, 4, 1, 64), (700, 1, 1, 16)])
+@pytest.mark.parametrize(
+    "seq, heads, kv_heads, head_dim",
+    [
+        (300, 4, 1, 64),
+        pytest.param(129, 4, 4, 128, marks=pytest.mark.long),
+        pytest.param(700, 1, 1, 16, marks=pytest.mark.long),
+    ],
+)
 def test_error_is_no_larger_than_that_of_jax_nn(dtype, seq, heads, kv_heads, head_dim):
     arrays = inputs(seq, heads=heads, kv_heads=kv_heads, head_dim=head_dim, batch=(), dtype=dtype)
     scale = head_dim**-0.5

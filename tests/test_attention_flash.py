@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from attention_cases import CASES, errors, inputs, oracle, outcome, segments, unpack
 from jax.sharding import AxisType, PartitionSpec
+from tiers import long_but
 
 from equimu.attention import _flash, explain
 from equimu.attention._flash import documents, flash
@@ -88,7 +89,10 @@ def test_ids_that_do_not_fit_are_served_all_the_same(ids, monkeypatch):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("transformation", ["vmap", "vmap of vmap", "remat vmap", "grad in vmap", "vmap shard_map"])
+@pytest.mark.parametrize(
+    "transformation",
+    long_but(("vmap", "vmap shard_map"), ("vmap", "vmap of vmap", "remat vmap", "grad in vmap", "vmap shard_map")),
+)
 def test_a_kernel_without_a_rule_for_vmap_is_mapped(transformation, packed):
     """The mapped axis becomes part of the batch: the stand-in raises where it is mapped itself."""
     q, k, v, d_out = inputs(20, batch=(4,))

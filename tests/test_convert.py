@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import long_but
 
 from equimu import (
     EquimuError,
@@ -123,7 +124,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("decay", ["standard", *(pytest.param(d, marks=pytest.mark.slow) for d in DECAYS[1:])])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", long_but(("adam", "sgd"), list(OPTIMIZERS)))
 def test_shift_keeps_the_training_and_every_part_of_it_is_needed(optimizer, decay):
     scheme = mup(optimizer=optimizer, decay=decay)
     plain, moved = (parameterize(make, s, **SIZES) for s in (scheme, shifted(scheme)))
@@ -153,7 +154,7 @@ def test_umup_trains_as_table_3_with_its_own_rates_does():
 
 
 @pytest.mark.parametrize("decay", ["independent", pytest.param("standard", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", long_but(("adam", "sgd"), list(OPTIMIZERS)))
 def test_convert_moves_a_running_training(optimizer, decay):
     scheme = mup(optimizer=optimizer, decay=decay)
     before, after = (parameterize(make, s, **SIZES) for s in (scheme, shifted(scheme)))

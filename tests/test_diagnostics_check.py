@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from json_schemas import check_schema
+from tiers import long_but
 
 import equimu as mu
 from benchmarks.coordinate._faults import Fault
@@ -43,7 +44,7 @@ def check_fault(fault: Fault):
         assert row.why
 
 
-@pytest.mark.parametrize("what", [*(pytest.param(what, marks=pytest.mark.long) for what in QUICK[:3]), QUICK[3]])
+@pytest.mark.parametrize("what", long_but(("a branch that starts at zero twice, and never moves",), QUICK))
 def test_mistakes_are_caught_and_named(what):
     check_fault(ALL[what])
 

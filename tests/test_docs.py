@@ -14,6 +14,7 @@ import jaxtyping
 import pytest
 from pages import DOCS, PAGES, ROOT, anchors, blocks, commands, prose
 from public_names import public_names, public_packages
+from tiers import long_but
 
 import equimu
 from equimu.cli import main
@@ -30,7 +31,18 @@ READERS = {
 # Commands that take a blink are run; of the others the flags and the files are looked at.
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
 # Pages that train, compile or search for more than three seconds.
-LONG = {"any-model", "attention", "choose", "coordinate-check", "own-model", "plan", "runs", "sweeps", "tune"}
+LONG = {
+    "any-model",
+    "attention",
+    "choose",
+    "coordinate-check",
+    "from-other-codes",
+    "own-model",
+    "plan",
+    "runs",
+    "sweeps",
+    "tune",
+}
 
 
 @pytest.fixture
@@ -41,11 +53,9 @@ def as_users_have_it(monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=pytest.mark.long) if page.stem in LONG else page
-        for page in PAGES
-        if "```python" in page.read_text()
-    ],
+    long_but(
+        [page for page in PAGES if page.stem not in LONG], [page for page in PAGES if "```python" in page.read_text()]
+    ),
     ids=lambda page: page.stem,
 )
 @pytest.mark.usefixtures("as_users_have_it")

@@ -357,6 +357,7 @@ MOVED = {
     "weight norm": (lambda n, key: eqx.nn.WeightNorm(eqx.nn.Linear(n, n, key=key)), features),
     "weight norm of a readout": (lambda n, key: eqx.nn.WeightNorm(eqx.nn.Linear(n, 5, key=key)), features),
 }
+FEW_MOVED = ("groups of four", "transposed", "gated", "weight norm")
 
 
 def moves(make, inputs, scheme, n):
@@ -380,7 +381,11 @@ def moves(make, inputs, scheme, n):
 
 @pytest.mark.parametrize(
     ("layer", "scheme"),
-    [*((layer, mup()) for layer in MOVED), *((layer, tpv(8)) for layer in MOVED if "norm" in layer)],
+    [
+        *((layer, mup()) for layer in FEW_MOVED),
+        *(pytest.param(layer, mup(), marks=pytest.mark.long) for layer in MOVED if layer not in FEW_MOVED),
+        *(pytest.param(layer, tpv(8), marks=pytest.mark.long) for layer in MOVED if "norm" in layer),
+    ],
     ids=lambda x: x if isinstance(x, str) else x.name,
 )
 def test_step_moves_the_output_equally_at_every_width(layer, scheme):

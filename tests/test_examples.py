@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import long_but
 
 import equimu as mu
 from equimu.tasks import find_task
@@ -28,12 +29,7 @@ THIRD_PARTY = ("equimo",)
 STAYS = 0.4
 
 
-LARGER = ("classifier", "encoder_decoder", "mixer", "vision_transformer")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in LARGER else name for name in TASKS]
-)
+@pytest.mark.parametrize("name", long_but(("gru",), list(TASKS)))
 def test_an_example_trains(name, tmp_path):
     task = find_task(f"{EXAMPLES / name}.py:{TASKS[name]}")
     small = {"rows": 8} | ({} if name == "gru" else {"examples": 256})

@@ -134,7 +134,8 @@ def test_trees_of_another_family_are_refused(optimizer, family):
         sgd(parameterize(layers, mup(optimizer=family), **SIZES), learning_rate=0.1)
 
 
-@pytest.mark.parametrize("name", ["adafactor", pytest.param("muon", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["adafactor", "muon"])
 def test_runs_of_these_optimizers_are_the_same_on_a_mesh(name, tmp_path, corpus):
     import dataclasses
 

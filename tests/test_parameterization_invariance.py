@@ -108,7 +108,9 @@ def distance(a, b):
     return max(np.abs(x - y).max() / np.abs(x).max() for x, y in zip(a[0], b[0], strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", pytest.param("sign", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.long), pytest.param("sign", marks=pytest.mark.slow)]
+)
 def test_tables_3_8_and_9_train_alike(optimizer):
     three, eight, nine = (trained(tpv(table, optimizer=optimizer), optimizer) for table in (3, 8, 9))
     assert three[1][-1] < three[1][0]

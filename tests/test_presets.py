@@ -275,6 +275,7 @@ def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys)
     assert all((tmp_path / "runs" / name).is_dir() for each in data["groups"].values() for name in each["runs"])
 
 
+@pytest.mark.long
 def test_agreement_is_of_verdicts(found):
     panel = found.panel
 
@@ -294,6 +295,7 @@ def test_agreement_is_of_verdicts(found):
     assert summary(cases) == told
 
 
+@pytest.mark.long
 def test_the_papers_criterion_is_on_its_own_grid(found):
     panel = found.panel
     points = [-10.0, -9.0, -8.0, -7.0, -6.0]

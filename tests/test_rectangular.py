@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import long_but
 
 from equimu import adamw, everett, initialize, lion, mup, parameterize, register_axes, scaled, sgd, spectral, tpv
 from equimu.parameterization import rules_of
@@ -100,9 +101,7 @@ def test_update_of_a_map_between_two_widths_moves_its_output_alike_at_all_of_the
     check(family, table, growth)
 
 
-@pytest.mark.parametrize(
-    "growth", [*(pytest.param(name, marks=pytest.mark.long) for name in GROWTHS if name != "in"), "in"]
-)
+@pytest.mark.parametrize("growth", long_but(("in",), list(GROWTHS)))
 def test_update_moves_the_output_alike_under_sgd(growth):
     # Without the rate's ratio the effect falls 16-fold here where the output alone grows 16-fold.
     check("sgd", "tpv 3", growth)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import long_but
 
 from equimu import (
     EquimuError,
@@ -133,7 +134,7 @@ def test_unit_scaled_branch_has_the_absolute_factor(block, stacked):
 
 @pytest.mark.parametrize(("block", "stacked"), FORMS)
 @pytest.mark.filterwarnings("ignore:initialize draws")
-@pytest.mark.parametrize("alpha", [0.5, 1.0])
+@pytest.mark.parametrize("alpha", long_but([0.5], [0.5, 1.0]))
 def test_function_is_that_of_a_model_that_multiplies_its_branches(alpha, block, stacked):
     with jax.enable_x64(True):
         tree = tree_of(completep(alpha), block, stacked)

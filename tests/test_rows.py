@@ -1,13 +1,12 @@
 """Rows of a run that were damaged, lost or exchanged: taken from the checkpoint or told, never silent."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
 
 import pytest
-from runs import small_run
+from runs import lines_run
 
 from equimu import EquimuError, train
 from equimu.reports import read_cells
@@ -25,7 +24,7 @@ class Cut(Exception):
 
 
 def without_times(rows):
-    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in rows]
+    return [{key: value for key, value in row.items() if key != "examples_per_second"} for row in rows]
 
 
 def cut_run(config, out):
@@ -41,27 +40,22 @@ def cut_run(config, out):
     return folder
 
 
-def config_of(run):
-    """The run's config, with what is not part of its identity as `small_run` has it."""
-    return dataclasses.replace(run.config, log_every=5)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(lines_run(), out=tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
-def whole(corpus, tmp_path_factory):
-    return train(small_run(corpus), out=tmp_path_factory.mktemp("whole"))
+def cut_once(tmp_path_factory):
+    return cut_run(lines_run(), tmp_path_factory.mktemp("cut"))
 
 
 @pytest.fixture(scope="module")
-def cut_once(corpus, tmp_path_factory):
-    return cut_run(small_run(corpus), tmp_path_factory.mktemp("cut"))
-
-
-@pytest.fixture(scope="module")
-def cut_without_rows(corpus, tmp_path_factory):
+def cut_without_rows(tmp_path_factory):
     """The same, of which no checkpoint holds the rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_module, "_KEPT_BYTES", 0)
-        return cut_run(small_run(corpus), tmp_path_factory.mktemp("cut"))
+        return cut_run(lines_run(), tmp_path_factory.mktemp("cut"))
 
 
 @pytest.fixture
@@ -92,7 +86,7 @@ def lines(change):
 
 
 def flip_speed(content):
-    at = content.index(b'"tokens_per_second": ') + 22
+    at = content.index(b'"examples_per_second": ') + 24
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
@@ -123,7 +117,7 @@ SPECIAL = {
 def test_lost_rows_are_taken_from_the_checkpoint(what, whole, cut, capsys):
     DAMAGE[what](cut / "metrics.jsonl")
     seen = []
-    run = train(config_of(whole), out=cut.parent, runtime=OFTEN, on_row=seen.append)
+    run = train(lines_run(), out=cut.parent, runtime=OFTEN, on_row=seen.append)
     assert seen[0]["step"] == 10  # it went on from step 8
     assert without_times(run.rows) == without_times(whole.rows)
     err = capsys.readouterr().err
@@ -137,13 +131,13 @@ def test_lost_rows_that_no_checkpoint_holds_are_told(what, whole, cut_without_ro
     DAMAGE[what](folder / "metrics.jsonl")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(EquimuError, match="are lost .*bring metrics.jsonl back, move checkpoints away") as error:
-        train(config_of(whole), out=tmp_path, runtime=OFTEN)
+        train(lines_run(), out=tmp_path, runtime=OFTEN)
     assert "\n" not in str(error.value)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     # as told
     shutil.rmtree(folder / "checkpoints")
     if what != "a folder":
-        assert without_times(train(config_of(whole), out=tmp_path).rows) == without_times(whole.rows)
+        assert without_times(train(lines_run(), out=tmp_path).rows) == without_times(whole.rows)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +154,7 @@ def test_no_file_of_a_run_is_reached_through_a_link_or_is_a_pipe(what, name, who
     SPECIAL[what](path)
     elsewhere = {p: p.stat().st_mtime_ns for p in cut.parent.rglob("elsewhere*")}
     with pytest.raises(EquimuError, match=f"cannot take .*{name}: (a symbolic link|not a regular file)"):
-        train(config_of(whole), out=cut.parent, runtime=OFTEN)
+        train(lines_run(), out=cut.parent, runtime=OFTEN)
     assert {p: p.stat().st_mtime_ns for p in cut.parent.rglob("elsewhere*")} == elsewhere
 
 
@@ -200,8 +194,8 @@ def test_other_files_of_a_run_that_were_changed(name, change, words, done):
         read_run(done)
 
 
-def test_files_of_two_runs_that_were_exchanged(corpus, done):
-    other = train(small_run(corpus, seed=1), out=done.parent)
+def test_files_of_two_runs_that_were_exchanged(done):
+    other = train(lines_run(seed=1), out=done.parent)
     mine, others = done / "metrics.jsonl", other.folder / "metrics.jsonl"
     content = mine.read_bytes()
     mine.write_bytes(others.read_bytes())
@@ -233,14 +227,14 @@ def test_checks_are_those_of_the_format(whole):
     for line in (whole.folder / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         message = row.pop("check")
-        row.pop("tokens_per_second", None)
+        row.pop("examples_per_second", None)
         check = hashlib.sha256(json.dumps([check, row]).encode()).hexdigest()[:16]
         assert message == check
     assert all("check" not in row for row in whole.rows)
 
 
 def test_runs_of_equal_bits_have_equal_checks(whole, tmp_path):
-    again = train(config_of(whole), out=tmp_path, runtime=OFTEN)
+    again = train(lines_run(), out=tmp_path, runtime=OFTEN)
 
     def rows(run):
         return without_times(map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines()))
@@ -272,7 +266,7 @@ def test_run_of_a_version_without_checks_goes_on(whole, cut, capsys):
     as_before(cut)
     with open(cut / "metrics.jsonl", "a") as file:
         file.write('{"step": 1')
-    run = train(config_of(whole), out=cut.parent, runtime=OFTEN)
+    run = train(lines_run(), out=cut.parent, runtime=OFTEN)
     assert without_times(run.rows) == without_times(whole.rows) and capsys.readouterr().err == ""
 
 
@@ -281,7 +275,7 @@ def test_rows_without_checks_that_are_lost_are_told(damage, whole, cut):
     as_before(cut)
     damage(cut / "metrics.jsonl")
     with pytest.raises(EquimuError, match="are lost"):
-        train(config_of(whole), out=cut.parent, runtime=OFTEN)
+        train(lines_run(), out=cut.parent, runtime=OFTEN)
 
 
 def test_runs_that_have_not_ended_are_told(done, cut_once, capsys):

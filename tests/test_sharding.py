@@ -11,6 +11,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from meshes import LLAMA, ROWS, SEQ, VOCAB, batches, mesh_of, outcome_of, randomised, shapes_of
+from tiers import long_but
 
 from equimu import EquimuError, LanguageModel, adamw, lion, mup, nn, parameterize, sp
 from equimu.data import Batch
@@ -194,12 +195,9 @@ OPTIONS = {
     "projections kept": ((1, 4, 2), {"remat": "projections", "n_kv_head": 8}, {"accumulate": 2}),
     "recomputed": ((1, 4, 2), {"remat": True, "n_kv_head": 1}, {"loss_denominator": "positions"}),
 }
-LONG = {"all", "tied, indivisible", "projections kept"}
 
 
-@pytest.mark.parametrize(
-    "option", [pytest.param(option, marks=pytest.mark.long) if option in LONG else option for option in OPTIONS]
-)
+@pytest.mark.parametrize("option", long_but(("tied, in chunks", "recomputed"), list(OPTIONS)))
 def test_options_on_a_mesh_have_the_gradient_of_one_device(option):
     shape, options, of_step = OPTIONS[option]
     of_task = {name: value for name, value in of_step.items() if name != "accumulate"}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import long_but
 
 PROJECT = Path(__file__).parent / "user_project"
 # Optax has no stubs, and types of jax.numpy are partly unknown: neither is about this library.
@@ -63,7 +64,7 @@ LONG = [
 
 @pytest.mark.parametrize(
     "command",
-    [*COMMANDS, *(pytest.param(command, marks=pytest.mark.long) for command in LONG)],
+    long_but(COMMANDS, [*COMMANDS, *LONG]),
     ids=lambda command: command.split()[0],
 )
 def test_the_command_line_takes_it(project, command):
