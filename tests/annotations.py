@@ -13,6 +13,8 @@ import jaxtyping
 from jaxtyping import _decorator
 
 _jaxtyped = _decorator.jaxtyped
+# The error that jaxtyping raises: a TypeError, as Python's own would be.
+_beartype = beartype.beartype(conf=beartype.BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def check_annotations(package: str) -> None:
@@ -24,7 +26,7 @@ def check_annotations(package: str) -> None:
 def _checked(function: typing.Any, *, typechecker: typing.Any) -> typing.Any:
     if not inspect.isfunction(function) or _has_shapes(function):
         return _jaxtyped(function, typechecker=typechecker)
-    held = beartype.beartype(function)
+    held = _beartype(function)
 
     @functools.wraps(function)
     def wrapped(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:

@@ -22,6 +22,8 @@ from equimu.diagnostics._statistics import layered, with_layers
 from equimu.diagnostics._theory import SiteTheory, theory
 from equimu.diagnostics._verdicts import _rows_of_site
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (3, 8))
 WIDTHS = (16, 32, 64)

@@ -99,6 +99,7 @@ def test_a_run_that_fails_gives_its_lane_up(cells, tmp_path):
     assert [run.status for run in trained(cells[2:4], tmp_path, programs)] == ["finished"] * 2
 
 
+@pytest.mark.long
 def test_what_fails_on_the_device_fails_for_all_that_are_computed_together(cells, tmp_path, monkeypatch):
     from equimu.training._lanes import Lanes
 

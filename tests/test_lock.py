@@ -14,6 +14,8 @@ from equimu import EquimuError, train
 from equimu.runs import _lock as lock_module
 from equimu.runs._lock import FolderLock
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):

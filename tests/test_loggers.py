@@ -16,6 +16,8 @@ from equimu.runs import logger_names
 from equimu.sweeps import SweepConfig
 from equimu.training import RuntimeConfig
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 class Recorder:
     """Keeps what it is sent, and changes it afterwards."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import small_run
+from runs import lines_run, small_run
 from strange import call, forge, within
 
 import equimu
@@ -32,8 +32,8 @@ ROOT = Path(equimu.__file__).parents[1]
 # Run folders
 
 
-def test_what_a_killed_start_left_is_taken_over(corpus, tmp_path):
-    config = small_run(corpus)
+def test_what_a_killed_start_left_is_taken_over(tmp_path):
+    config = lines_run()
     name = train(config, out=tmp_path / "once").folder.name
     folder = tmp_path / "again" / name
     for left in (

@@ -11,6 +11,8 @@ from equimu.reports import cells_of, read_cells, report, write_report
 from equimu.sweeps import cells
 from equimu.training import train
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 def small_sweep(run=None, **grid):
     run = in_grid(lines_run() if run is None else run)

@@ -211,6 +211,7 @@ def test_programs_are_shared_by_runs_that_differ_in_numbers_only(corpus):
     assert len({id(program(config)) for config in other} | {id(first)}) == 1 + len(other)
 
 
+@pytest.mark.long
 def test_weight_decay_shrinks_weights(corpus, tmp_path):
     config = small_run(corpus, steps=30)
     decayed = dataclasses.replace(

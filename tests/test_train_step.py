@@ -17,6 +17,8 @@ from equimu.tasks import cross_entropy_sum, summed_losses
 from equimu.training import TrainState, evaluation, loss_and_gradient, update
 from equimu.training._step import Outcome
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 VOCAB, ROWS, SEQ = 11, 8, 5
 
 

@@ -34,6 +34,7 @@ def test_verdicts_are_seldom_wrong(outcomes):
     assert sum(outcome.kind == "drifts" for outcome in moving) >= 0.8 * len(moving)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "low", "high"), [("optimum", 0.87, 0.94), ("law", 0.87, 0.96), ("regret", 0.87, 0.95)]
 )
@@ -44,6 +45,7 @@ def test_intervals_of_90_percent_hold_the_truth_as_often(outcomes, name, low, hi
     assert low <= inside / count <= high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["optimum", "law", "regret"])
 def test_no_kind_of_sweep_is_left_out(outcomes, name):
     for kind, group in outcomes.items():
