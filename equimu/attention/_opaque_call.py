@@ -41,18 +41,18 @@ def foreign(function: Callable[..., Any], *arrays: jax.Array, folds: bool = Fals
     return _differentiable(function, folds, *vary_alike(arrays))
 
 
-def once_a_device(missing: Callable[[], str | None]) -> Callable[[], str | None]:
+class once_a_device:  # a decorator
     """A function that asks `trial`, called once for each device that programs are compiled for."""
-    answers: dict[Any, str | None] = {}
 
-    @functools.wraps(missing)
-    def ask() -> str | None:
-        device = described_device()
-        if device not in answers:
-            answers[device] = missing()
-        return answers[device]
+    def __init__(self, missing: Callable[[], str | None]) -> None:
+        self._of_device = functools.cache(lambda device: missing())
 
-    return ask
+    def __call__(self) -> str | None:
+        return self._of_device(described_device())
+
+    def cache_clear(self) -> None:
+        """Forgets all answers."""
+        self._of_device.cache_clear()
 
 
 def trial(attend: Callable[..., Any]) -> str | None:
