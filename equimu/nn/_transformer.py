@@ -136,7 +136,8 @@ class Transformer(eqx.Module):
             dtype: of the computation between embedding and logits, e.g. `jnp.bfloat16`; the weights' own by default. Norms,
                 softmax and logits are float32 or better in any case.
             remat: recompute each block in the backward pass instead of keeping its intermediates; `"projections"` keeps the
-                outputs of its matrices and recomputes the rest.
+                outputs of its matrices and recomputes the rest. False keeps all, on a GPU all but what follows from the
+                products and the attention number by number, which costs a read and a write there.
             unroll: blocks per iteration of the scan over them. 1 leaves it to the platform: on a GPU up to 24 blocks are not
                 scanned at all, elsewhere one is taken at a time. On a CPU a few small blocks run faster unrolled; compile
                 time grows with it.
