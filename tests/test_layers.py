@@ -20,6 +20,7 @@ LAYERS = {
         "_errors",
         "_html",
         "_interrupt",
+        "_kept",
         "_interval",
         "_json",
         "_lazy",
