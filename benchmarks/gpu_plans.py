@@ -12,8 +12,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks._markdown import print_table
 
 _EXAMPLES = Path(__file__).parent.parent / "examples"
 _STEP = "--size.width 2048 --size.depth 12 --base.width 128 --text.rows 16 --text.seq 1024"
@@ -54,23 +55,12 @@ def row(name: str) -> list[str]:
     ]
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> None:
     """Prints a row a plan as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", type=Path, help="file for the table")
     given = parser.parse_args()
-    lines = [line(_HEADER), line(["---"] * len(_HEADER))]
-    print(*lines, sep="\n")
-    for name in _PLANS:
-        lines.append(line(row(name)))
-        print(lines[-1], flush=True)
-    if given.markdown is not None:
-        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print_table(_HEADER, map(row, _PLANS), given.markdown)
 
 
 if __name__ == "__main__":

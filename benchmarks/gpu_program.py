@@ -17,8 +17,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks._markdown import print_table
 
 _ROWS = ["as it is", "all results kept", "and norms measured at each step", "and blocks scanned"]
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", re.MULTILINE)
@@ -90,23 +91,12 @@ def row(changes: int) -> list[str]:
     return [*cells, str(found["kernels"]), str(found["others"]), f"{moved / 2**30:.1f}", f"{moved / 3.35e9:.1f}"]
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> None:
     """Prints a row as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--markdown", type=Path, help="file for the table")
     given = parser.parse_args()
-    lines = [line(_HEADER), line(["---"] * len(_HEADER))]
-    print(*lines, sep="\n")
-    for changes in range(len(_ROWS)):
-        lines.append(line(row(changes)))
-        print(lines[-1], flush=True)
-    if given.markdown is not None:
-        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print_table(_HEADER, map(row, range(len(_ROWS))), given.markdown)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ import argparse
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks._markdown import print_table
 from equimu.presets import groups
 
 _USUAL = ("v3:8x8", "--runtime.data", "32", "--runtime.fsdp", "4")
@@ -45,24 +44,13 @@ def row(group: str) -> list[str]:
     ]
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> None:
     """Prints a row per group as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help="all by default")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     given = parser.parse_args()
-    lines = [line(_HEADER), line(["---"] * len(_HEADER))]
-    start = time.monotonic()
-    for group in given.groups or groups():
-        lines.append(line(row(group)))
-        print(f"{lines[-1]}  ({time.monotonic() - start:.0f} s)", flush=True)
-    if given.markdown is not None:
-        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print_table(_HEADER, map(row, given.groups or groups()), given.markdown)
 
 
 if __name__ == "__main__":
