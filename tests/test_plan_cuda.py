@@ -15,6 +15,7 @@ from planning import EXAMPLE_FILES, TINY, TINY_SIZE, decoder
 
 import equimu.cli
 from equimu._errors import EquimuError
+from equimu.nn import Transformer
 from equimu.plans import Machine, MeshShape, machines, plan, plan_to_json, print_plan, register_machine
 from equimu.plans._compile import CompiledStep, compile_step
 from equimu.plans._count import Counts, Traffic
@@ -251,10 +252,18 @@ def test_the_command_plans_for_gpus():
 
 @needs_cuda
 @pytest.mark.slow
-def test_the_temporaries_are_those_that_a_card_reported():
-    """The unrolled step of `benchmarks.gpu`: jax on an H100 said 11.8 GiB."""
+@pytest.mark.usefixtures("nothing_kept")
+def test_the_temporaries_are_those_that_a_card_reported(monkeypatch):
+    """The unrolled step of `benchmarks.gpu`: jax on an H100 said 11.8 GiB while its blocks kept all of their results."""
     model = dict(seq=1024, rows=16, vocab_size=32768, head_dim=128, dtype="bfloat16")
-    made = plan(decoder({"width": 2048, "depth": 12}, base={"width": 128}, **model), "h100:1")
-    assert (made.memory.activations + made.memory.temporaries) / GIB == pytest.approx(11.8, rel=0.1)
+    config = decoder({"width": 2048, "depth": 12}, base={"width": 128}, **model)
+
+    def temporaries(made):
+        return (made.memory.activations + made.memory.temporaries) / GIB
+
+    made = compiled(config, "h100:1")
+    assert temporaries(made) < 10.5
     # Products of matrices: of the mathematics, and of kernels, whose backward passes make the scores again.
     assert made.counted_flops / made.model_flops == pytest.approx(1, abs=0.05)
+    monkeypatch.setattr(Transformer, "_rematerialised", lambda self, layer: layer)
+    assert temporaries(compiled(config, "h100:1")) == pytest.approx(11.8, rel=0.1)
