@@ -311,3 +311,24 @@ def test_each_instruction_takes_its_operations_or_its_bytes():
     collectives = 2 * 64 * 4 * 4 + 32 * 16 * 2 * 6  # read and written, which is no work of the device
     assert rich.work == pytest.approx(1e6 * (rich.bytes - collectives), rel=0.01)
     assert count(GPU).work == count(GPU).flops
+
+
+def test_what_another_thread_runs_is_no_part_of_the_schedule():
+    aside = """%aside (a: f32[64,256]) -> f32[64,256] {
+  %a = f32[64,256]{1,0} parameter(0)
+  ROOT %g = f32[64,256]{1,0} fusion(%a), kind=kCustom, calls=%sum, backend_config={"estimated_cycles":"9223372036854775807"}
+}, execution_thread="sparsecore"
+
+ENTRY"""
+    begun = '  %h = ((f32[64,256]), f32[64,256], u32[]) call-start(%g), async_execution_thread="sparsecore", to_apply=%aside\n'
+    text = TPU.replace("ENTRY", aside).replace("  ROOT %scattered", f"{begun}  ROOT %scattered")
+    assert count(text).cycles == count(TPU).cycles
+    assert "aside" in Module(text).computations
+
+
+def test_a_fusion_that_is_begun_moves_what_it_moves_at_once():
+    begun = GPU.replace(
+        "%by_triton = bf16[64,16]{1,0} fusion(%x, %w)",
+        "%s = ((bf16[64,32]{1,0}, bf16[32,16]{1,0}), bf16[64,16]{1,0}, u32[]) fusion-start(%x, %w)",
+    ).replace("  %gathered", "  %by_triton = bf16[64,16]{1,0} fusion-done(%s)\n  %gathered")
+    assert count(begun) == count(GPU)

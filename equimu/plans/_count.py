@@ -241,7 +241,8 @@ def _written(fusion: Instruction, root: Instruction, called: Computation) -> int
         root = called[root.operands[0]]
     if root.opcode == "dynamic-update-slice":
         return called[root.operands[1]].bytes
-    return _in_memory(fusion)
+    # what is begun hands on its operands with its result
+    return _in_memory(root if fusion.opcode.endswith("-start") else fusion)
 
 
 def _readers(value: Instruction, inside: Computation) -> list[Instruction]:

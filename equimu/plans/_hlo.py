@@ -69,17 +69,16 @@ class Instruction:
     @property
     def called(self) -> tuple[str, ...]:
         """The computations that run where this instruction does; the condition of a loop is not among them."""
-        opcode = self.opcode.removesuffix("-start")
-        if opcode == "while":
+        if self.opcode == "while":
             return (self.attribute("body") or "",)
-        if opcode == "conditional":
+        if self.opcode == "conditional":
             match = re.search(r"branch_computations=\{([^}]*)\}", self.attributes)
             if match:
                 return tuple(name.strip().lstrip("%") for name in match[1].split(","))
             return tuple(self.attribute(f"{word}_computation") or "" for word in ("true", "false"))
-        if opcode == "call":
+        if self.opcode == "call":
             return (self.attribute("to_apply") or "",)
-        if opcode in ("fusion", "async"):
+        if self.is_fusion or self.opcode == "async-start":
             return (self.attribute("calls") or "",)
         return ()
 
@@ -132,7 +131,7 @@ class Module:
                 name, lines = head[2], {}
                 if head[1]:
                     self.entry = name
-            elif line == "}":
+            elif line.startswith("}"):  # after it may stand the thread that runs it
                 self.computations[name] = Computation(name, lines)
             elif instruction := _instruction(line):
                 lines[instruction.name] = instruction
