@@ -1,5 +1,7 @@
 """Eight CPU devices for the meshes, and every annotation of the package checked at run time."""
 
+import functools
+import inspect
 import json
 import os
 import signal
@@ -87,6 +89,29 @@ def light_compilation(programs: None):
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def traced_once():
+    """For files of many tables: tracing a model does not depend on the table, so each is traced once for all of them."""
+    from equimu.parameterization import _array_rules, _sizes, _starts, _trace, _tree
+    from equimu.parameterization._second_uses import with_second_uses
+
+    blueprints, starts = functools.cache(_trace.Blueprints), functools.cache(_starts.starts)
+
+    @functools.cache
+    def measured(known, base, target):
+        return _sizes.measure(lambda sizes: with_second_uses(known(sizes).shapes()), dict(base), dict(target))
+
+    def measure(shapes_at, base, target):
+        known = inspect.getclosurevars(shapes_at).nonlocals["blueprints"]
+        return measured(known, (*base.items(),), (*target.items(),))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_tree, "Blueprints", blueprints)
+        patch.setattr(_array_rules, "starts", starts)
+        patch.setattr(_array_rules, "measure", measure)
+        yield
 
 
 @pytest.fixture

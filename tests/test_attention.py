@@ -213,7 +213,10 @@ def attend_under(transformation, backend):
     return jax.shard_map(attend, mesh=mesh, in_specs=(spec, spec, spec), out_specs=spec)
 
 
-@pytest.mark.parametrize("transformation", ["vmap", "vmap over heads", "remat", "scan", "shard_map"])
+@pytest.mark.parametrize(
+    "transformation",
+    long_but(("vmap over heads", "scan", "shard_map"), ("vmap", "vmap over heads", "remat", "scan", "shard_map")),
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_are_the_same_under(transformation, backend, small_blocks):
     arrays = inputs(70)

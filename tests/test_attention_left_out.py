@@ -25,7 +25,7 @@ def blocks(request, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["reference", "blockwise", "auto"])
 @pytest.mark.parametrize("traced", [False, True], ids=["known", "traced"])
-@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.long), 9])
 @pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.long)])
 def test_what_lies_beyond_the_length_does_not_come_through(value, window, traced, backend, blocks):
     q, k, v, d_out = inputs(5, ROOM, heads=4, kv_heads=2)

@@ -35,7 +35,7 @@ from equimu import (
 )
 from equimu.parameterization import fan_in, fan_out, layer_fan_in, rules_of, with_numbers
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
+pytestmark = pytest.mark.usefixtures("light_compilation", "traced_once")
 
 STEPS = 60
 SIZES = {"base": {"n": 4}, "target": {"n": 16}}
@@ -246,7 +246,7 @@ def test_state_that_convert_cannot_read_is_an_error():
 
 
 @pytest.mark.parametrize("scheme", [tpv(8), tpv(9), ntk(), mean_field()], ids=lambda s: s.name)
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.long), True])
 def test_folded_model_computes_what_the_scaled_one_does(scheme, tied):
     if tied and scheme.name not in ("tpv-8-relative", "tpv-9-relative"):
         return

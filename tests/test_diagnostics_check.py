@@ -72,6 +72,7 @@ def test_healthy_models_pass_from_many_seeds():
     assert len({row.name for row in check.rows if row.kind == "site"}) == 3
 
 
+@pytest.mark.long
 def test_an_unstable_parameterization_is_no_alarm_and_is_said_to_be_unstable():
     check = mlp_probe()(mu.sp())
     assert check.passed and "not stable" in check.verdict

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import long_but
 
 import equimu as mu
 from equimu.diagnostics import record as record_eagerly
@@ -47,7 +48,9 @@ def test_sites_are_the_outputs_in_the_order_of_execution():
     np.testing.assert_array_equal(found["(model)"], found["layers[1]"])
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": True}, {"remat": "projections"}, {"unroll": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", long_but([{}], [{}, {"remat": True}, {"remat": "projections"}, {"unroll": 2}]), ids=str
+)
 def test_scanned_layers_are_stacked_and_keep_their_order(options):
     model = make(n_layer=3, **options)
     found = record(logits, model, TOKENS)

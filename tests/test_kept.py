@@ -14,6 +14,8 @@ from equimu.tasks import LanguageModel, ModelConfig, TextConfig
 from equimu.training import Programs, _program, build_tree, hyperparameters_of, program_for
 from equimu.training._functions import StepPair
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 VOCAB, ROWS, SEQ, WIDTH = 64, 4, 32, 32
 MODELS = {
     "relu": {},
@@ -53,6 +55,7 @@ def alike(one, other, share):
         np.testing.assert_allclose(a, b, rtol=0, atol=share * np.max(np.abs(b[np.isfinite(b)]), initial=0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "fsdp"), [("relu", 1), ("swiglu", 2), ("bfloat16", 1)])
 def test_recomputing_what_is_cheap_changes_what_is_kept_and_no_number(monkeypatch, name, fsdp):
     model = ModelConfig(vocab_size=VOCAB, head_dim=16, **MODELS[name])

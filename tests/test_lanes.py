@@ -143,6 +143,7 @@ def test_a_vectorised_sweep_that_is_interrupted_goes_on(tmp_path):
     assert len(sweep(config, out=tmp_path, launcher="local(vectorize=true, workers=2)")) == 6
 
 
+@pytest.mark.long
 def test_each_device_computes_cells_of_its_own(tmp_path, monkeypatch):
     # Eight virtual devices of a CPU, taken for accelerators.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -44,6 +44,7 @@ def by_path(tree, arrays):
     return {rule.path: a for rule, a in zip(rules_of(tree), jax.tree.leaves(arrays), strict=True)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_adafactor_is_optax_on_each_matrix_of_a_stack(momentum):
     tree = parameterize(make, sp(optimizer="adafactor"), **SIZES)

@@ -6,7 +6,6 @@ and Lingle (arXiv 2404.05728).
 """
 
 import functools
-import inspect
 import itertools
 from fractions import Fraction
 from math import sqrt
@@ -14,18 +13,9 @@ from math import sqrt
 import pytest
 
 from equimu import EquimuError, mup, nn, parameterize, sp, tpv
-from equimu.parameterization import (
-    Parameterization,
-    Row,
-    _array_rules,
-    _sizes,
-    _starts,
-    _trace,
-    _tree,
-    fan_in,
-    rules_of,
-)
-from equimu.parameterization._second_uses import with_second_uses
+from equimu.parameterization import Parameterization, Row, fan_in, rules_of
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 BASE, N = 128, 192  # m = 1.5
 VOCAB, LAYERS, HEAD = 11, 2, 16
@@ -188,26 +178,6 @@ def leaves(option, n):
         shape = (size,) if gain == "vector" else ()
         found[f"{path}.gain"] = ("vector" if wide else "scalar", shape, 1, size if shape else 1, 1)
     return found
-
-
-@pytest.fixture(autouse=True, scope="module")
-def traced_once():
-    """Tracing a model does not depend on the parameterization: here, each model is traced once for all of them."""
-    blueprints, starts = functools.cache(_trace.Blueprints), functools.cache(_starts.starts)
-
-    @functools.cache
-    def measured(known, base, target):
-        return _sizes.measure(lambda sizes: with_second_uses(known(sizes).shapes()), dict(base), dict(target))
-
-    def measure(shapes_at, base, target):
-        known = inspect.getclosurevars(shapes_at).nonlocals["blueprints"]
-        return measured(known, (*base.items(),), (*target.items(),))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tree, "Blueprints", blueprints)
-        patch.setattr(_array_rules, "starts", starts)
-        patch.setattr(_array_rules, "measure", measure)
-        yield
 
 
 def numbers(rule):

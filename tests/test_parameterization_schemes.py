@@ -38,7 +38,7 @@ from equimu.parameterization import depth, fan_out, layer_fan_in, rules_of
 BASE, N, BASE_L, L, VOCAB = 16, 48, 2, 6, 11
 M, ML = N / BASE, L / BASE_L
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
+pytestmark = pytest.mark.usefixtures("light_compilation", "traced_once")
 
 make = functools.partial(nn.Transformer, vocab_size=VOCAB, head_dim=8, use_bias=True, norm_gain="vector", qk_norm=True)
 SIZES = {"base": {"d_model": BASE, "n_layer": BASE_L}, "target": {"d_model": N, "n_layer": L}}

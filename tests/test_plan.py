@@ -88,6 +88,7 @@ def facts_of(config, topology="cpu:8", **mesh):
     return compile_step(config, machine, **shape, clock=time.perf_counter)
 
 
+@pytest.mark.long
 def test_counted_operations_are_the_analytic_ones_and_the_hidden_scores():
     """Without recomputation, the program does what the mathematics needs, and the scores that nobody may see."""
     config = decoder(TINY_SIZE, base={"width": 32}, head_dim=16, attention_backend="reference")

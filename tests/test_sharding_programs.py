@@ -117,6 +117,7 @@ def test_weights_travel_in_the_compute_dtype():
     assert kinds.count(("all_gather", "f32")) == 1
 
 
+@pytest.mark.long
 def test_gathered_weights_are_not_kept_for_the_backward_pass():
     """Without remat everything else is: of three layers together there are activations, but no whole matrices."""
     text, _ = program_text((1, 8, 1), 1, dtype=jnp.bfloat16, n_kv_head=8, n_layer=3)
