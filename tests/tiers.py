@@ -8,12 +8,12 @@ import pytest
 
 def long_but(few: Container[Any], values: Iterable[Any]) -> list[Any]:
     """The values as parameters, all but a few marked `long`; of a mapping, its values by name."""
-    named = values if isinstance(values, Mapping) else {}
+    named = values if isinstance(values, Mapping) else None
     return [
         pytest.param(
-            named.get(value, value),
+            value if named is None else named[value],
+            id=None if named is None else value,
             marks=() if value in few else pytest.mark.long,
-            **({"id": value} if named else {}),
         )
         for value in values
     ]
