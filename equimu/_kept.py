@@ -1,7 +1,7 @@
-"""What a block keeps for its backward pass on a GPU: results of matrix products and of attention, and not what follows from
-them number by number.
+"""What a block keeps for its backward pass on a GPU: results of matrix products and of attention, and not of the elementwise
+operations that follow.
 
-A normalised residual stream, say, is kept by default, as the gradient of the product after it needs it. To make it again is one
+A normalised residual stream, say, is kept by default, as the gradient of the product after it needs it. To recompute it is one
 read and one write, which XLA fuses with others of the backward pass.
 """
 
@@ -21,7 +21,7 @@ _CHEAP = frozenset(
 
 
 def kept(tree: T) -> T:
-    """The same arrays, which `keeps` holds even if they are cheap to make: where many cheap operations follow each other."""
+    """The same arrays, which `keeps` holds even if a cheap operation made them: where many of these follow each other."""
     return jax.tree.map(lambda x: checkpoint_name(x, _NAME), tree)
 
 

@@ -37,27 +37,11 @@ def small_run(
     )
 
 
-def lines_run(
-    *,
-    width: int = 16,
-    learning_rate: float = 2**-5,
-    name: str = "mup",
-    seed: int = 0,
-    steps: int = 12,
-    clip_norm: float | None = 1.0,
-) -> RunConfig:
+def lines_run(**options: Any) -> RunConfig:
     """The same of a task that compiles at once, for tests in which the model does not matter."""
-    return RunConfig(
-        task=find_task(LINES)(),
-        size=Sizes(width=width),
-        base=Sizes(width=16),
-        parameterization=name,
-        optimizer=AdamW(learning_rate=learning_rate, clip_norm=clip_norm),
-        steps=steps,
-        seed=seed,
-        log_every=5,
-        validation_batches=3,
-    )
+    run = small_run("none", **options)
+    size, base = (Sizes(width=sizes["width"]) for sizes in (run.size, run.base))
+    return dataclasses.replace(run, task=find_task(LINES)(), size=size, base=base)
 
 
 def with_model(config: RunConfig, **fields: Any) -> RunConfig:

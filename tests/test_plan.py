@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import io
 import os
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from json_schemas import check_schema
-from planning import EXAMPLE_FILES, TINY, TINY_SIZE, array, decoder
+from planning import EXAMPLE_FILES, GIB, TINY, TINY_SIZE, array, decoder, planned_on
 
 import equimu.cli
 from equimu._errors import EquimuError
@@ -22,15 +23,13 @@ from equimu.optim import optimizer_class
 from equimu.plans import (
     MeshShape,
     NotFittingError,
-    Traffic,
     advice,
     machines,
     plan,
     plan_to_json,
     sweep_plans,
 )
-from equimu.plans._compile import CompiledStep, compile_step, needed_and_available
-from equimu.plans._count import Counts
+from equimu.plans._compile import compile_step, needed_and_available
 from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
 from equimu.plans._plan import plan_from_compiled_step
@@ -167,34 +166,7 @@ def test_why_a_mesh_does_not_divide_a_run():
     assert "4 heads do not divide" in unsupported_reason(TINY, MeshShape(1, 1, 8))
 
 
-GIB = 2**30
-
-
-COUNTS = Counts(flops=1e12, bytes=1e9, cycles=1e8, collectives={"all-gather": Traffic(3, 2e9)}, exposed_bytes=1e9)
-
-
-FACTS = CompiledStep(
-    rows=16,
-    unit="tokens",
-    units_per_row=32,
-    parameters=10**9,
-    model_flops=2e14,
-    weights=4 * GIB,
-    optimizer=2 * GIB,
-    batch=0,
-    activations=3 * GIB,
-    total=10 * GIB,
-    available=None,
-    counts=COUNTS,
-    kernel_flops=1e11,
-    trace_seconds=1.0,
-    compile_seconds=2.0,
-)
-
-
-def planned(**change):
-    facts = dataclasses.replace(FACTS, **change)
-    return plan_from_compiled_step(TINY, parse_topology("v5e:16x16"), MeshShape(1, 256, 1), facts)
+planned = functools.partial(planned_on, "v5e:16x16", MeshShape(1, 256, 1))
 
 
 def test_times_follow_from_counts_and_figures():

@@ -308,7 +308,7 @@ def test_kernels_and_products_of_a_gpu_program():
 def test_each_instruction_takes_its_operations_or_its_bytes():
     lean, rich = count(GPU, balance=1e-6), count(GPU, balance=1e6)
     assert lean.work == pytest.approx(lean.flops, rel=0.01)
-    collectives = 2 * 64 * 4 * 4 + 32 * 16 * 2 * 6  # read and written, which is no work of the device
+    collectives = 2 * 64 * 4 * 4 + 32 * 16 * 2 * 6  # bytes that collectives read and write: they do not count as work
     assert rich.work == pytest.approx(1e6 * (rich.bytes - collectives), rel=0.01)
     assert count(GPU).work == count(GPU).flops
 

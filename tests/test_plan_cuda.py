@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import re
@@ -11,13 +12,13 @@ import jax
 import pytest
 from aot import needs_cuda
 from json_schemas import check_schema
-from planning import EXAMPLE_FILES, TINY, TINY_SIZE, decoder
+from planning import EXAMPLE_FILES, GIB, TINY_SIZE, decoder, planned_on
 
 import equimu.cli
 from equimu._errors import EquimuError
 from equimu.nn import Transformer
 from equimu.plans import Machine, MeshShape, machines, plan, plan_to_json, print_plan, register_machine
-from equimu.plans._compile import CompiledStep, compile_step
+from equimu.plans._compile import compile_step
 from equimu.plans._count import Counts, Traffic
 from equimu.plans._estimate import estimate
 from equimu.plans._mesh import mesh_for
@@ -27,8 +28,6 @@ from equimu.plans.machines._nvidia import CARDS, target_config
 from equimu.runs import RunConfig
 from equimu.tasks import find_task
 from equimu.training import build_tree
-
-GIB = 2**30
 
 
 @pytest.mark.parametrize(
@@ -121,35 +120,17 @@ def test_a_card_of_ones_own_is_compiled_as_one_that_is_known():
         register_machine(dataclasses.replace(mine, per_host=4))
 
 
-FACTS = CompiledStep(
-    rows=16,
-    unit="tokens",
-    units_per_row=32,
-    parameters=10**9,
-    model_flops=6.4e13,
-    weights=4 * GIB,
-    optimizer=2 * GIB,
-    batch=0,
-    activations=3 * GIB,
-    total=10 * GIB,
-    available=None,
-    counts=Counts(
-        flops=1e12,
-        bytes=1e9,
-        work=3e12,
-        collectives={"all-gather": Traffic(3, 9e9), "all-reduce": Traffic(2, 8e9, 2, 1e9)},
-        exposed_bytes=9e8,
-        exposed_network=5e8,
-    ),
-    kernel_flops=1e12,
-    trace_seconds=1.0,
-    compile_seconds=2.0,
+COUNTS = Counts(
+    flops=1e12,
+    bytes=1e9,
+    work=3e12,
+    collectives={"all-gather": Traffic(3, 9e9), "all-reduce": Traffic(2, 8e9, 2, 1e9)},
+    exposed_bytes=9e8,
+    exposed_network=5e8,
 )
-
-
-def planned(**change):
-    facts = dataclasses.replace(FACTS, **change)
-    return plan_from_compiled_step(TINY, parse_topology("h100:8x8"), MeshShape(8, 8, 1), facts)
+planned = functools.partial(
+    planned_on, "h100:8x8", MeshShape(8, 8, 1), counts=COUNTS, kernel_flops=1e12, model_flops=6.4e13
+)
 
 
 def test_times_of_links_and_network():
@@ -159,7 +140,7 @@ def test_times_of_links_and_network():
     assert made.times.roofline == made.times.network
     busy = (3e12 + 1e12) / card.flops
     assert made.times.schedule == max(made.times.roofline, busy + 9e8 / card.interconnect + 5e8 / card.network)
-    slow = planned(counts=dataclasses.replace(FACTS.counts, exposed_network=5e9))
+    slow = planned(counts=dataclasses.replace(COUNTS, exposed_network=5e9))
     assert slow.times.schedule == pytest.approx(busy + 9e8 / card.interconnect + 5e9 / card.network)
 
 

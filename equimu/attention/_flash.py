@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from equimu._types import Scalar
 from equimu._values import Real
 from equimu.attention._blockwise import blockwise
-from equimu.attention._opaque_call import foreign, once_a_device, trial
+from equimu.attention._opaque_call import foreign, once_per_device, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
@@ -123,7 +123,7 @@ def documents(ids: Int[Array, "batch seq"]) -> tuple[Int[Array, " ends"], Bool[A
     return starts, (jnp.sum(begins) < room) & (jnp.sum(alike) == jnp.sum(there))
 
 
-@once_a_device
+@once_per_device
 def _missing() -> str | None:
     """Why its kernels do not run here: they are tried once, since they are made for some cards only."""
     if importlib.util.find_spec(MODULE) is None:

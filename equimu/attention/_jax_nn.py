@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from equimu._types import Scalar
 from equimu._values import Real
 from equimu.attention._backend import Kernel
-from equimu.attention._opaque_call import foreign, once_a_device, trial
+from equimu.attention._opaque_call import foreign, once_per_device, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
@@ -118,7 +118,7 @@ def cudnn_why_not(problem: Problem) -> str | None:
     return xla_why_not(problem) or _cudnn_missing()
 
 
-@once_a_device
+@once_per_device
 def _cudnn_missing() -> str | None:
     """Why cuDNN's kernel does not run here: it is tried once, since versions differ."""
     return trial(functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn"))

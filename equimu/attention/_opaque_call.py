@@ -41,7 +41,7 @@ def foreign(function: Callable[..., Any], *arrays: jax.Array, folds: bool = Fals
     return _differentiable(function, folds, *vary_alike(arrays))
 
 
-class once_a_device:  # a decorator
+class once_per_device:  # a decorator
     """A function that asks `trial`, called once for each device that programs are compiled for."""
 
     def __init__(self, missing: Callable[[], str | None]) -> None:

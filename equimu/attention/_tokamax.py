@@ -15,7 +15,7 @@ from equimu._types import Scalar
 from equimu._values import Real
 from equimu.attention._backend import Kernel
 from equimu.attention._jax_nn import xla_why_not
-from equimu.attention._opaque_call import foreign, once_a_device, trial
+from equimu.attention._opaque_call import foreign, once_per_device, trial
 from equimu.attention._problem import Problem
 from equimu.attention._scale import scaled
 from equimu.attention._visible import Visibility
@@ -110,7 +110,7 @@ def _for_another_machine(call: Callable[..., Array]) -> Callable[..., Array]:
     return attend
 
 
-@once_a_device
+@once_per_device
 def _missing() -> str | None:
     """Why its kernels do not run here: they are tried once, since they are made for some chips only."""
     if importlib.util.find_spec("tokamax") is None:

@@ -136,8 +136,8 @@ class Transformer(eqx.Module):
             dtype: of the computation between embedding and logits, e.g. `jnp.bfloat16`; the weights' own by default. Norms,
                 softmax and logits are float32 or better in any case.
             remat: recompute each block in the backward pass instead of keeping its intermediates; `"projections"` keeps the
-                outputs of its matrices and recomputes the rest. False keeps all, on a GPU all but what follows from the
-                products and the attention number by number, which costs a read and a write there.
+                outputs of its matrices and recomputes the rest. False keeps all; on a GPU it recomputes
+                elementwise operations, which cost little there.
             unroll: blocks per iteration of the scan over them. 1 leaves it to the platform: on a GPU up to 24 blocks are not
                 scanned at all, elsewhere one is taken at a time. On a CPU a few small blocks run faster unrolled; compile
                 time grows with it.
@@ -276,20 +276,20 @@ class Transformer(eqx.Module):
             return jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         if self.remat:
             return jax.checkpoint(layer)
-        if _on_gpu():
-            # `jax.checkpoint` holds its arguments together until the backward pass: in the compute dtype they are made
-            # anyway, as the layer's own weights in float32 they would be copies.
-            recomputed = jax.checkpoint(
-                layer, policy=lambda *a, **k: keeps(*a, **k) and not is_gather_of_shards(*a, **k)
-            )
-            return lambda x, arrays: recomputed(x, self._in_compute_dtype(arrays))
-        if any(isinstance(x, Shard) for x in jax.tree.leaves(self.blocks, is_leaf=lambda x: isinstance(x, Shard))):
-            # Kept for the backward pass, the gathered weights of all layers would be the whole model.
-            return jax.checkpoint(layer, policy=lambda *args, **kwargs: not is_gather_of_shards(*args, **kwargs))
-        return layer
+        on_gpu, is_shard = _on_gpu(), lambda x: isinstance(x, Shard)
+        if not on_gpu and not any(map(is_shard, jax.tree.leaves(self.blocks, is_leaf=is_shard))):
+            return layer
 
-    def _in_compute_dtype(self, arrays: Any) -> Any:
-        return arrays if self.dtype is None else jax.tree.map(lambda x: x.astype(self.dtype), arrays)
+        def policy(*args: Any, **kwargs: Any) -> bool:
+            # Kept for the backward pass, the gathered weights of all layers would be the whole model.
+            return not is_gather_of_shards(*args, **kwargs) and (not on_gpu or keeps(*args, **kwargs))
+
+        recomputed = jax.checkpoint(layer, policy=policy)
+        if self.dtype is None or not on_gpu:
+            return recomputed
+        # `jax.checkpoint` holds its arguments together until the backward pass. In the compute dtype they are made anyway;
+        # a layer's own weights in float32 would be copies.
+        return lambda x, arrays: recomputed(x, jax.tree.map(lambda w: w.astype(self.dtype), arrays))
 
 
 register_residual(Block, "attention.output", "mlp.down")

@@ -1,4 +1,4 @@
-"""Calls of a compiled program to what is no part of its text."""
+"""Kernels and library functions that a compiled program calls."""
 
 import re
 

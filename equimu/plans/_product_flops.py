@@ -21,7 +21,7 @@ _CONVOLUTIONS = {
 
 
 def flops_of(instruction: Instruction, inside: Computation) -> Real:
-    """Operations of an instruction, two for each multiplication and addition; none of what is no product."""
+    """Operations of an instruction, two for each multiplication and addition; 0 for anything but a product or a convolution."""
     if instruction.opcode == "dot":
         return _product(instruction, inside, instruction.sizes("lhs_contracting_dims"))
     if instruction.opcode == "convolution":

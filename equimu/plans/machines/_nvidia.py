@@ -128,7 +128,7 @@ CARDS: Mapping[str, Mapping[str, float]] = {
 
 
 class Cuda(Compiler):
-    """XLA's compiler in JAX's plugin for CUDA, which is told what the card is like."""
+    """XLA's compiler in JAX's plugin for CUDA, for cards given by their properties."""
 
     most = 2**12
 
