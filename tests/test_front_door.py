@@ -104,9 +104,14 @@ except KeyboardInterrupt:
     print("raised")
 with handle_signals() as stop:
     print(stop.signum)
+    os.kill(os.getpid(), signal.SIGINT)
+    print(stop.signum)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["dropped", "raised", "0"]
+    assert done.stdout.split() == ["dropped", "raised", "0", "2"]
+    # Once a run listens the program says at once that it heard: the step or compilation may take minutes.
+    told = "equimu: stopping after the step or compilation under way; Ctrl-C again: at once"
+    assert done.stderr.splitlines()[-1] == told and done.stderr.count(told) == 1
 
 
 def test_the_doctor_looks_at_this_machine(capsys, tmp_path, monkeypatch):

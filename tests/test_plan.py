@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from equimu.plans import (
     plan_to_json,
     sweep_plans,
 )
+from equimu.plans._child import _CODE
 from equimu.plans._compile import compile_step, needed_and_available
 from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
@@ -358,6 +360,21 @@ def test_a_size_that_the_compiler_does_not_know_is_told():
     needs_libtpu()
     with pytest.raises(EquimuError, match="'v5e:17x3' is unknown"):
         plan(TINY, "v5e:17x3")
+
+
+@pytest.mark.long
+def test_what_compiles_ends_with_the_process_that_asked(tmp_path):
+    asked = tmp_path / "request.json"
+    os.mkfifo(asked)  # it waits here, as in a compiler
+    alive, held = os.pipe()
+    package = str(Path(equimu.__file__).parents[1])
+    command = [sys.executable, "-P", "-c", _CODE, package, str(asked), str(tmp_path / "facts.json"), str(alive)]
+    with subprocess.Popen(command, pass_fds=[alive]) as child:
+        os.close(alive)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(4)
+        os.close(held)
+        assert child.wait(30) == 1
 
 
 @pytest.mark.slow
