@@ -50,7 +50,7 @@ def handle_signals() -> Generator[StopRequest, None, None]:
         for each in before:
             signal.signal(each, signal.SIG_DFL)  # the next one ends the process without help from here
         if signum == signal.SIGINT:
-            tell_that_it_stops(before[signum])
+            tell_that_it_stops(found[signal.SIGINT])
 
     for signum in before:
         signal.signal(signum, heard)
