@@ -22,6 +22,8 @@ class TensorBoard:
     def __init__(self) -> None:
         try:
             self._package: Any = importlib.import_module("tensorboardX")
+            self._scalar: Any = importlib.import_module("tensorboardX.summary").scalar
+            self._summary: Any = importlib.import_module("tensorboardX.proto.summary_pb2").Summary
         except ModuleNotFoundError:
             raise EquimuError(
                 "the logger tensorboard needs tensorboardX, which is not installed: pip install 'equimu[tensorboard]'"
@@ -36,8 +38,9 @@ class TensorBoard:
 
     def row(self, row: Mapping[str, Any], /) -> None:
         """As `Logger.row`."""
-        for tag, value in scalars(row):
-            self._writer.add_scalar(tag, value, row["step"])
+        # One event of a row: the checksums of an event for each number took three times as long.
+        values = [each for tag, value in scalars(row) for each in self._scalar(tag, value).value]
+        self._writer.file_writer.add_summary(self._summary(value=values), row["step"])
         self._writer.flush()
 
     def end(self, status: str, /) -> None:
