@@ -206,7 +206,11 @@ def test_what_does_not_fit_names_the_largest_part(change, words):
 
 def test_the_compilers_refusal_is_read():
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    assert needed_and_available(message) == (20.5 * GIB, 15.75 * GIB)
+    later = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (20.50G) exceeds available HBM (15.75G). HLO module: jit__step."
+    )
+    assert needed_and_available(message) == needed_and_available(later) == (20.5 * GIB, 15.75 * GIB)
     refused = planned(counts=None, total=int(20.5 * GIB), available=int(15.75 * GIB))
     assert not refused.fits and refused.times is None and refused.counted_flops is None
     with pytest.raises(EquimuError, match="refuses this step: INTERNAL: a bug"):
