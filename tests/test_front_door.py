@@ -1,5 +1,6 @@
 """What a newcomer types first: the overview, help, version, guesses, the look at the machine, and completion."""
 
+import importlib.metadata
 import re
 import shlex
 import subprocess
@@ -138,15 +139,20 @@ def test_versions_that_the_package_leaves_out_are_told():
     assert "WRONG NUMBERS: jaxlib 0.11.0" in "\n".join(_lines(found))
 
 
-def test_an_extra_is_there_if_all_its_packages_are():
+def test_an_extra_is_there_if_all_its_packages_are(monkeypatch):
+    known = {"one": ["two[more] ; extra == 'gpu'", "absent ; extra == 'tpu'"], "two": ["far-off>=1 ; extra == 'more'"]}
+    requires = importlib.metadata.requires
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: known[name] if name in known else requires(name))
     requirements = [
         "jax>=0.1",
         "pytest>=9 ; extra == 'mine'",
         "surely-not-there>=1 ; python_version >= '3' and extra == 'mine'",
         "numpy>=2 ; extra == 'whole'",
         "surely-not-there ; extra == 'test'",
+        "one[gpu]>=0.1 ; extra == 'nested'",
+        "one ; extra == 'less'",
     ]
-    assert _extras(requirements) == {"mine": ["surely-not-there"], "whole": []}
+    assert _extras(requirements) == {"mine": ["surely-not-there"], "whole": [], "nested": ["far-off"], "less": []}
 
 
 def test_bash_completes_commands_flags_and_files(capsys, tmp_path):
