@@ -223,7 +223,7 @@ def trained(tmp_path_factory):
 
 def test_end_of_document_of_a_tokenizer_is_named_or_known(trained, tmp_path):
     file = trained / "tokenizer.json"
-    with pytest.raises(EquimuError, match=r"which token is eod\? .* PATH\?eod=TOKEN") as caught:
+    with pytest.raises(EquimuError, match=r"which token ends a document; .* PATH\?eod=TOKEN") as caught:
         tokenizer_from_name(str(trained))
     assert "\n" not in str(caught.value)
     named = tokenizer_from_name(f"{file}?eod=<stop>")

@@ -1,13 +1,12 @@
 """The logger for TensorBoard."""
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
 from equimu.files import refuse_special
+from equimu.runs._packages import import_for
 from equimu.runs._scalars import scalars
 
 _FOLDER = "tensorboard"
@@ -20,12 +19,7 @@ class TensorBoard:
     """
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("tensorboardX")
-        except ModuleNotFoundError:
-            raise EquimuError(
-                "the logger tensorboard needs tensorboardX, which is not installed: pip install 'equimu[tensorboard]'"
-            ) from None
+        (self._package,) = import_for("tensorboard", "tensorboardX")
 
     def begin(self, identity: Mapping[str, Any], folder: Path, step: int, /) -> None:
         """As `Logger.begin`."""
