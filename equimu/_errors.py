@@ -61,6 +61,16 @@ def nearest(name: object, names: Iterable[str]) -> str:
     return f"did you mean {matches[0]!r}? (valid: {valid})" if matches else f"give one of {valid}"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 token`, `2 tokens`.
+
+    Args:
+        count: how many.
+        what: the word for one; for more it takes an s.
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _initials(name: str) -> str:
     """`"lr"` of `"optimizer.learning_rate"`."""
     return "".join(word[:1] for word in name.rpartition(".")[2].replace("-", "_").split("_"))

@@ -6,6 +6,7 @@ import pytest
 from json_schemas import check_schema
 from runs import LINES
 
+from equimu._progress import progress
 from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 
@@ -54,7 +55,7 @@ def test_train_prints_loss_and_folder(capsys, corpus, tmp_path):
     code, out, err = call(capsys, *arguments)
     loss, folder = out.splitlines()
     assert code == 0 and loss.startswith("validation loss") and folder.startswith(str(tmp_path))
-    assert "training 6/6" in err
+    assert err.count("training 6/6") == 1 and len(err.splitlines()) == 2
     assert call(capsys, *arguments)[1] == out.replace("\n", " (already done)\n", 1)
     # the config of a run folder is a config file
     code, again, _ = call(capsys, "train", "--config", f"{folder}/config.json", "--out", tmp_path)
@@ -296,6 +297,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, capsys, corpus, malforme
     assert err.startswith("equimu: ") and err.count("\n") == 1 and "Traceback" not in err
     assert words in err
     assert sorted(malformed.rglob("*")) == before and not list(tmp_path.iterdir())
+
+
+def test_progress_is_a_few_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("equimu._progress.time.monotonic", lambda: now)
+    with progress("working", 1) as bar:
+        for done in range(100):
+            bar.update(done, f"part {done}", 100)
+            bar.update(done, "")  # says nothing new
+            now += 0.9
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"working {done}/100  part {done}" for done in (0, 34, 68, 99)]
 
 
 def test_interrupt_exits_with_130(corpus, tmp_path):

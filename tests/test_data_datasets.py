@@ -195,6 +195,13 @@ def test_rows_without_text_are_left_out(tmp_path):
     assert write_store(tmp_path / "s", corpus, ByteTokenizer(), validation=0.5).info.documents_left_out == 3
 
 
+def test_a_line_that_is_no_json_is_named_once(tmp_path, capfd, caplog):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n\n{"text": broken\n')
+    with pytest.raises(EquimuError, match=r"cannot be read: .*a.jsonl, line 3, is not JSON \(Expecting value\)"):
+        write_store(tmp_path / "s", read_corpus(f"hf://{tmp_path}/a.jsonl"), ByteTokenizer())
+    assert capfd.readouterr().err == "" and not caplog.records
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a tokenizer trained on the texts, whose end-of-document token has an unusual name."""
@@ -216,7 +223,7 @@ def trained(tmp_path_factory):
 
 def test_end_of_document_of_a_tokenizer_is_named_or_known(trained, tmp_path):
     file = trained / "tokenizer.json"
-    with pytest.raises(EquimuError, match=r"which token is eod\? .* PATH\?eod=TOKEN") as caught:
+    with pytest.raises(EquimuError, match=r"which token ends a document; .* PATH\?eod=TOKEN") as caught:
         tokenizer_from_name(str(trained))
     assert "\n" not in str(caught.value)
     named = tokenizer_from_name(f"{file}?eod=<stop>")
@@ -259,7 +266,7 @@ def test_command_makes_a_store_and_shares_it(folder, trained, tmp_path, capsys):
     assert alone.startswith("train: ") and "tokens in" in alone
     run_data(tmp_path / "two", *flags, "--process", 0, "--processes", 2)
     told = capsys.readouterr()
-    assert not told.out and "1 shards of others are still missing" in told.err
+    assert not told.out and "1 shard of others is still missing" in told.err
     run_data(tmp_path / "two", *flags, "--process", 1, "--processes", 2)
     assert capsys.readouterr().out == alone
 
@@ -273,6 +280,8 @@ MISTAKES = {
     "hf://{f}?config=english": "has no config 'english'; for ?config= give one of default",
     "hf://{f}?revision=main": "local files, which have no revision",
     "hf://{f}/none.json": "does not exist",
+    "hf://none.jsonl.GZ": "does not exist",
+    "hf://some/folder/of/mine": "does not exist",
     "hf://{f}/0.*": None,
     "hf://no/such-data": "cannot be read: Couldn't reach 'no/such-data' on the Hub",
 }

@@ -23,7 +23,7 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for i in range(120):
         (folder / f"{i:03}.txt").write_text(f"{i:03}" + "text " * (i % 13))
-    return write_store(folder / "store", read_corpus(str(folder)), ByteTokenizer(), validation=0.2)
+    return write_store(folder / "store", read_corpus(f"{folder}/*.txt"), ByteTokenizer(), validation=0.2)
 
 
 def equal(a: Batch, b: Batch) -> bool:

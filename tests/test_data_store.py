@@ -127,7 +127,7 @@ def test_the_share_and_the_seed_of_the_split(tmp_path):
 def test_neither_side_is_ever_empty(tmp_path, share):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_text(f"text {i}")
-    store = write_store(tmp_path / "s", read_corpus(str(tmp_path)), ByteTokenizer(), validation=share)
+    store = write_store(tmp_path / "s", read_corpus(f"{tmp_path}/*.txt"), ByteTokenizer(), validation=share)
     assert sorted(store.info.documents.values()) == [1, 2]
 
 
@@ -141,10 +141,12 @@ def test_dtype_follows_the_vocabulary(tmp_path, corpus):
     assert forced.tokens("train").dtype == np.uint32
 
 
-def test_replaced_bytes_are_counted(tmp_path):
+def test_replaced_bytes_are_counted(tmp_path, capsys):
     for i in range(3):
         (tmp_path / f"{i}.txt").write_bytes(b"text %d \xff" % i)
-    assert write_store(tmp_path / "s", read_corpus(str(tmp_path)), ByteTokenizer()).info.replaced == 3
+    assert write_store(tmp_path / "s", read_corpus(f"{tmp_path}/*.txt"), ByteTokenizer()).info.replaced == 3
+    told = capsys.readouterr().err
+    assert "3 of 3 documents with bytes that are not UTF-8 (3 characters replaced)\n" in told
 
 
 def test_a_store_is_made_once(tmp_path, corpus):
@@ -333,13 +335,61 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, corpus):
     assert not place.exists()
 
 
-@pytest.mark.parametrize(("texts", "words"), [(["", ""], "is empty"), (["same", "same"], "is one document")])
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([b"", b""], "is empty: no text in 2 files"),
+        ([b"same", b"same"], "is one document"),
+        ([b"", b"one\n" + b"\xe9" * 99], "no UTF-8 text: .*1.txt, line 2, holds bytes that are not UTF-8; convert it"),
+        ([b"\0\1"], "no UTF-8 text: .*0.txt, line 1, holds a NUL"),
+    ],
+)
 def test_a_corpus_that_cannot_be_split(tmp_path, texts, words):
     for i, text in enumerate(texts):
-        (tmp_path / f"{i}.txt").write_text(text)
+        (tmp_path / f"{i}.txt").write_bytes(text)
     with pytest.raises(EquimuError, match=words):
-        write_store(tmp_path / "s", read_corpus(str(tmp_path)), ByteTokenizer())
+        write_store(tmp_path / "s", read_corpus(f"{tmp_path}/*.txt"), ByteTokenizer())
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "place", "refused"),
+    [
+        ("text", "text/store", True),
+        ("text", "text", True),
+        ("text", "link/deep/store", True),
+        ("text", "text/.store", False),
+        ("text", "textual", False),
+        ("text/*", "text", True),
+        ("text/*", "text/store", False),
+        ("text/**", "text/store", True),
+        ("text/**/*.txt", "text/store", False),
+        ("hf://{}/text", "text/store", True),
+        ("hf://{}/text/*.txt", "text/store", False),
+    ],
+)
+def test_a_store_is_no_part_of_its_own_text(tmp_path, monkeypatch, corpus, place, refused):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "link").symlink_to("text")
+    for name in "ab":
+        (tmp_path / "text" / f"{name}.txt").write_text(name)
+    before = sorted(tmp_path.rglob("*"))
+    found = read_corpus(corpus.format(tmp_path))
+    if refused:
+        with pytest.raises(EquimuError, match="would lie in corpus"):
+            write_store(place, found, ByteTokenizer())
+        assert sorted(tmp_path.rglob("*")) == before
+    else:
+        write_store(place, found, ByteTokenizer())
+        assert read_corpus("hf://text/*.txt" if corpus.startswith("hf") else corpus).fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("spec", ["{}", "{}/s", "{}/**", "{}/s/*.json", "hf://{}"])
+def test_a_store_is_no_text(tmp_path, corpus, spec):
+    write_store(tmp_path / "s", corpus, ByteTokenizer())
+    with pytest.raises(EquimuError, match="holds a token store, '.*s', which is no text"):
+        read_corpus(spec.format(tmp_path))
 
 
 def test_a_file_that_is_not_text_is_left_out_and_told(tmp_path, corpus, capsys):
@@ -348,7 +398,8 @@ def test_a_file_that_is_not_text_is_left_out_and_told(tmp_path, corpus, capsys):
     store = write_store(tmp_path / "s", corpus, ByteTokenizer())
     assert store.info.documents_left_out == 1
     assert sum(store.info.documents.values()) == len(corpus.paths) - 1
-    assert "1 more, no text, left out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 document left out, as no text" in told and "UTF-8" not in told
     assert write_store(tmp_path / "s", corpus, ByteTokenizer()).info == store.info
 
 

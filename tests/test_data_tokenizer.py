@@ -97,12 +97,16 @@ def test_hf_special_tokens_by_usual_name_or_by_flag(tmp_path):
     t5 = save_tokenizer(tmp_path / "t5.json", special=["<pad>", "</s>"])
     assert HuggingFaceTokenizer(t5, bos="<pad>").bos == 256
     two = save_tokenizer(tmp_path / "two.json", special=["</s>", "<eos>"])
-    with pytest.raises(EquimuError, match="several candidates.*eod="):
+    with pytest.raises(
+        EquimuError, match="which token ends a document; write .*eod=TOKEN.* special tokens, </s>, <eos>$"
+    ):
         HuggingFaceTokenizer(two)
     assert HuggingFaceTokenizer(two, eod="<eos>").eod == 257
-    with pytest.raises(EquimuError, match="none of the usual names"):
+    with pytest.raises(
+        EquimuError, match=r"which token ends a document; write PATH\?eod=TOKEN.* special tokens, \[X\]$"
+    ):
         HuggingFaceTokenizer(save_tokenizer(tmp_path / "none.json", special=["[X]"]))
-    with pytest.raises(EquimuError, match="no token '<end>'"):
+    with pytest.raises(EquimuError, match="no token '<end>' for eod; write .* special tokens, </s>, <eos>$"):
         HuggingFaceTokenizer(two, eod="<end>")
 
 

@@ -145,6 +145,8 @@ def test_each_cell_of_a_sweep_has_its_logger(tmp_path):
 def test_mistakes_are_found_before_the_run_begins(tmp_path):
     with pytest.raises(EquimuError, match=r"runtime\.loggers 'recordr' is unknown: did you mean 'recorder'"):
         RuntimeConfig(loggers=("recordr",))
+    with pytest.raises(EquimuError, match=r"runtime\.loggers names recorder 2 times; name it once"):
+        RuntimeConfig(loggers=("recorder", "tensorboard", "recorder"))
     with pytest.raises(EquimuError, match="'tensorboard' is a logger of equimu's own"):
         register_logger("tensorboard", Recorder)
     register_logger("strict", lambda: 1 / 0)
@@ -181,7 +183,22 @@ def test_tensorboard_has_the_numbers_of_the_rows(tmp_path):
     assert scalars[f"leaves/{leaf}/{name}", 1] == pytest.approx(value)
 
 
-def test_without_the_package_the_pip_command_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(EquimuError, match=r"pip install 'equimu\[tensorboard\]'"):
-        train(lines_run(), out=tmp_path / "out", runtime=RuntimeConfig(loggers=("tensorboard",)))
+@pytest.mark.parametrize(
+    ("loggers", "words"),
+    [
+        (
+            ("tensorboard",),
+            r"tensorboard needs tensorboardX, which is not installed: pip install 'equimu\[tensorboard\]'",
+        ),
+        (
+            ("wandb", "recorder", "mlflow"),
+            r"wandb and mlflow need .* are not installed: pip install 'equimu\[wandb,mlflow\]'",
+        ),
+    ],
+)
+def test_without_packages_one_pip_command_is_told(tmp_path, monkeypatch, loggers, words):
+    for package in ("tensorboardX", "wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(EquimuError, match=words):
+        train(lines_run(), out=tmp_path / "out", runtime=RuntimeConfig(loggers=loggers))
+    assert not (tmp_path / "out").exists()

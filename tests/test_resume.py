@@ -148,11 +148,30 @@ def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp
         ("nowhere", "holds no checkpoint"),
         ("{cut}/checkpoints/step-5", "has step-4, step-8"),
         ("{whole}", "holds no checkpoint"),
+        ("{whole}/config.json", "is inside of a run; give the run, {whole}"),
     ],
 )
 def test_restore_from_what_is_not_a_checkpoint(place, words, whole, cut, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     config = dataclasses.replace(config_of(whole), restore_from=place.format(cut=cut, whole=whole.folder))
+    with pytest.raises(EquimuError, match=words.format(whole=whole.folder)):
+        train(config, out=out)
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"size": {"width": 32}},
+            "saved with --size.width 16, and this run has --size.width 32; give --size.width 16$",
+        ),
+        ({"optimizer": SGD(learning_rate=0.1)}, "; give --optimizer.name adamw$"),
+    ],
+)
+def test_restore_from_other_arrays_names_the_flags(fields, words, whole, cut, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    config = dataclasses.replace(config_of(whole), restore_from=str(cut), **fields)
     with pytest.raises(EquimuError, match=words):
         train(config, out=out)
     assert not list(out.iterdir())

@@ -178,13 +178,16 @@ def test_sample_takes_prompts_from_anywhere(capsys, run, tmp_path, monkeypatch):
     shown = [line["prompt"] + line["text"] for line in lines]
     assert call(capsys, "sample", run.folder, "def", "2**3", *flags)[1] == "\n---\n".join(shown) + "\n"
     assert call(capsys, "sample", run.folder, "def", *flags)[1] == shown[0] + "\n"
+    err = call(capsys, "sample", run.folder, "def", *flags, "--context", 20)[2]
+    assert err == "equimu: context=20 is more than rows of the training had, 16; no position behind was trained\n"
 
 
 BAD = {
     "no such folder": (["eval", "{tmp}/nothing"], "there is no"),
     "a folder of runs": (["eval", "{run}/.."], "is a folder of runs; name one of"),
     "a run that was not begun": (["eval", "{tmp}/unbegun"], "is no run, it has no config.json"),
-    "a file": (["eval", "{run}/config.json"], "is no run"),
+    "a file": (["eval", "{run}/config.json"], "is inside of a run; give the run, "),
+    "the folder of checkpoints": (["sample", "{run}/checkpoints", "a"], "or its checkpoints/step-N"),
     "no such checkpoint": (["eval", "{run}/checkpoints/step-5"], "is not there; "),
     "no checkpoint": (["eval", "{unsaved}"], "--runtime.save-final True"),
     "the task not named": (["eval", "{lines}"], "name its class, too, e.g. lines.py:Lines"),
@@ -194,9 +197,14 @@ BAD = {
     "sample of another task": (["sample", LINES, "{lines}", "a"], "is a run of Lines, which is no language model"),
     "no prompt": (["sample", "{run}"], "has no prompt"),
     "prompts twice": (["sample", "{run}", "a", "--file", "x"], "give one of them"),
-    "no such file": (["sample", "{run}", "--file", "{tmp}/nothing"], "cannot read the prompts"),
+    "no such file": (["sample", "{run}", "--file", "{tmp}/nothing"], "give a file of prompts, one a line"),
     "prompts that are not text": (["sample", "{run}", "--file", "{tmp}/latin.txt"], "are not UTF-8"),
-    "a prompt that is too long": (["sample", "{run}", "a" * 15], "leave no room in a context of 16"),
+    "a prompt that is too long": (["sample", "{run}", "a" * 15], f"the prompt '{'a' * 15}' has 15 tokens, which"),
+    "a context of one token": (["sample", "{run}", "a", "--context", "2"], "the prompt 'a' has 1 token, which"),
+    "more than all tokens": (
+        ["sample", "{run}", "a", "--top-k", "257"],
+        "top_k=257 is more than the 256 tokens there are",
+    ),
     "a prompt of NUL": (["sample", "{run}", "a\0"], "NUL"),
     "no tokens": (["sample", "{run}", "a", "--tokens", "0"], "at least 1"),
     "a share of more than all": (["sample", "{run}", "a", "--top-p", "2"], "at most 1"),

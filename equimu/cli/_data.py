@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, counted
 from equimu._values import Index, Part, PathLike, Size
 from equimu.cli._command import Command, Place
 from equimu.data import DatasetCorpus, read_corpus, tokenizer_from_name, write_parts, write_store
@@ -47,11 +47,9 @@ class Data(Command):
                 dtype=self.dtype,
             )
             if missing:
-                print(
-                    f"equimu: the share of process {self.process} is written; {missing} shards of others are still missing",
-                    file=sys.stderr,
-                )
+                left = f"{counted(missing, 'shard')} of others {'is' if missing == 1 else 'are'} still missing"
+                print(f"equimu: the share of process {self.process} is written; {left}", file=sys.stderr)
                 return
         made = write_store(self.store, corpus, tokenizer, validation=self.validation_share, dtype=self.dtype)
         for split, count in made.info.tokens.items():
-            print(f"{split}: {count} tokens in {made.info.documents[split]} documents")
+            print(f"{split}: {counted(count, 'token')} in {counted(made.info.documents[split], 'document')}")

@@ -36,8 +36,7 @@ class Eval(Printing):
                 split=self.split,
                 rows=self.rows,
                 store=self.store,
-                # Some ten lines, where it is lines.
-                on_batch=lambda done, total: bar.update(done, "", total) if done * 10 % total < 10 else None,
+                on_batch=lambda done, total: bar.update(done, "", total),
             )
         print(json.dumps(_fields(found)) if self.json else _text(found))
 

@@ -85,9 +85,14 @@ class Sample(Command):
             content = sys.stdin.buffer.read() if self.file is None else _read(self.file)
             lines = content.decode().splitlines()
         except OSError as error:
-            raise EquimuError(f"cannot read the prompts in {where}: {error.strerror}") from None
+            raise EquimuError(
+                f"cannot read the prompts in {where}: {error.strerror}; give a file of prompts, "
+                "one a line, or write them after the run"
+            ) from None
         except UnicodeDecodeError:
-            raise EquimuError(f"the prompts in {where} are not UTF-8 text") from None
+            raise EquimuError(
+                f"the prompts in {where} are not UTF-8 text; convert them, as `iconv -t utf-8` does"
+            ) from None
         if not lines:
             raise EquimuError(f"{where} has no prompt; write one a line")
         return lines

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import fnmatch
 import glob
 import hashlib
 import json
@@ -12,10 +11,11 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from equimu._errors import EquimuError, printable
+from equimu._errors import EquimuError, counted, printable
 from equimu._values import path_text
+from equimu.data._corpus_paths import fits, refuse_stores
 from equimu.data._dataset import DatasetCorpus, is_address, read_dataset
-from equimu.data._text import is_json_lines, is_text, json_lines, pieces
+from equimu.data._text import first_no_text, is_json_lines, is_text, json_lines, pieces
 from equimu.files import is_of_the_kernel
 
 _LONGEST_DOCUMENT = 2**20  # characters; longer files are cut, so that memory stays bounded
@@ -69,6 +69,18 @@ class Corpus:
                 else:
                     on_left_out(path)
 
+    @property
+    def root(self) -> Path:
+        """File, folder or glob of the text."""
+        return Path(sysconfig.get_path("stdlib"), "*.py") if self.name == "stdlib" else Path(self.name).expanduser()
+
+    def why_empty(self) -> str:
+        """Why there is no document, and what to do, as the words after the corpus' name."""
+        told = next((told for path in self.paths if (told := first_no_text(path)) is not None), None)
+        if told is None:
+            return f"is empty: no text in {counted(len(self.paths), 'file')}; name others"
+        return f"holds no UTF-8 text: {told}; convert it, as `iconv -f latin1 -t utf-8` does, or name other files"
+
 
 def read_corpus(spec: str) -> Corpus | DatasetCorpus:
     """Finds the files of a corpus; reads none of them.
@@ -107,6 +119,7 @@ def read_corpus(spec: str) -> Corpus | DatasetCorpus:
             f"equimu: corpus {printable(repr(spec))}: symbolic links left out: {message}", file=sys.stderr, flush=True
         )
     paths = sorted(found.paths.values(), key=lambda path: path.as_posix())
+    refuse_stores(paths, spec)
     return Corpus(
         name=spec,
         paths=tuple(paths),
@@ -152,9 +165,9 @@ class _Found:
                         links.append(path)
                     elif entry.is_dir():
                         folders.append(path)
-                    elif _fits(path.relative_to(top).parts, pattern):
+                    elif fits(path.relative_to(top).parts, pattern):
                         self.add(path)
-            elif _fits(folder.relative_to(top).parts, pattern):
+            elif fits(folder.relative_to(top).parts, pattern):
                 self.add(folder)
 
 
@@ -184,15 +197,6 @@ def _find_stdlib() -> _Found:
         if not path.name.startswith("_sysconfigdata") and _NOT_STDLIB.isdisjoint(path.relative_to(root).parts):
             found.add(path)
     return found
-
-
-def _fits(names: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the names along a path fit a glob, of which `**` is any number of folders, and at its end any file below."""
-    if not pattern or not names:
-        return not pattern and not names
-    if pattern[0] == "**":
-        return len(pattern) == 1 or any(_fits(names[i:], pattern[1:]) for i in range(len(names)))
-    return fnmatch.fnmatch(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
 def _fingerprint(paths: list[Path]) -> str:

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import importlib
 import json
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 from equimu._errors import EquimuError, nearest, printable
 from equimu._values import Index, check
 from equimu.data._address import SCHEME, read_address
-from equimu.data._text import is_text
+from equimu.data._corpus_paths import refuse_stores
+from equimu.data._text import first_broken_line, is_text
 
 _KEYS = ("config", "split", "column", "revision")
 # What a file's name ends in, less the compression's ending, and who reads it.
@@ -27,6 +29,7 @@ _READERS = {
     ".csv": "csv",
     ".arrow": "arrow",
 }
+_JSON_LINES = (".jsonl", ".ndjson")
 _COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 
 
@@ -54,6 +57,15 @@ class DatasetCorpus:
     column: str
     revision: str | None
     fingerprint: str
+
+    @property
+    def root(self) -> Path | None:
+        """File, folder or glob of its local files; None of the hub."""
+        return Path(self.source) if self.source.startswith("/") else None
+
+    def why_empty(self) -> str:
+        """As of `Corpus`."""
+        return f"is empty: no row of split {self.split!r} has text in column {self.column!r}; name another"
 
     def shards(self) -> int:
         """The number of files that the split is stored in, or of what else can be read apart.
@@ -113,9 +125,10 @@ def read_dataset(spec: str) -> DatasetCorpus:
     """The corpus at an address: `hf://NAME?config=...&split=...&column=...&revision=...`.
 
     Args:
-        spec: the name is one of the hub (`allenai/c4`), or a local file, folder or glob: it is local if something is there, or
-            if it begins with `/`, `.` or `~`. Local files are JSON, JSON lines, Parquet, text (a document a line), CSV or
-            Arrow, compressed or not (`.gz`, `.zst`, `.bz2`, `.xz`). The split is `train` and the column `text` unless given.
+        spec: the name is one of the hub (`allenai/c4`), or a local file, folder or glob: it is local if something is there, if
+            it begins with `/`, `.` or `~`, has several slashes, or ends as such a file does. Local files are JSON, JSON lines,
+            Parquet, text (a document a line), CSV or Arrow, compressed or not (`.gz`, `.zst`, `.bz2`, `.xz`). The split is
+            `train` and the column `text` unless given.
 
     Raises:
         EquimuError: no such address, no local files, or not of one known format.
@@ -127,7 +140,9 @@ def read_dataset(spec: str) -> DatasetCorpus:
         raise EquimuError(f"corpus {spec!r} is of local files, which have no revision; leave it out")
     parts: list[Any] = [str(local) if local is not None else address.name, *(options.get(key) for key in _KEYS)]
     if local is not None:
-        stats = [(path, os.stat(path)) for path in _files(local, spec)]
+        files = _files(local, spec)
+        refuse_stores(map(Path, files), spec)
+        stats = [(path, os.stat(path)) for path in files]
         parts.append([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
     return DatasetCorpus(
         name=spec,
@@ -141,9 +156,16 @@ def read_dataset(spec: str) -> DatasetCorpus:
 
 
 def _local(name: str) -> Path | None:
-    """The path that a name is, if it is one."""
+    """The path that a name is, if it is one: names of the hub have no more than one slash, and no ending of data."""
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
-    return path.absolute() if name[0] in "/.~" or path.exists() or glob.has_magic(name) else None
+    is_path = name[0] in "/.~" or name.count("/") > 1 or _ending(name) in _READERS
+    return path.absolute() if is_path or path.exists() or glob.has_magic(name) else None
+
+
+def _ending(name: str) -> str:
+    """What a file's name ends in, less the compression's ending."""
+    path = Path(name.lower())
+    return Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
 
 
 def _files(path: Path, spec: str) -> list[str]:
@@ -168,10 +190,7 @@ def _files(path: Path, spec: str) -> list[str]:
 
 
 def _reader(files: list[str], spec: str) -> str:
-    endings: set[str] = set()
-    for file in files:
-        name = Path(file.lower())
-        endings.add(Path(name.stem).suffix if name.suffix in _COMPRESSIONS else name.suffix)
+    endings = set(map(_ending, files))
     readers = {_READERS.get(ending) for ending in endings}
     if len(readers) != 1 or None in readers:
         raise EquimuError(
@@ -186,7 +205,7 @@ def _reader(files: list[str], spec: str) -> str:
 def _load(corpus: DatasetCorpus) -> Any:
     """The splits of a data set by name, as `datasets` streams them."""
     datasets = _datasets(corpus)
-    local = Path(corpus.source) if corpus.source.startswith("/") else None
+    local = corpus.root
     with _told(corpus), _quiet(datasets):
         if local is not None and not local.is_dir():
             files = _files(local, corpus.name)
@@ -260,13 +279,26 @@ def _datasets(corpus: DatasetCorpus) -> Any:
 @contextlib.contextmanager
 def _told(corpus: DatasetCorpus) -> Generator[None]:
     """Whatever `datasets`, and those that read for it, raise, in one line."""
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # it logs some of what it then raises
     try:
         yield
     except EquimuError:
         raise
     except Exception as error:  # of many packages, by no promise
-        message = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
+        message = _broken_line(corpus) or printable(" ".join(str(error).split()) or type(error).__name__)[:300]
         raise EquimuError(f"corpus {printable(repr(corpus.name))} cannot be read: {message}") from None
+    finally:
+        logger.setLevel(level)
+
+
+def _broken_line(corpus: DatasetCorpus) -> str | None:
+    """Which line of its local files, if any, is no JSON though it should be."""
+    if corpus.root is None:
+        return None
+    files = [Path(file) for file in _files(corpus.root, corpus.name) if _ending(file) in _JSON_LINES]
+    return next((told for file in files if (told := first_broken_line(file)) is not None), None)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from equimu.storage import check_files, local_path, open_array, open_place, told
 FORMAT = 2
 SPLITS = ("train", "validation")
 DTYPES = ("uint8", "uint16", "uint32")
-_INFO = "equimu-tokens.json"
+INFO = "equimu-tokens.json"
 _MOST_INFO_BYTES = 2**26
 _FIRST_SECONDS = 8.0  # until a place on a network has answered
 
@@ -170,9 +170,9 @@ def read_info(place: str) -> StoreInfo | None:
     """What the store at a place says of itself; None where there is no store."""
     kvstore = open_place(place)
     with told_as(f"cannot read token store {place!r}"):
-        check_files(place, _INFO, _MOST_INFO_BYTES)
+        check_files(place, INFO, _MOST_INFO_BYTES)
         try:
-            read = kvstore.read(_INFO).result(timeout=_FIRST_SECONDS)
+            read = kvstore.read(INFO).result(timeout=_FIRST_SECONDS)
         except TimeoutError:
             raise EquimuError(
                 f"token store {place!r} cannot be reached: no word of it in {_FIRST_SECONDS:g} s"
@@ -182,12 +182,12 @@ def read_info(place: str) -> StoreInfo | None:
     with _reading(place):
         fields = loads(read.value)
         if fields.pop("checksum") != _checksum(fields):
-            raise ValueError(f"{_INFO} does not match its checksum")
+            raise ValueError(f"{INFO} does not match its checksum")
         if fields["format"] != FORMAT:
             raise EquimuError(f"token store {place!r} has format {fields['format']}, not {FORMAT}; make it again")
         info = StoreInfo(**fields)
         if not _is_sound(info):
-            raise ValueError(f"{_INFO} says what no store holds")
+            raise ValueError(f"{INFO} says what no store holds")
         return info
 
 
@@ -227,10 +227,10 @@ def commit_info(place: str, info: StoreInfo) -> bool:
     content = json.dumps({**fields, "checksum": _checksum(fields)}, indent=1)
     kvstore = open_place(place)
     with told_as(f"cannot write token store {place!r}"):
-        there = kvstore.read(_INFO).result()
+        there = kvstore.read(INFO).result()
         if there.state != "missing":
             return False
-        written = kvstore.write(_INFO, content, if_equal=there.stamp.generation).result()
+        written = kvstore.write(INFO, content, if_equal=there.stamp.generation).result()
     return bool(written.generation)  # empty where another writer came in between
 
 

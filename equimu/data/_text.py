@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import importlib
 import io
+import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,6 +24,16 @@ def is_text(text: str) -> bool:
     A stray byte that was not UTF-8 is forgiven; an image or a Latin-1 book is not.
     """
     return "\0" not in text and text.count("\ufffd") <= 1 + len(text) // 100
+
+
+def first_no_text(path: Path) -> str | None:
+    """Where a file first holds what is no text, and what that is; None if nothing of its beginning is."""
+    text = next(pieces(path, _LONGEST_LINE, _LONGEST_LINE), "")
+    match = re.search("[\0\ufffd]", text)
+    if match is None:
+        return None
+    what = "a NUL" if match[0] == "\0" else "bytes that are not UTF-8"
+    return f"{path}, line {text.count(chr(10), 0, match.start()) + 1}, holds {what}"
 
 
 def is_json_lines(path: Path) -> bool:
@@ -72,6 +83,18 @@ def json_lines(path: Path) -> Iterator[str]:
                     raise EquimuError(
                         f'{path}, line {number}: not a document ({message}); every line must be {{"text": "..."}}'
                     ) from None
+
+
+def first_broken_line(path: Path) -> str | None:
+    """Which line of a file of JSON lines is none, and why, as words; None if all are, or it is of an unknown compression."""
+    with contextlib.suppress(EquimuError), _opened(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
+            try:
+                if line.strip():
+                    loads(line)
+            except ValueError as error:
+                return f"{path}, line {number}, is not JSON ({getattr(error, 'msg', error)}); mend or remove it"
+    return None
 
 
 def _text_of(line: str) -> str:

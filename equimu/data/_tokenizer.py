@@ -20,6 +20,7 @@ from equimu.files import expanded, read_regular
 # What published tokenizers call the two special tokens; used only where exactly one of a list is there.
 _BOS_NAMES = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[BOS]")
 _EOD_NAMES = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "[EOS]")
+_OFFERED = 9  # special tokens that a message names
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _MOST_BYTES, _MOST_CONFIG_BYTES = 2**29, 2**24
 # Encoding takes about a second for each 2^20 characters. A pattern that tries everything takes years.
@@ -159,20 +160,20 @@ class HuggingFaceTokenizer:
         self.fingerprint: str = "hf-" + hashlib.sha256(content + ids).hexdigest()[:32]
 
     def _special(self, token: str | None, usual: Sequence[str], word: str, default: int | None = None) -> int:
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = [token.content for _, token in sorted(added.items()) if token.special]
         if token is not None:
             token_id = self._tokenizer.token_to_id(token)
             if token_id is None:
-                raise EquimuError(f"{self.name} has no token {token!r}; write {word}= a token of that file")
+                raise EquimuError(f"{self.name} has no token {token!r} for {word}; {_offered(word, special)}")
             return token_id
-        added = self._tokenizer.get_added_tokens_decoder()
         found = {t.content: i for i, t in added.items() if t.special and t.content in usual}
         if not found and default is not None:
             return default
         if len(found) != 1:
-            has = f"several candidates ({', '.join(found)})" if found else "none of the usual names"
+            where = "ends" if word == "eod" else "begins"
             raise EquimuError(
-                f"{self.name}: which token is {word}? It has {has}; write {word}='...', "
-                f"or where its path is a flag PATH?{word}=TOKEN"
+                f"tokenizer {self.name} does not say which token {where} a document; {_offered(word, list(found) or special)}"
             )
         return found.popitem()[1]
 
@@ -211,6 +212,17 @@ class HuggingFaceTokenizer:
         """The text of token ids; special tokens are left out."""
         special = {self.bos, self.eod}
         return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)
+
+
+def _offered(word: str, tokens: Sequence[str]) -> str:
+    """What to write in the place of a special token that is not known."""
+    of_it = (
+        f"one of its special tokens, {', '.join(tokens[:_OFFERED])}"
+        if tokens
+        else "any of its tokens, as none is special"
+    )
+    more = ", ..." if len(tokens) > _OFFERED else ""
+    return f"write PATH?{word}=TOKEN, in Python {word}='TOKEN', with {of_it}{more}"
 
 
 def _named_tokens(path: Path) -> dict[str, str]:

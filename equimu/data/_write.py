@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from equimu._errors import EquimuError, nearest
+from equimu._errors import EquimuError, counted, nearest, printable
 from equimu._progress import progress
 from equimu._values import Index, Integer, Part, Real, Size, check
 from equimu.data._corpus import Corpus, read_corpus
+from equimu.data._corpus_paths import refuse_store_inside
 from equimu.data._dataset import DatasetCorpus
 from equimu.data._orphans import being_written, remove_orphans
 from equimu.data._parts import Encoded, Parts, encode
@@ -246,10 +247,10 @@ def _threshold(corpus: Corpus | DatasetCorpus, share: Real, split_seed: int) -> 
         if lowest < wanted <= highest:  # both sides have a document: no need to read on
             return wanted
     if highest < 0:
-        raise EquimuError(f"corpus {corpus.name!r} is empty: it holds no UTF-8 text")
+        raise EquimuError(f"corpus {corpus.name!r} {corpus.why_empty()}")
     if lowest == highest:
         raise EquimuError(
-            f"corpus {corpus.name!r} is one document; bring a different second one to hold out for validation"
+            f"corpus {corpus.name!r} is one document; add a different second one, to be held out for validation"
         )
     return lowest + 1 if wanted <= lowest else highest
 
@@ -276,6 +277,8 @@ def _checked(
     check(Integer, split_seed=split_seed)
     check(str | None, dtype=dtype)
     token_dtype = _token_dtype(tokenizer, dtype)
+    if corpus.root is not None:
+        refuse_store_inside(place, corpus.root, corpus.name)
     return place, token_dtype, _recipe(corpus, tokenizer, validation, split_seed, token_dtype)
 
 
@@ -337,10 +340,13 @@ def _write_arrays(place: str, folder: str, documents: Iterable[Encoded], dtype: 
 
 
 def _tell_of_no_text(info: StoreInfo) -> None:
-    if info.documents_replaced or info.documents_left_out:
-        print(
-            f"equimu: corpus {info.corpus!r}: {info.documents_replaced} of {sum(info.documents.values())} documents hold bytes "
-            f"that are not UTF-8 ({info.replaced} characters replaced); {info.documents_left_out} more, no text, left out",
-            file=sys.stderr,
-            flush=True,
+    told: list[str] = []
+    if info.documents_replaced:
+        told.append(
+            f"{info.documents_replaced} of {counted(sum(info.documents.values()), 'document')} with bytes that are not UTF-8 "
+            f"({counted(info.replaced, 'character')} replaced)"
         )
+    if info.documents_left_out:
+        told.append(f"{counted(info.documents_left_out, 'document')} left out, as no text")
+    if told:
+        print(f"equimu: corpus {printable(repr(info.corpus))}: {'; '.join(told)}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, counted
 from equimu._values import Count, Index, Seed, Size, check, shown
 from equimu.nn._choose import Numbers, Sampling, choose
 from equimu.nn._decoder import Cache, Decoder
@@ -69,8 +69,8 @@ def generate(
         A continuation of each prompt.
 
     Raises:
-        EquimuError: an argument that cannot be: no prompt, an empty one, ids outside of the vocabulary, or a prompt that
-            leaves no room in the context.
+        EquimuError: an argument that cannot be: no prompt, an empty one, ids outside of the vocabulary, a `top_k` of more than
+            there are, or a prompt that leaves no room in the context.
     """
     pieces = stream(
         model, prompts, tokens=tokens, every=tokens, sampling=sampling, seed=seed, stop=stop, context=context
@@ -103,6 +103,11 @@ def stream(
     check(Seed, seed=seed)
     check(Size | None, context=context)
     check(Index | None, stop=stop)
+    top_k = None if sampling is None else sampling.top_k
+    if top_k is not None and top_k > model.vocab_size:
+        raise EquimuError(
+            f"top_k={top_k} is more than the {model.vocab_size} tokens there are; give fewer, or leave it out"
+        )
     ids = [_checked(prompt, number, model.vocab_size) for number, prompt in enumerate(prompts)]
     if not ids:
         raise EquimuError("there is no prompt; give one at least")
@@ -212,6 +217,7 @@ def _limit(prompt: np.ndarray, tokens: int, context: int | None) -> int:
         return tokens
     if len(prompt) >= context:
         raise EquimuError(
-            f"a prompt of {len(prompt)} tokens leaves no room in a context of {context}; shorten it, or give a larger context"
+            f"a prompt of {counted(len(prompt), 'token')} leaves no room in a context of {context}; shorten it, "
+            "or give a larger context"
         )
     return min(tokens, context - len(prompt))

@@ -37,3 +37,5 @@ from equimu.runs._warm_start import LlamaStart as LlamaStart
 from equimu.runs._warm_start import WarmStart as WarmStart
 from equimu.runs._warm_start import find_start as find_start
 from equimu.runs._warm_start import find_warm_start as find_warm_start
+from equimu.runs._warm_start import flags_that_differ as flags_that_differ
+from equimu.runs._warm_start import refuse_inside_run as refuse_inside_run

@@ -11,6 +11,7 @@ from equimu._errors import EquimuError, Interrupted, printable
 from equimu._values import check_function, checked
 from equimu.runs._background import Background
 from equimu.runs._mlflow import MLflow
+from equimu.runs._packages import MissingPackages
 from equimu.runs._tensorboard import TensorBoard
 from equimu.runs._trackio import Trackio
 from equimu.runs._wandb import WeightsAndBiases
@@ -98,15 +99,20 @@ class LoggerFeed(contextlib.AbstractContextManager["LoggerFeed"]):
         Raises:
             EquimuError: one of them cannot be made.
         """
-        for name in dict.fromkeys(names):
+        missing: dict[str, str] = {}
+        for name in names:
             try:
                 self._loggers[name] = _REGISTERED[name]()
+            except MissingPackages as error:
+                missing |= error.packages
             except EquimuError:
                 raise
             except Exception as error:
                 raise EquimuError(
                     f"the logger {name} cannot be made ({_told(error)}); leave it out of loggers"
                 ) from error
+        if missing:
+            raise MissingPackages(missing)
 
     def begin(self, identity: Mapping[str, Any], folder: Path, step: int) -> None:
         """As `Logger.begin`."""

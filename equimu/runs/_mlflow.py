@@ -1,6 +1,5 @@
 """The logger for MLflow."""
 
-import importlib
 import json
 import logging
 import os
@@ -10,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu.files import read_inside, write_inside
 from equimu.runs._axes import flat
 from equimu.runs._background import Service
+from equimu.runs._packages import import_for
 from equimu.runs._scalars import scalars
 
 _RUN = "mlflow/run.json"
@@ -35,13 +34,7 @@ class MLflow(Service):
     name = "mlflow"
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("mlflow")
-            self._entities: Any = importlib.import_module("mlflow.entities")
-        except ModuleNotFoundError:
-            raise EquimuError(
-                "the logger mlflow needs mlflow, which is not installed: pip install 'equimu[mlflow]'"
-            ) from None
+        self._package, self._entities = import_for(self.name, "mlflow", "mlflow.entities")
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         # By default it tries for half an hour to reach a server.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _TRIES)

@@ -1,13 +1,12 @@
 """The logger for TensorBoard."""
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
 from equimu.files import refuse_special
+from equimu.runs._packages import import_for
 from equimu.runs._scalars import scalars
 
 _FOLDER = "tensorboard"
@@ -20,14 +19,10 @@ class TensorBoard:
     """
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("tensorboardX")
-            self._scalar: Any = importlib.import_module("tensorboardX.summary").scalar
-            self._summary: Any = importlib.import_module("tensorboardX.proto.summary_pb2").Summary
-        except ModuleNotFoundError:
-            raise EquimuError(
-                "the logger tensorboard needs tensorboardX, which is not installed: pip install 'equimu[tensorboard]'"
-            ) from None
+        self._package, summary, messages = import_for(
+            "tensorboard", "tensorboardX", "tensorboardX.summary", "tensorboardX.proto.summary_pb2"
+        )
+        self._scalar, self._summary = summary.scalar, messages.Summary
 
     def begin(self, identity: Mapping[str, Any], folder: Path, step: int, /) -> None:
         """As `Logger.begin`."""

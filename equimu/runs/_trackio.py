@@ -1,13 +1,12 @@
 """The logger for Trackio."""
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
 from equimu.runs._background import Service
+from equimu.runs._packages import import_for
 from equimu.runs._scalars import scalars
 
 _PROJECT = "equimu"
@@ -23,13 +22,8 @@ class Trackio(Service):
     name = "trackio"
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("trackio")
-            modules = [self._package, *map(importlib.import_module, ("trackio.run", "trackio.utils"))]
-        except ModuleNotFoundError:
-            raise EquimuError(
-                "the logger trackio needs trackio, which is not installed: pip install 'equimu[trackio]'"
-            ) from None
+        modules = import_for(self.name, "trackio", "trackio.run", "trackio.utils")
+        self._package = modules[0]
         # It prints what it does, onto the standard output, which is the caller's.
         for each in modules:
             vars(each)["print"] = lambda *_args, **_options: None

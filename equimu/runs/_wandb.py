@@ -1,13 +1,12 @@
 """The logger for Weights & Biases."""
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
 from equimu.runs._background import Service
+from equimu.runs._packages import import_for
 from equimu.runs._scalars import scalars
 
 _PROJECT = "equimu"
@@ -24,12 +23,7 @@ class WeightsAndBiases(Service):
     name = "wandb"
 
     def __init__(self) -> None:
-        try:
-            self._package: Any = importlib.import_module("wandb")
-        except ModuleNotFoundError:
-            raise EquimuError(
-                "the logger wandb needs wandb, which is not installed: pip install 'equimu[wandb]'"
-            ) from None
+        (self._package,) = import_for(self.name, "wandb")
 
     def begin(self, identity: Mapping[str, Any], folder: Path) -> int | None:
         """As `Service.begin`. Steps that W&B has, it does not take again."""

@@ -9,6 +9,7 @@ from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu.files import local_folder, read_inside, refuse_special
 from equimu.llama import LlamaCheckpoint, read_llama
+from equimu.runs._axes import flat
 from equimu.runs._config import digest
 from equimu.runs._files import CHECKPOINTS, CONFIG
 from equimu.storage import Checkpoints
@@ -69,6 +70,42 @@ def find_start(path: str) -> WarmStart | LlamaStart:
     return LlamaStart(read_llama(folder))
 
 
+def refuse_inside_run(place: Path, told: str) -> None:
+    """Raises an `EquimuError` if a path is below the folder of a run.
+
+    Args:
+        place: the path.
+        told: what was given, for the message.
+    """
+    run = next((above for above in place.parents if (above / CONFIG).is_file()), None)
+    if run is not None:
+        raise EquimuError(f"{told} is inside of a run; give the run, {run}, or its {CHECKPOINTS}/step-N")
+
+
+def flags_that_differ(saved: Any, own: Mapping[str, Any]) -> str | None:
+    """What makes the arrays of a run's checkpoint others than those of another run, and the flags to give.
+
+    Args:
+        saved: the config of the first, in plain JSON types, or whatever stands in its place.
+        own: of the other.
+
+    Returns:
+        A sentence; None where their configs do not say.
+    """
+    there, here = dict(flat(saved if isinstance(saved, Mapping) else {})), dict(flat(own))
+    different = [path for path in there if there[path] != here.get(path)]
+    for kind in ("task.name", "size.", "task.model.", "task.", "optimizer.name", "optimizer."):
+        flags = [path for path in different if path.startswith(kind)]
+        if flags:
+            theirs, ours = (" ".join(map(_flag, flags, map(each.get, flags))) for each in (there, here))
+            return f"it was saved with {theirs}, and this run has {ours}; give {theirs}"
+    return None
+
+
+def _flag(path: str, value: Any) -> str:
+    return f"--{path.removeprefix('task.').replace('_', '-')} {value}"
+
+
 def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     """The checkpoint that a path names: a run's folder (its newest) or `RUN/checkpoints/step-N`.
 
@@ -83,6 +120,8 @@ def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     named = re.fullmatch(r"step-(\d+)", place.name)
     folder = place.parent.parent if named else place
     root = folder / CHECKPOINTS
+    if not (folder / CONFIG).is_file():
+        refuse_inside_run(place, f"{what}{path}")
     try:
         refuse_special(root)
     except OSError as error:

@@ -3,6 +3,7 @@
 from equimu.storage._checkpoint_place import MANIFEST as MANIFEST
 from equimu.storage._checkpoints import Checkpoints as Checkpoints
 from equimu.storage._checkpoints import Restored as Restored
+from equimu.storage._manifest import OtherArrays as OtherArrays
 from equimu.storage._places import local_path as local_path
 from equimu.storage._places import one_line as one_line
 from equimu.storage._sequence import ArrayWriter as ArrayWriter

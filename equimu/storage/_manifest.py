@@ -26,6 +26,10 @@ _TOLD = 3  # differences that a message names
 _LOST = object()
 
 
+class OtherArrays(EquimuError):
+    """A checkpoint holds other arrays than those that are wanted."""
+
+
 def encode(step: int, arrays: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> bytes:
     """The file, which carries its own checksum."""
     versions = {name: _version(name) for name in _PACKAGES}
@@ -109,7 +113,7 @@ def refuse_other_arrays(found: Mapping[str, Any], like: PyTree, where: str, *, c
         cast: whether floating-point numbers may have another dtype.
 
     Raises:
-        EquimuError: it does not; names what differs.
+        OtherArrays: it does not; names what differs.
     """
     saved = {array["path"]: array for array in found["arrays"]}
     wanted = dict(named_leaves(like))
@@ -132,7 +136,7 @@ def refuse_other_arrays(found: Mapping[str, Any], like: PyTree, where: str, *, c
         elif array["dtype"] != str(leaf.dtype) and not (cast and _are_floats(array, leaf)):
             different.append(f"{path} is {array['dtype']}, not {leaf.dtype}")
     if different:
-        raise EquimuError(
+        raise OtherArrays(
             f"{where} holds other arrays: {_told(different)}; restore it into the model it was saved from"
         )
 

@@ -18,7 +18,7 @@ from equimu._types import PyTree
 from equimu._values import path_text
 from equimu.files import expanded
 from equimu.parameterization import to_json
-from equimu.runs import CONFIG, RunConfig, WarmStart, config_from_dict, find_warm_start, is_of_source
+from equimu.runs import CONFIG, RunConfig, WarmStart, config_from_dict, find_warm_start, is_of_source, refuse_inside_run
 from equimu.sharding import make_mesh
 from equimu.storage import Checkpoints, local_path
 from equimu.tasks import LanguageModel, Task, task_to_dict
@@ -122,6 +122,7 @@ def _source(run: str) -> WarmStart:
     if not (folder / CONFIG).exists():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
         if not inside:
+            refuse_inside_run(place, str(place))
             raise EquimuError(f"{folder} is no run, it has no {CONFIG}; give the folder that `equimu train` prints")
         more = f" and {len(inside) - _TOLD} more" if len(inside) > _TOLD else ""
         raise EquimuError(f"{folder} is a folder of runs; name one of {', '.join(inside[:_TOLD])}{more}")

@@ -1,13 +1,14 @@
 """Text that a trained language model writes after prompts."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from equimu._errors import EquimuError
-from equimu._values import Size, check
+from equimu._errors import EquimuError, counted
+from equimu._values import Size, check, shown
 from equimu.data import Tokenizer, tokenizer_from_name
 from equimu.nn import Continuation, Sampling, generate, stream
 from equimu.tasks import LanguageModel, Task
@@ -52,7 +53,7 @@ def sample(
         sampling: how tokens are chosen; by default at temperature 1.
         seed: of what is drawn.
         context: positions of prompt and continuation together, with one for the beginning of the document; None for as many as
-            a row of the training had, which is what the model has learned.
+            a row of the training had, which is what the model has learned. More are told on stderr.
         store: as of `load`.
 
     Returns:
@@ -128,6 +129,11 @@ def _ready(
             f"{trained.folder} is a run of {type(task).__name__}, which is no language model and writes no text"
         )
     tokenizer = tokenizer_from_name(task.text.tokenizer)
+    if context is not None and context > task.text.seq:
+        message = (
+            f"context={context} is more than rows of the training had, {task.text.seq}; no position behind was trained"
+        )
+        print(f"equimu: {message}", file=sys.stderr, flush=True)
     return trained, tokenizer, task.text.seq if context is None else context, tokenizer.eod
 
 
@@ -138,11 +144,12 @@ def _encoded(trained: Trained, tokenizer: Tokenizer, prompts: Sequence[str], con
     assert isinstance(task, LanguageModel)
     begin = tokenizer.bos if task.text.windows == "document" else tokenizer.eod
     encoded = [np.concatenate([[begin], ids]).astype(np.int64) for ids in tokenizer.encode_batch(list(prompts))]
-    for number, ids in enumerate(encoded):
+    for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) >= context:
             raise EquimuError(
-                f"prompt {number} has {len(ids) - 1} tokens, which after the one that begins a document leave no room in a "
-                f"context of {context}; shorten it, or give a larger context (rows of the training had {task.text.seq})"
+                f"the prompt {shown(prompt)} has {counted(len(ids) - 1, 'token')}, which after the one that begins a document "
+                f"leave no room in a context of {context}; shorten it, or give a larger context (rows of the training had "
+                f"{task.text.seq})"
             )
     return encoded
 

@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from equimu._errors import EquimuError, printable
 from equimu.processes import is_process_zero
-from equimu.runs import CHECKPOINTS, StorageError, WarmStart
-from equimu.storage import Checkpoints, Restored
+from equimu.runs import CHECKPOINTS, StorageError, WarmStart, flags_that_differ
+from equimu.storage import Checkpoints, OtherArrays, Restored
 from equimu.training._loss_record import LossRecord
 from equimu.training._program import Program
 from equimu.training._runtime import RuntimeConfig
@@ -71,7 +71,15 @@ class CheckpointSchedule:
         Raises:
             EquimuError: it is damaged, or its arrays are others.
         """
-        restored = Checkpoints(source.root).restore(self._like(), source.saved, step=source.step)
+        try:
+            restored = Checkpoints(source.root).restore(self._like(), source.saved, step=source.step)
+        except OtherArrays as error:
+            told = flags_that_differ(source.saved.get("config", {}), self._identity["config"])
+            if told is None:
+                raise
+            raise EquimuError(
+                f"restore_from: step-{source.step} in {source.root} holds other arrays: {told}"
+            ) from error
         if restored is None:
             raise EquimuError(f"restore_from: step-{source.step} is gone from {source.root}")
         return _begun(restored)

@@ -56,6 +56,9 @@ class RuntimeConfig:
         if len({value is None for value in by_hand.values()}) > 1:
             lacking = ", ".join(f"runtime.{name}" for name, value in by_hand.items() if value is None)
             raise EquimuError(f"coordinator, processes and process_id go together; give {lacking} too")
+        twice = next((name for name in self.loggers if self.loggers.count(name) > 1), None)
+        if twice is not None:
+            raise EquimuError(f"runtime.loggers names {twice} {self.loggers.count(twice)} times; name it once")
         if self.profile is not None:
             step_range(self.profile)
         host, _, port = (self.coordinator or "").rpartition(":")
