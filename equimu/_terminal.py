@@ -91,8 +91,10 @@ def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
 
 
 def _shortened(texts: Sequence[str], width: int) -> list[str]:
-    """Texts with an ellipsis for their beginnings where they are longer: paths differ at their ends. What remains begins where a
-    part of the path does, if that leaves different paths different."""
+    """Texts with an ellipsis for their beginnings where they are longer: paths differ at their ends.
+
+    What remains begins where a part of the path does, if that leaves different paths different.
+    """
     parts, cut = ([_end(text, width, at_part) for text in texts] for at_part in (True, False))
     return parts if len(set(parts)) == len(set(cut)) else cut
 
@@ -102,4 +104,4 @@ def _end(text: str, width: int, at_part: bool) -> str:
         return text
     cut = len(text) - width + 1
     begins = (match.end() for match in _PART.finditer(text) if cut <= match.end() < len(text))
-    return f"…{text[next(begins, cut) if at_part else cut:]}"
+    return f"…{text[next(begins, cut) if at_part else cut :]}"

@@ -35,6 +35,18 @@ def test_no_line_is_wider_than_the_terminal(width):
         assert any(line.startswith("…query.weight") for line in lines)
 
 
+def test_paths_are_shortened_where_a_part_begins():
+    rows = [("blocks.attention.query.weight", "1"), ("blocks.attention.value.weight", "1"), ("norm.gain", "1")]
+    for width in (18, 22, 24):
+        assert [line.split()[0] for line in table_lines((), rows, width=width)] == [
+            "…query.weight",
+            "…value.weight",
+            "norm.gain",
+        ]
+    # Where that would make two of them the same, they are cut where the width ends.
+    assert [line.split()[0] for line in table_lines((), rows, width=15)][:2] == ["…uery.weight", "…alue.weight"]
+
+
 def test_rows_without_a_header_or_without_rows():
     assert table_lines((), [("total", "1"), ("a", "20")]) == ["total   1", "a      20"]
     assert table_lines((), [("total", "1", "2")], spare=(2,), width=9)[0] == "total  1"

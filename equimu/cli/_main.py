@@ -294,7 +294,9 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), name, has_config=_COMMANDS[name].has_config)) from None
+        raise EquimuError(
+            own_words(stop) or one_line(errors.getvalue(), name, has_config=_COMMANDS[name].has_config)
+        ) from None
 
 
 def _description(name: str) -> str:

@@ -49,7 +49,9 @@ def groups_to_json(names: Sequence[str], scale: str) -> str:
 
 def _list(width: int) -> list[str]:
     rows = [(name, _CLAIMS[group(name).claim], group(name).text) for name in groups()]
-    room = width - max(len(line) for line in table_lines(("group", "the rate", ""), [(*row[:2], "") for row in rows])) - 2
+    room = (
+        width - max(len(line) for line in table_lines(("group", "the rate", ""), [(*row[:2], "") for row in rows])) - 2
+    )
     rows = [(*row[:2], textwrap.shorten(row[2], max(room, 20), placeholder=" …")) for row in rows]
     lines = table_lines(("group", "the rate", "what it changes"), rows, text=(0, 1, 2))
     return [

@@ -34,6 +34,7 @@ _OF_COMMANDS = {
     "tune": _OF_SEARCH,
     "compare": _OF_SEARCH,
 }
+_GROUPS = {"--list", "--group", "--groups", "--all"}  # of show and reproduce, which take groups as words
 
 
 def own_words(stop: BaseException) -> str | None:
@@ -57,16 +58,23 @@ def one_line(message: str, command: str, *, has_config: bool) -> str:
     paragraphs: list[list[str]] = [[]]
     for line in message.splitlines():
         text = line.strip("│╭╮╰╯ ").strip()
-        if re.fullmatch(r"[─\s]*", text) or line.startswith("╭"):
+        if re.fullmatch(r"[─\s-]*", text) or line.startswith("╭"):
             paragraphs.append([])
         else:
             paragraphs[-1].append(text)
     messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    messages = messages if "╭" in message else messages[1:]  # in ASCII, the title is a paragraph
     first = messages[0].rstrip(".") if messages else "these flags are not valid"
-    first = re.sub(rf"^Missing from equimu {command}: (\S+)", rf"{command} needs \1:", first).removesuffix(" (required)")
+    first = re.sub(rf"^Missing from equimu {command}: (\S+)", rf"{command} needs \1:", first).removesuffix(
+        " (required)"
+    )
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
-    hint = (has_config and _meant(unknown, command)) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")
+    if command in ("show", "reproduce") and _GROUPS & set(unknown):
+        return f"{first}; groups are words, as in equimu {command} lion; equimu show all lists the groups"
+    hint = (has_config and _meant(unknown, command)) or (
+        f"did you mean {near.group(1)}?" if near else "--help tells the flags"
+    )
     return f"{first}; {hint}"
 
 

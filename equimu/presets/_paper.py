@@ -50,9 +50,14 @@ class Group:
         """What the paper says of the group, as a sentence."""
         if self.claim is None:
             return "the paper does not say whether the best learning rate transfers"
-        widths = ", ".join(str(128 * 4**index) for index in range(len(self.best)))
-        best = f" (best log2 α {' '.join(map(str, self.best))} at widths {widths})" if self.best else ""
+        best = f" (best log2 α {self.best_text})" if self.best else ""
         return f"the paper says that the best learning rate {'transfers' if self.claim else 'does not transfer'}{best}"
+
+    @property
+    def best_text(self) -> str:
+        """`best`, as text."""
+        widths = ", ".join(str(128 * 4**index) for index in range(len(self.best)))
+        return f"{' '.join(map(str, self.best))} at widths {widths}"
 
     def sweep(self, scale: str = PAPER) -> SweepConfig:
         """The sweep of the group at a scale.
@@ -115,11 +120,20 @@ def group_meant(word: str) -> str | None:
     return name if name in groups() else None
 
 
+def scale_takes(scale: str) -> str:
+    """About how long a group takes at a scale; empty for the paper's.
+
+    Raises:
+        EquimuError: an unknown scale.
+    """
+    return "" if scale == PAPER else _scale(scale)["text"]
+
+
 def scale_text(scale: str, names: Sequence[str]) -> str:
     """A scale in words, for some groups."""
     if scale == PAPER:
         return "that of the paper"
-    by = _paper()["scales"][scale]
+    by = _scale(scale)
     counts = [[len(group(name).sweep(at).over["width"]) for at in (scale, PAPER)] for name in names]
     of_widths = " or ".join(dict.fromkeys(f"{here} of {there}" for here, there in counts))
     divided = ", ".join(
@@ -163,6 +177,14 @@ def group(name: str) -> Group:
     )
 
 
+def _scale(name: str) -> Mapping[str, Any]:
+    """What a scale that is not the paper's divides by."""
+    known = _paper()["scales"]
+    if name not in known:
+        raise EquimuError(f"scale {name[:99]!r} is unknown: {nearest(name, scales())}")
+    return known[name]
+
+
 def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """A sweep of the paper's scale at another one.
 
@@ -172,10 +194,7 @@ def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     hardly grow against it; by 1, their size in equilibrium would stay, but a run ends long before. Text is that of this
     machine, in bytes, without padding, as so short rows of documents would be little else; computed in float32.
     """
-    known = _paper()["scales"]
-    if scale not in known:
-        raise EquimuError(f"scale {scale[:99]!r} is unknown: {nearest(scale, scales())}")
-    by = known[scale]
+    by = _scale(scale)
     widths = sweep["over"]["width"]
     run = sweep["run"]
     task, decay = run["task"], run["optimizer"].get("weight_decay", 0.0)
