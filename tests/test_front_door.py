@@ -44,7 +44,7 @@ def test_every_flag_has_a_sentence_and_help_fits_80_columns(name, capsys, monkey
     assert max(map(len, lines)) <= 80
     flag, texts, before = "", dict[str, str](), ""
     for line in lines[lines.index("") + 1 :]:
-        if re.match(r"  (--)?\w", line):
+        if re.match(r"  ([\w\[{]|--?\w)", line):
             # The text stands in a column of its own, or in the lines below.
             flag, _, text = line.strip().partition("  ")
             texts[flag] = text

@@ -22,11 +22,11 @@ REGISTRY = ConstructorRegistry()
 @REGISTRY.struct_rule
 def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Flags of a dataclass: sentences broken where the terminal ends and not where the source does."""
-    cls: Any = info.type
-    if not dataclasses.is_dataclass(cls):
+    if not dataclasses.is_dataclass(info.type):
         return None
-    own = info.default if isinstance(info.default, typing.cast(type, cls)) else None
-    hints = hints_of(typing.cast(type, cls))
+    cls = typing.cast(type[Any], info.type)
+    own = info.default if isinstance(info.default, cls) else None
+    hints = hints_of(cls)
     fields = [
         StructFieldSpec(
             name=field.name,
@@ -81,7 +81,7 @@ def _sentences(cls: type) -> dict[str, str]:
         return {}
     if not isinstance(made, ast.ClassDef):
         return {}
-    comments = _comments(source)
+    above, beside = _comments(source)
     found: dict[str, str] = {}
     for statement, after in itertools.pairwise((*made.body, None)):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
@@ -90,14 +90,17 @@ def _sentences(cls: type) -> dict[str, str]:
             case ast.Expr(value=ast.Constant(value=str(text))):
                 pass
             case _:
-                above = itertools.takewhile(comments.get, range(statement.lineno - 1, 0, -1))
-                text = comments.get(statement.end_lineno or 0) or " ".join(comments[line] for line in [*above][::-1])
+                lines = [*itertools.takewhile(above.__contains__, range(statement.lineno - 1, 0, -1))][::-1]
+                text = beside.get(statement.end_lineno or 0) or " ".join(above[line] for line in lines)
         if text:
             found[statement.target.id] = " ".join(text.split())
     return found
 
 
-def _comments(source: str) -> dict[int, str]:
-    """The comments of a text of Python, by their lines."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {token.start[0]: token.string.lstrip("#: ") for token in tokens if token.type == tokenize.COMMENT}
+def _comments(source: str) -> tuple[dict[int, str], dict[int, str]]:
+    """The comments of a text of Python by their lines: those that have a line of their own, and those beside something."""
+    found: tuple[dict[int, str], dict[int, str]] = {}, {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            found[not token.line.lstrip().startswith("#")][token.start[0]] = token.string.lstrip("#: ")
+    return found

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from equimu._errors import EquimuError, nearest
@@ -101,7 +101,7 @@ def _differences(mine: Group, scale: str) -> tuple[dict[str, Any], dict[str, Any
     return values, {path: first.get(path) for path in values}
 
 
-def _values(config: SweepConfig) -> Mapping[str, Any]:
+def _values(config: SweepConfig) -> dict[str, Any]:
     """What a sweep is, by paths."""
     run = dict(flat(config_to_dict(next(cells(config)))))
     for path in ("parameterization", "size.width", "optimizer.learning_rate", "seed"):  # the sweep's
