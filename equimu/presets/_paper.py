@@ -99,7 +99,10 @@ def scales() -> tuple[str, ...]:
 
 
 def groups_of(words: Sequence[str]) -> tuple[str, ...]:
-    """The names of the groups that words of a command stand for: names, with `paper:` or without, or all.
+    """The names of the groups that words of a command stand for.
+
+    Args:
+        words: names, with `paper:` or without; `all`, or the number of the paper, for all groups.
 
     Raises:
         EquimuError: a word is no group.
@@ -110,18 +113,29 @@ def groups_of(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def means_all(words: Sequence[str]) -> bool:
-    """Whether words of a command stand for all groups."""
+    """Whether words of a command stand for all groups.
+
+    Args:
+        words: as of `groups_of`.
+    """
     return any(word.lower() in _ALL for word in words)
 
 
 def group_meant(word: str) -> str | None:
-    """The group that a word is nearly the name of; None where it is no group."""
+    """The group that a word means in whatever case, with `paper:` or without; None where it means none.
+
+    Args:
+        word: which may be anything.
+    """
     name = word.lower().removeprefix(PREFIX).replace("-", "_")
     return name if name in groups() else None
 
 
 def scale_takes(scale: str) -> str:
     """About how long a group takes at a scale; empty for the paper's.
+
+    Args:
+        scale: its name.
 
     Raises:
         EquimuError: an unknown scale.

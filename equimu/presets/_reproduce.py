@@ -12,11 +12,12 @@ from equimu.files import local_folder
 from equimu.presets._paper import PAPER, Group, group
 from equimu.reports import Panel, Report, cells_of, report
 from equimu.runs import Run, RunConfig, Runs
-from equimu.sweeps import Launcher, OnBegin, SweepConfig, cells, pool_of, sweep, unfinished
+from equimu.sweeps import Launcher, SweepConfig, cells, pool_of, sweep, unfinished
 from equimu.tasks import LanguageModel
 from equimu.training import RuntimeConfig
 
 OnGroup = Callable[[str, Run, int, int], None]
+OnBegin = Callable[[Mapping[str, RunConfig], int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from equimu.sweeps._grid import sweep_config_of as sweep_config_of
 from equimu.sweeps._launchers import launcher_from_text as launcher_from_text
 from equimu.sweeps._launchers import pool_of as pool_of
 from equimu.sweeps._pool import Launcher as Launcher
-from equimu.sweeps._pool import OnBegin as OnBegin
 from equimu.sweeps._pool import Pool as Pool
 from equimu.sweeps._pool import unfinished as unfinished
 from equimu.sweeps._pool import work as work

@@ -100,7 +100,12 @@ def largest_first(cells: Iterable[RunConfig], until: Mapping[RunConfig, int] | N
 
 
 def work(cell: RunConfig, steps: int) -> int:
-    """About how much a cell is beside others: its sizes times its steps."""
+    """About how much work a cell is beside others: its sizes times its steps.
+
+    Args:
+        cell: the run.
+        steps: for which it is trained.
+    """
     return math.prod(cell.size.values()) * steps
 
 
@@ -110,7 +115,12 @@ def folder_of(cell: RunConfig, root: Path) -> RunFolder:
 
 
 def unfinished(grid: Iterable[RunConfig], root: Path) -> dict[str, RunConfig]:
-    """The cells that are not done yet, by the names of their folders below the root; each cell once."""
+    """The cells that are not done yet, by the names of their folders; each cell once.
+
+    Args:
+        grid: the cells.
+        root: of the run folders.
+    """
     folders = {cell: folder_of(cell, root) for cell in dict.fromkeys(grid)}
     return {folder.path.name: cell for cell, folder in folders.items() if not folder.is_done}
 
