@@ -19,6 +19,7 @@ from tiers import long_but
 import equimu
 from equimu.cli import main
 from equimu.cli._main import _parse
+from equimu.presets import groups
 
 # Files that a reader has whose name stands in a command.
 READERS = {
@@ -148,6 +149,17 @@ def test_every_block_says_what_it_is():
 def test_rule_tables_are_those_of_the_code():
     made = subprocess.run([sys.executable, ROOT / "docs" / "make_rules.py"], capture_output=True, text=True, check=True)
     assert made.stdout == (ROOT / "docs" / "rules.md").read_text()
+
+
+def test_groups_of_the_paper_are_those_of_the_presets():
+    sys.path.append(str(DOCS))
+    try:
+        from make_groups import PAGE, with_table
+    finally:
+        sys.path.remove(str(DOCS))
+    page = PAGE.read_text()
+    assert with_table(page) == page
+    assert "`lion_abs`" in page and f"All {len(groups())} groups" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
