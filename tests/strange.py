@@ -5,23 +5,12 @@ import hashlib
 import json
 import time
 
-import pytest
-
-from equimu.cli import main
-
 
 @contextlib.contextmanager
 def within(seconds):
     begin = time.monotonic()
     yield
     assert time.monotonic() - begin < seconds
-
-
-def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return stop.value.code, out, err
 
 
 def forge(path, change):

@@ -3,11 +3,11 @@ import subprocess
 import sys
 
 import pytest
+from commands import call
 from json_schemas import check_schema
 from runs import LINES
 
 from equimu._progress import progress
-from equimu.cli import main
 from equimu.data import read_corpus, tokenizer_from_name, write_store
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
@@ -18,21 +18,6 @@ TINY = [
 ]
 TEXT = ("--text.corpus", "{corpus}")
 PEERS = ("--runtime.processes", "2", "--runtime.process-id", "0")
-
-
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def call(capsys, *arguments):
-    """The exit code and what is printed, of which no line but one with a path is wider than the terminal."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    if not {"--json", "--markdown", "--print-commands"} & set(arguments):
-        assert not [line for line in out.splitlines() if len(line) > 80 and "/" not in line]
-    return stop.value.code, out, err
 
 
 def test_show_prints_the_rules(capsys):

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import commands
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from tiers import long_but
 
 import equimu as mu
 from equimu import EquimuError, train
-from equimu.cli import main
 from equimu.exchange import export, run_from_llama
 from equimu.llama import (
     arrays_to_llama,
@@ -161,10 +161,7 @@ def test_a_run_begins_from_it_with_its_loss(trained, corpus, tmp_path):
 def test_the_command_line_exports_and_imports(trained, tmp_path, capsys):
     run, _ = trained
 
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(each) for each in arguments])
-        return stop.value.code, *capsys.readouterr()
+    call = functools.partial(commands.call, capsys)
 
     code, out, err = call("export", run.folder / "checkpoints" / "step-3", "--out", tmp_path / "out")
     assert (code, out.strip(), err) == (0, str(tmp_path / "out"), "")

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import call
 from runs import small_run
-from strange import call, within
+from strange import within
 
 from equimu import EquimuError, train
 from equimu._json import loads

@@ -8,19 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from commands import call
 from json_schemas import check_schema
 
 import equimu
-from equimu.cli import main
 from equimu.cli._doctor import Doctor, _excluded, _extras, _lines, findings
 from equimu.cli._help import _sentence
 from equimu.cli._main import _COMMANDS, _parse, commands
-
-
-def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    return stop.value.code, *capsys.readouterr()
 
 
 def test_the_overview_has_every_command_and_fits_80_columns(capsys):

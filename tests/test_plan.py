@@ -1,10 +1,8 @@
 """Plans: counts against independent counts, parsers against programs whose collectives and loops are known, and the command."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import io
 import os
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from commands import call
 from json_schemas import check_schema
 from planning import EXAMPLE_FILES, GIB, TINY, TINY_SIZE, array, decoder, planned_on
 
@@ -217,36 +216,29 @@ def test_the_compilers_refusal_is_read():
         needed_and_available("INTERNAL: a\nbug")
 
 
-def command(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        equimu.cli.main(["plan", *argv])
-    return int(stop.value.code), out.getvalue(), err.getvalue()
-
-
-def test_an_unknown_topology_is_a_mistake():
-    code, _, err = command("v7:8x8")
+def test_an_unknown_topology_is_a_mistake(capsys):
+    code, _, err = call(capsys, "plan", "v7:8x8")
     assert code == 2 and err.count("\n") == 1 and "v5p:4x4x8" in err
 
 
-def test_without_the_compiler_the_pip_command_is_told(monkeypatch):
+def test_without_the_compiler_the_pip_command_is_told(monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "libtpu" else found(name))
-    code, _, err = command("v5e:16x16")
+    code, _, err = call(capsys, "plan", "v5e:16x16")
     assert code == 2 and err.count("\n") == 1 and "pip install 'equimu[tpu]'" in err
 
 
-def test_what_does_not_fit_exits_with_1(monkeypatch):
+def test_what_does_not_fit_exits_with_1(monkeypatch, capsys):
     made = planned(total=40 * GIB)
     monkeypatch.setattr(importlib.import_module("equimu.cli._plan"), "plan", lambda *args, **kwargs: made)
-    code, out, err = command("v5e:16x16")
+    code, out, err = call(capsys, "plan", "v5e:16x16")
     assert code == 1 and "does not fit" in err and err.count("\n") == 1
     assert "the device has" in out and "all-gather" in out
     assert issubclass(NotFittingError, EquimuError)
 
 
 @pytest.mark.slow  # processes that import jax anew
-def test_the_command_plans_for_cpu_devices():
+def test_the_command_plans_for_cpu_devices(capsys):
     flags = [
         "--size.width",
         "64",
@@ -258,7 +250,7 @@ def test_the_command_plans_for_cpu_devices():
         "2",
         "--json",
     ]
-    code, out, err = command("cpu:4", *flags)
+    code, out, err = call(capsys, "plan", "cpu:4", *flags)
     found = check_schema("plan", out)
     assert code == 0, err
     assert found["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and found["fits"] and found["advice"] is None
@@ -266,8 +258,8 @@ def test_the_command_plans_for_cpu_devices():
 
 
 @pytest.mark.slow
-def test_mistakes_of_the_other_process_are_told_in_one_line():
-    code, _, err = command("cpu:4", "--text.rows", "6")
+def test_mistakes_of_the_other_process_are_told_in_one_line(capsys):
+    code, _, err = call(capsys, "plan", "cpu:4", "--text.rows", "6")
     assert code == 2 and err.count("\n") == 1 and "rows" in err and "Traceback" not in err
 
 

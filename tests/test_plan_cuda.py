@@ -1,20 +1,18 @@
 """Plans for NVIDIA GPUs: names and figures everywhere, and steps compiled where the compiler is installed."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import io
 import re
 import time
 
 import jax
 import pytest
 from aot import needs_cuda
+from commands import call
 from json_schemas import check_schema
 from planning import EXAMPLE_FILES, GIB, TINY_SIZE, decoder, planned_on
 
-import equimu.cli
 from equimu._errors import EquimuError
 from equimu.nn import Transformer
 from equimu.plans import Machine, MeshShape, machines, plan, plan_to_json, print_plan, register_machine
@@ -46,18 +44,11 @@ def test_hosts_stand_before_devices(name, devices, hosts):
         ("h100:8x8x8", "'h100:8x8x8' is unknown"),
     ],
 )
-def test_sizes_that_there_are_not_are_one_line(name, words):
+def test_sizes_that_there_are_not_are_one_line(name, words, capsys):
     with pytest.raises(EquimuError, match=re.escape(words)):
         parse_topology(name)
-    code, err = command(name)
+    code, _, err = call(capsys, "plan", name)
     assert code == 2 and err.count("\n") == 1 and words in err
-
-
-def command(*argv):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        equimu.cli.main(["plan", *argv])
-    return int(stop.value.code), err.getvalue()
 
 
 def without(*packages):
@@ -71,18 +62,18 @@ def without(*packages):
     return version
 
 
-def test_without_the_packages_they_are_named(monkeypatch):
+def test_without_the_packages_they_are_named(monkeypatch, capsys):
     monkeypatch.setattr(jax, "__version__", "0.12.0")
     monkeypatch.setattr(importlib.metadata, "version", without("jax-cuda13-pjrt"))
-    code, err = command("h100:8")
+    code, _, err = call(capsys, "plan", "h100:8")
     assert code == 2 and err.count("\n") == 1
     assert "needs jax-cuda13-pjrt, which is not installed: pip install 'equimu[cuda]'" in err
 
 
-def test_an_older_jax_is_named(monkeypatch):
+def test_an_older_jax_is_named(monkeypatch, capsys):
     monkeypatch.setattr(jax, "__version__", "0.10.1")
     monkeypatch.setattr(importlib.metadata, "version", without())
-    code, err = command("h100:8")
+    code, _, err = call(capsys, "plan", "h100:8")
     assert code == 2 and err.count("\n") == 1
     assert "needs jax >= 0.12, which Python 3.12 or newer gets, and this is 0.10.1: pip install 'equimu[cuda]'" in err
     monkeypatch.setattr(jax, "__version__", "0.12.0.1")

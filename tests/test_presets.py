@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from commands import call
 from json_schemas import check_schema
 
 from equimu import EquimuError
@@ -246,10 +247,8 @@ def found(corpus, tmp_path_factory, light_compilation):
 
 
 def printed(capsys, *words):
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    out, err = capsys.readouterr()
-    assert stop.value.code == 0, err
+    code, out, err = call(capsys, *words)
+    assert code == 0, err
     return out, err.splitlines()
 
 

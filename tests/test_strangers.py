@@ -14,8 +14,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import call
 from runs import lines_run, small_run
-from strange import call, forge, within
+from strange import forge, within
 
 import equimu
 from equimu import EquimuError, train

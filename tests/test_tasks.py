@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from commands import call
 
 from equimu import EquimuError, LanguageModel, RunConfig, train
-from equimu.cli import main
 from equimu.runs import config_from_dict, config_to_dict
 from equimu.runs._config import identity_of_run
 from equimu.tasks import find_task, task_from_dict, task_to_dict, where_of
@@ -70,13 +70,6 @@ def my(tmp_path):
     file = tmp_path / "my.py"
     file.write_text(GOOD)
     return file
-
-
-def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(stop.value.code), out, err
 
 
 # By name

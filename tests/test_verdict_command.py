@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 
+import commands
 import foreign_sweeps as foreign
 import pytest
 
 from equimu._errors import EquimuError
-from equimu.cli import main
 from equimu.reports import read_table, report
 from equimu.tables import read_rows
 from equimu.tables._tensorboard import named
@@ -18,10 +18,7 @@ TRANSFERS, DRIFTS = 0.0, -1.0
 
 
 def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(["verdict", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    return stop.value.code, out, err
+    return commands.call(capsys, "verdict", *arguments)
 
 
 def rows_of(sweep=None):
