@@ -395,7 +395,7 @@ def test_what_a_group_changes_is_shown(words, capsys):
     assert data["lion"]["baseline"]["optimizer.name"] == "adamw" and data["lion"]["claim"] is False
 
 
-@pytest.mark.parametrize("word", ["all", "groups", "2404.05728"])
+@pytest.mark.parametrize("word", ["all", "2404.05728"])
 def test_all_groups_are_listed(word, capsys):
     lines = printed(capsys, "show", word)[0].splitlines()
     assert [line.split()[0] for line in lines[2:29]] == list(groups())
@@ -436,7 +436,12 @@ def test_what_is_shown_of_groups_fits_80_columns(capsys):
         ("2404.05728", "unknown command '2404.05728': did you mean equimu show all?"),
         ("reproduce Lion", "the paper has no group 'Lion': did you mean 'lion'?"),
         ("reproduce --list", "equimu show all lists the groups"),
-        ("eval", "eval needs RUN: Folder of a run"),
+        (
+            "eval",
+            "eval needs RUN: Folder of a run, whose newest checkpoint is taken, or RUN/checkpoints/step-N; equimu eval",
+        ),
+        ("export", "export needs RUN and --out STR; equimu export --help tells more"),
+        ("reproduce all lyon", "the paper has no group 'lyon': did you mean 'lion'?"),
     ],
 )
 def test_guesses_find_the_way(given, words, capsys):

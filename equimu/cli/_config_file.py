@@ -34,7 +34,7 @@ def read_config(
         EquimuError: there is no such group; the file is unreadable, or is not such a config; or it names data that are
             elsewhere, which the flags do not name.
     """
-    if name in (PREFIX, PREFIX.removesuffix(":")) or (means_all([name]) and not Path(name).exists()):
+    if means_all([name]) and not Path(name).exists():
         raise EquimuError(f"--config takes one group of the paper, e.g. {PREFIX}baseline; equimu show all lists them")
     if name.startswith(PREFIX):
         return _of_the_paper(name.removeprefix(PREFIX), cls)

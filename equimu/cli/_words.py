@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from equimu._errors import EquimuError
 
@@ -65,9 +66,10 @@ def one_line(message: str, command: str, *, has_config: bool) -> str:
     messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
     messages = messages if "╭" in message else messages[1:]  # in ASCII, the title is a paragraph
     first = messages[0].rstrip(".") if messages else "these flags are not valid"
-    first = re.sub(rf"^Missing from equimu {command}: (\S+)", rf"{command} needs \1:", first).removesuffix(
-        " (required)"
-    )
+    if first.startswith("Missing from"):
+        names = re.findall(r"^[│ ] {5}(?!equimu )(\S[^│]*?)\s*│?$", message, re.MULTILINE)
+        about = f": {first.partition(names[0])[2].strip()}".removesuffix(". (required)") if len(names) == 1 else ""
+        return f"{command} needs {' and '.join(names)}{about}; equimu {command} --help tells more"
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
     if command in ("show", "reproduce") and _GROUPS & set(unknown):
@@ -108,6 +110,8 @@ def instead(word: str, command: str) -> str | None:
         return f"name a task in it, e.g. {word}:NextByte, as the first word after the command"
     if word.endswith((".json", ".toml")):
         return f"did you mean --config {word}?"
+    if Path(word, "config.json").is_file():
+        return f"did you mean --config {Path(word, 'config.json')}?"
     if _OF_COMMANDS.get(command) is not _OF_SEARCH and (group_meant(word) or means_all([word])):
         return f"did you mean --config {PREFIX}{group_meant(word) or 'baseline'}?"
     if re.split(r"[(.]", word)[0] in parameterization_names():

@@ -17,7 +17,7 @@ PAPER = "paper"
 """The scale at which the experiments of the paper were made."""
 PREFIX = "paper:"
 """In front of the name of a group, where other names could stand."""
-_ALL = ("all", "groups", "2404.05728", "arxiv:2404.05728")
+_ALL = ("all", "groups", "paper", PREFIX, "2404.05728", "arxiv:2404.05728")
 # What stands in a group beside the fields of its sweep that it changes.
 _OWN = ("text", "claim", "best", "rate", "at")
 
@@ -107,9 +107,8 @@ def groups_of(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         EquimuError: a word is no group.
     """
-    if means_all(words):
-        return groups()
-    return tuple(dict.fromkeys(group(word.removeprefix(PREFIX)).name for word in words))
+    named = [group(word.removeprefix(PREFIX)).name for word in words if not means_all([word])]
+    return groups() if means_all(words) else tuple(dict.fromkeys(named))
 
 
 def means_all(words: Sequence[str]) -> bool:
