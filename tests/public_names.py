@@ -47,6 +47,63 @@ class Definition:
         own = _method(self.node, "__init__") if isinstance(self.node, ast.ClassDef) else None
         return self.documentation + ("" if own is None else ast.get_docstring(own) or "")
 
+    @property
+    def functions(self) -> list["Callable"]:
+        """A function, or the methods of a class that users call: its public ones, and what makes an object of it."""
+        if isinstance(self.node, ast.FunctionDef):
+            return [Callable(self.node.name, self.node, self.documentation)]
+        found: list[Callable] = []
+        for each in self.node.body if isinstance(self.node, ast.ClassDef) else []:
+            makes = each.name in ("__init__", "__post_init__") if isinstance(each, ast.FunctionDef) else False
+            if isinstance(each, ast.FunctionDef) and (makes or each.name == "__call__" or each.name[0] != "_"):
+                said = (ast.get_docstring(each) or "") + (self.documentation if makes else "")
+                found.append(Callable(f"{self.name}.{each.name}", each, said))
+        return found
+
+
+# What raises an EquimuError for an argument that cannot be.
+_CHECKS = {"check", "check_choice", "check_fields", "check_function", "checked", "path_text", "EquimuError"}
+
+
+@dataclass(frozen=True)
+class Callable:
+    """A function or method, and what is said of it."""
+
+    name: str
+    node: ast.FunctionDef
+    documentation: str
+
+    @property
+    def raises(self) -> bool:
+        """Whether it raises an `EquimuError` by itself, functions inside of it apart."""
+        waiting: list[ast.AST] = list(self.node.body)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CHECKS:
+                return True
+            if not isinstance(node, ast.FunctionDef | ast.Lambda):
+                waiting += ast.iter_child_nodes(node)
+        return False
+
+    @property
+    def unshaped(self) -> list[str]:
+        """The arguments, and `return`, whose annotation has arrays without a shape."""
+        arguments = self.node.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        annotations = {each.arg: each.annotation for each in every} | {"return": self.node.returns}
+        return [name for name, annotation in annotations.items() if annotation is not None and _has_bare(annotation)]
+
+
+def _has_bare(annotation: ast.AST) -> bool:
+    """Whether an array stands in an annotation without a shape: `Float[Array, "rows"]` has one."""
+    if isinstance(annotation, ast.Subscript) and isinstance(annotation.slice, ast.Tuple):
+        _, *shape = annotation.slice.elts
+        if len(shape) == 1 and isinstance(shape[0], ast.Constant) and isinstance(shape[0].value, str):
+            return False
+    if isinstance(annotation, ast.Name | ast.Attribute):
+        return (annotation.id if isinstance(annotation, ast.Name) else annotation.attr) in ("Array", "ndarray")
+    return any(map(_has_bare, ast.iter_child_nodes(annotation)))
+
 
 def public_names() -> dict[str, tuple[Definition, frozenset[str]]]:
     """All public names by where they are defined, each with the names that it can be imported by."""

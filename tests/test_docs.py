@@ -20,6 +20,8 @@ from tiers import long_but
 import equimu
 from equimu.cli import main
 from equimu.cli._main import _parse
+from equimu.optim._config import _OWN
+from equimu.parameterization._registry import parameterization_names
 from equimu.presets import groups
 
 # Files that a reader has whose name stands in a command.
@@ -217,6 +219,20 @@ def test_every_public_name_is_described_with_its_arguments():
         missing[name] = {each for each in what.arguments if not re.search(rf"\b{re.escape(each)}\b", what.described)}
     assert silent == []
     assert {name: each for name, each in missing.items() if each} == {}
+
+
+def test_every_public_function_says_what_it_raises_and_which_shapes_its_arrays_have():
+    functions = [each for what, _ in public_names().values() for each in what.functions]
+    assert len(functions) > 400
+    assert [each.name for each in functions if each.raises and "EquimuError" not in each.documentation] == []
+    shape = re.compile(r"\b(shapes?|shaped|scalars?|-dimensional|one-dimensional)\b")
+    assert [each.name for each in functions if each.unshaped and not shape.search(each.documentation)] == []
+
+
+def test_every_table_and_optimizer_names_its_source():
+    names = (*parameterization_names(), *_OWN)
+    source = re.compile(r"arXiv \d{4}\.\d{5}|et al\., \d{4}")
+    assert [name for name in names if not source.search(getattr(equimu, name).__doc__)] == []
 
 
 def test_the_citation_has_the_version_of_the_package():

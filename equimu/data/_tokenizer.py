@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from equimu._errors import EquimuError, printable
 from equimu._json import loads
@@ -52,8 +52,8 @@ class Tokenizer(Protocol):
     def bos(self) -> int: ...
     @property
     def eod(self) -> int: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]: ...
+    def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ByteTokenizer:
     bos: int = dataclasses.field(default=0, init=False)
     eod: int = dataclasses.field(default=0, init=False)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
         """Token ids of each text, without special tokens.
 
         Args:
@@ -99,7 +99,7 @@ class ByteTokenizer:
         """See `byte_lengths`."""
         return np.where(np.arange(self.vocab_size) == self.eod, 0, 1)
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:
         """The text of token ids; special ids are left out, bytes that are not UTF-8 become U+FFFD."""
         return bytes(i for i in map(int, ids) if i != self.eod).decode(errors="replace")
 
@@ -177,7 +177,7 @@ class HuggingFaceTokenizer:
             )
         return found.popitem()[1]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
         """Token ids of each text (in parallel threads), without special tokens: one uint32 array per text.
 
         Raises:
@@ -185,7 +185,7 @@ class HuggingFaceTokenizer:
         """
         return [ids for part in in_batches(texts, _PART_CHARACTERS) for ids in self._encode(part)]
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
+    def _encode(self, texts: list[str]) -> list[Integer[np.ndarray, " _"]]:
         seconds = _SECONDS + _SECONDS_PER_CHARACTER * sum(map(len, texts))
         try:
             encodings = bounded(lambda: self._tokenizer.encode_batch_fast(texts, add_special_tokens=False), seconds)
@@ -208,7 +208,7 @@ class HuggingFaceTokenizer:
             lengths[token] = 0 if added.special else len(added.content.encode())
         return lengths
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:
         """The text of token ids; special tokens are left out."""
         special = {self.bos, self.eod}
         return self._tokenizer.decode([i for i in map(int, ids) if i not in special], skip_special_tokens=True)

@@ -49,6 +49,9 @@ class Axes:
       frequencies, which is neither drawn nor a constant) and it is not declared.
     - `split`: where the module can work on a part of the array, the devices along a mesh's `tensor` axis sharing it: which of
       its axes they share, as an index into `words`, and into how many equal parts that may be cut (heads, say).
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     words: tuple[str, ...]

@@ -24,6 +24,9 @@ class CoordinateProbe:
 
     Its programs are compiled once, for any number of parameterizations, seeds and edited trees. Its arguments
     `make`, `base`, `sizes`, `loss`, `batches`, `optimizer`, `steps` and `forward` are those of `coord_check`.
+
+    Raises:
+        EquimuError: as of `coord_check`.
     """
 
     def __init__(
@@ -68,7 +71,11 @@ class CoordinateProbe:
         tree: EditTree = lambda tree: tree,
         on_size: Callable[[int, int], None] = lambda done, size: None,
     ) -> CoordinateCheck:
-        """Trains at all sizes, and judges; arguments and result are those of `coord_check`."""
+        """Trains at all sizes, and judges; arguments and result are those of `coord_check`.
+
+        Raises:
+            EquimuError: as of `coord_check`.
+        """
         listed = range(seeds) if isinstance(seeds, int) else seeds
         if not isinstance(listed, Sequence) or not listed:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EquimuError(f"seeds is a number of seeds or a list of them, at least one; got {shown(seeds)}")

@@ -41,10 +41,10 @@ def record(function: Callable[..., Any], model: PyTree, *args: Any, inputs: bool
         inputs: record the first argument that each module is called with, in place of what it puts out.
 
     Returns:
-        By the path of the module (`blocks.mlp.up`), in the order of execution, what it put out: inexact arrays with any axes of
-        `vmap` among theirs and any axes of `scan` in front. A module that is called several times has `path`, `path#2`, ...;
-        one that puts out several arrays has `path[0]`, `path[1]`. What `register_sites` declares is there too. The inside of
-        `while` loops and of `cond` is not recorded.
+        By the path of the module (`blocks.mlp.up`), in the order of execution, what it put out: inexact arrays of any shape,
+        with any axes of `vmap` among theirs and any axes of `scan` in front. A module that is called several times has `path`,
+        `path#2`, ...; one that puts out several arrays has `path[0]`, `path[1]`. What `register_sites` declares is there too.
+        The inside of `while` loops and of `cond` is not recorded.
     """
     found, _, _ = _recorded(function, model, args, inputs=inputs, more=False)
     return found.sites

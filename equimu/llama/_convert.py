@@ -66,7 +66,8 @@ def arrays_to_llama(model: Transformer, arrays: Mapping[str, np.ndarray]) -> dic
 
     Args:
         model: its structure.
-        arrays: its arrays by path, with their multipliers applied; gains of norms may be left out.
+        arrays: its arrays by path, of the shapes that the model has, with their multipliers applied; gains of norms may be left
+            out.
     """
     config = llama_config_of(model)
     found = {_EMBEDDING[1]: arrays[_EMBEDDING[0]]}
@@ -91,7 +92,7 @@ def arrays_from_llama(
     Args:
         model: its structure.
         config: of the Llama.
-        tensors: its arrays.
+        tensors: its arrays by name, of the shapes that Hugging Face gives them.
         readout_multiplier: of the model's tied embedding, its own multiplier applied; 1 for others.
 
     Raises:

@@ -40,7 +40,7 @@ def encode_tensors(arrays: Mapping[str, np.ndarray], most: int = _MOST_BYTES) ->
     """The files that hold some arrays: their names and contents.
 
     Args:
-        arrays: by name.
+        arrays: by name, of any shape.
         most: bytes of a file, but for an array that is larger.
 
     Raises:
@@ -71,7 +71,7 @@ def encode_tensors(arrays: Mapping[str, np.ndarray], most: int = _MOST_BYTES) ->
 
 
 def read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The floating-point arrays of a folder's safetensors files, by name, and a hash of the files.
+    """The floating-point arrays of a folder's safetensors files, of any shape, by name, and a hash of the files.
 
     Raises:
         EquimuError: there are none, one is missing or unreadable, or holds an array of another kind.

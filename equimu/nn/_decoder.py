@@ -48,6 +48,9 @@ class Decoder(eqx.Module):
 
         Args:
             room: positions that it can hold.
+
+        Raises:
+            EquimuError: `room` is below 1.
         """
         check(Size, room=room)
         attention = self.blocks[0].attention

@@ -25,6 +25,9 @@ class Embedding(eqx.Module):
             vocab_size: number of rows.
             d_model: width of a row.
             key: random key.
+
+        Raises:
+            EquimuError: a size or key that cannot be.
         """
         check(Size, vocab_size=vocab_size, d_model=d_model)
         check_key("key", key)
@@ -48,7 +51,11 @@ class TiedEmbedding(eqx.Module):
     vocab_size: int = eqx.field(static=True)
 
     def __init__(self, vocab_size: int, d_model: int, *, key: Key):
-        """See `Embedding`."""
+        """See `Embedding`.
+
+        Raises:
+            EquimuError: a size or key that cannot be.
+        """
         check(Size, vocab_size=vocab_size, d_model=d_model)
         check_key("key", key)
         self.weight = jax.random.normal(key, (vocab_size, d_model))

@@ -58,7 +58,7 @@ def generate(
 
     Args:
         model: with its multipliers applied, as `equimu.scaled` and `equimu.fold` do; on one device.
-        prompts: token ids of each, one at least.
+        prompts: token ids of each, one at least: a list, or an array of shape (tokens,).
         tokens: to write at most.
         sampling: how they are chosen; by default at temperature 1.
         seed: of what is drawn.
@@ -92,11 +92,14 @@ def stream(
     """As `generate`, piece by piece.
 
     Args:
-        model, prompts, tokens, sampling, seed, stop, context: as of `generate`.
+        model, prompts, tokens, sampling, seed, stop, context: as of `generate`, of the same shapes.
         every: tokens of a piece; each piece waits for the device.
 
     Yields:
         The continuations so far.
+
+    Raises:
+        EquimuError: as of `generate`.
     """
     check(Count, tokens=tokens, every=every)
     check(Sampling | None, sampling=sampling)

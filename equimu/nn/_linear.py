@@ -48,6 +48,9 @@ class Linear(eqx.Module):
             split: the side that devices along a mesh's `tensor` axis share, and into how many equal parts it may be cut. Where
                 it is `"in"`, the output is summed over the devices, and each gets that of its own positions.
             key: random key for the weight.
+
+        Raises:
+            EquimuError: a size or key that cannot be.
         """
         check(Size, d_in=d_in, d_out=d_out)
         check_key("key", key)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from equimu._call import call_of, name_of_call
 from equimu._errors import EquimuError, nearest
@@ -65,6 +65,9 @@ class Optimizer(abc.ABC):
     what else it has is part of the program, so that a sweep over it compiles once for each value.
 
     - `family`: of update rules, which decides how a table's learning rates are written.
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     family: ClassVar[Family]
@@ -140,7 +143,7 @@ class Optimizer(abc.ABC):
             common: `learning_rate`, `weight_decay`, `schedule`, `clip_norm` and `mu_dtype`, as `adamw` takes them.
         """
 
-    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Float[Array, ""]]:
         """As `equimu.optim.epsilon_shares`; nothing for optimizers without an epsilon."""
         del tree, opt_state
         return {}
@@ -164,7 +167,7 @@ class AdamW(Optimizer):
         """As `equimu.adamw`."""
         return adamw(tree, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Float[Array, ""]]:
         """Of all leaves."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 
@@ -233,7 +236,7 @@ class Muon(Optimizer):
         """As `equimu.muon`."""
         return muon(tree, beta=self.momentum, b1=self.b1, b2=self.b2, eps=self.eps, **common)
 
-    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Array]:
+    def epsilon_shares(self, tree: Tree[Any], opt_state: PyTree) -> Mapping[str, Float[Array, ""]]:
         """Of the leaves that Adam trains."""
         return epsilon_shares(tree, opt_state, eps=self.eps, b2=self.b2)
 

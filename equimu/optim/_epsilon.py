@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from equimu._types import PyTree, Scalar
 from equimu.optim._beta import Rate
@@ -13,7 +13,7 @@ from equimu.optim._update import scaled_beta
 from equimu.parameterization import Tree, rules_of
 
 
-def epsilon_shares(tree: Tree[Any], opt_state: PyTree, *, eps: Scalar, b2: Rate) -> dict[str, Array]:
+def epsilon_shares(tree: Tree[Any], opt_state: PyTree, *, eps: Scalar, b2: Rate) -> dict[str, Float[Array, ""]]:
     """The share of each leaf's entries whose second moment's root is below Adam's epsilon: there it decides the update.
 
     Entries that never had a gradient, rows of tokens that were not seen for example, are not counted.

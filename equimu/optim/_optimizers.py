@@ -25,7 +25,7 @@ def adamw(
     clip_norm: Scalar | None = None,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW under a tree of rules.
+    """AdamW (arXiv 1711.05101) under a tree of rules.
 
     Args:
         tree: the tree of rules, for `optimizer="adam"`.
@@ -117,7 +117,7 @@ def sgd(
     Args:
         tree: the tree of rules, for `optimizer="sgd"`.
         momentum: decay rate of the momentum; None for none.
-        nesterov: Nesterov's form of it.
+        nesterov: Nesterov's form of it (Sutskever et al., 2013).
         learning_rate, weight_decay, decay, schedule, clip_norm, mu_dtype: as in `adamw`.
 
     Returns:

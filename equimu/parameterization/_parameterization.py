@@ -60,7 +60,11 @@ class Row:
     one_minus_beta: Law = ONE
 
     def replace(self, **laws: Law | Real) -> "Row":
-        """The same row with some laws replaced."""
+        """The same row with some laws replaced.
+
+        Raises:
+            EquimuError: an unknown law.
+        """
         for name in laws:
             if name not in NUMBERS:
                 raise EquimuError(f"a row has no {name!r}: {nearest(name, NUMBERS)}")
@@ -105,6 +109,9 @@ class Parameterization:
       the model's own constructor draws, with the spread that it has at the base sizes and from there on grows as the law does.
     - `constants`: base constants, applied in order on top of the laws.
 
+    Raises:
+        EquimuError: an unknown family of optimizers, rule of decay or start.
+
     Example: a parameterization of one's own.
         >>> mine = Parameterization(name="mine", output=Row(init_std=1 / fan_in, lr=1 / width_ratio),
         ...                         hidden=Row(lr=1 / width_ratio))
@@ -132,12 +139,20 @@ class Parameterization:
         return getattr(self, role)
 
     def replace(self, role: Role, **laws: Law | Real) -> "Parameterization":
-        """The same table with some laws of one role replaced, e.g. `mup().replace("output", init_std=fan_in**-0.5)`."""
+        """The same table with some laws of one role replaced, e.g. `mup().replace("output", init_std=fan_in**-0.5)`.
+
+        Raises:
+            EquimuError: an unknown role or law.
+        """
         check_choice("role", role, ROLES)
         return dataclasses.replace(self, **{role: self.row(role).replace(**laws)})
 
     def tune(self, where: str, **factors: Scalar) -> "Parameterization":
-        """The same table with base constants on a role, module or leaf, e.g. `mup().tune("output", multiplier=4.0)`."""
+        """The same table with base constants on a role, module or leaf, e.g. `mup().tune("output", multiplier=4.0)`.
+
+        Raises:
+            EquimuError: an unknown number, or a factor that it cannot have.
+        """
         check(str, where=where)
         for name, factor in factors.items():
             check_choice("base constant", name, NUMBERS)
@@ -151,6 +166,9 @@ class Parameterization:
         Learning rate, epsilon and decay change such that training from corresponding initial weights is the same, for
         the table's family of optimizers and rule of decay. (Clipping by the global norm of the gradients breaks that: their
         norms change.) NTK is a shifted SP, and Tables 8 and 9 of TP-V are shifted Tables 3.
+
+        Raises:
+            EquimuError: an unknown role, or a factor that is not positive.
         """
         check_choice("role", role, ROLES)
         if as_law(factor).coefficient <= 0:
@@ -201,7 +219,11 @@ class Parameterization:
         return dataclasses.replace(self, start=start)
 
     def with_eps(self, eps: EpsRule) -> "Parameterization":
-        """The same table with epsilon as it is (`"gradient"`), scaled like the learning rate (`"lr"`), or `"constant"`."""
+        """The same table with epsilon as it is (`"gradient"`), scaled like the learning rate (`"lr"`), or `"constant"`.
+
+        Raises:
+            EquimuError: an unknown rule.
+        """
         check_choice("eps", eps, ("gradient", "lr", "constant"))
         if eps == "gradient":
             return self

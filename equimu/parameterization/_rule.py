@@ -54,6 +54,9 @@ class Rule:
     - `dimensions`: the sizes that the laws were evaluated at.
     - `leaf`: where it stands, and all that is declared of it.
     - `blueprint`: the model's own constructor, for what only it can make.
+
+    Raises:
+        EquimuError: a number that is negative or not finite.
     """
 
     path: str

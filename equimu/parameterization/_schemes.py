@@ -34,7 +34,7 @@ Everett: TypeAlias = Literal["sp", "ntk", "mup", "mean-field"]
 
 
 def sp(*, optimizer: Family = "adam", decay: DecayRule = "independent") -> Parameterization:
-    """The standard parameterization: variance 1/fan_in, one learning rate for all leaves.
+    """The standard parameterization (arXiv 2203.03466, Table 3): variance 1/fan_in, one learning rate for all leaves.
 
     Args:
         optimizer: the family of update rules, as in `Parameterization`; the table is the same for all.
@@ -95,6 +95,9 @@ def tpv(
         form: `"relative"`: the width n of the published tables is replaced by n/n_base, so that at the base width the model
             is the standard one; `"absolute"`: as published.
         optimizer, decay, eps: as in `mup`.
+
+    Raises:
+        EquimuError: no such table, or an unknown form.
     """
     if table not in (3, 8, 9):
         raise EquimuError(f"Tensor Programs V has no table {table!r} of parameterizations (valid: 3, 8, 9)")
@@ -125,6 +128,9 @@ def everett(
             fan-in, as under μP) or `"none"` (they add up like independent numbers, which allows larger rates).
         optimizer: `"adam"`, `"sign"`, `"sgd"` or `"adafactor"`.
         decay, eps: as in `mup`.
+
+    Raises:
+        EquimuError: an unknown parameterization or alignment; or Muon, for which there are no exponents.
     """
     check_choice("parameterization", parameterization, tuple(_EVERETT))
     check_choice("alignment", alignment, ("full", "none"))
@@ -168,7 +174,9 @@ def everett(
 def mean_field(
     *, optimizer: Family = "adam", decay: DecayRule = "independent", eps: EpsRule = "gradient"
 ) -> Parameterization:
-    """The mean-field parameterization, with the learning rates under which it trains like μP: `everett("mean-field")`.
+    """The mean-field parameterization (arXiv 1804.06561), with the learning rates under which it trains like μP.
+
+    It is `everett("mean-field")`, of arXiv 2407.05872.
 
     Args:
         optimizer, decay, eps: as in `everett`.
@@ -186,6 +194,9 @@ def spectral(
         form: of the learning rates: `"absolute"` (SGD η·fan_out/fan_in, Adam η/fan_in, Muon η·√(fan_out/fan_in)) or
             `"relative"` to the base model. Deviations are absolute in both.
         optimizer, decay, eps: as in `mup`.
+
+    Raises:
+        EquimuError: an unknown form.
     """
     check_choice("form", form, ("relative", "absolute"))
     n_in, n_out = (fan_in_ratio, fan_out_ratio) if form == "relative" else (fan_in, fan_out)

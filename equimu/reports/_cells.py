@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from equimu._errors import EquimuError
 from equimu._values import Real
@@ -97,12 +97,12 @@ class Curve:
         return f"Curve({self.panel}, {size}, {len(self.seeds)} seeds, {len(self.grid)} values of {self.fitted.name})"
 
     @property
-    def usable(self) -> np.ndarray:
+    def usable(self) -> Bool[np.ndarray, " points"]:
         """Rates at which a run finished and none diverged: a rate that loses one seed in three is not one to carry."""
         return (self.diverged == 0) & np.isfinite(self.losses).any(axis=0)
 
     @property
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Float[np.ndarray, " points"]:
         """Mean loss over seeds at each usable rate, NaN at the others."""
         return np.array(
             [

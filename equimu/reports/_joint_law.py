@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from equimu._errors import EquimuError, nearest
 from equimu._interval import CONFIDENCE, half_width
@@ -128,7 +129,7 @@ class JointLaw:
         """
         return self.exponent(name).rejects(exponent, confidence)
 
-    def terms(self, sizes: Mapping[str, Real]) -> np.ndarray:
+    def terms(self, sizes: Mapping[str, Real]) -> Float[np.ndarray, " terms"]:
         """By what the coefficients are multiplied at sizes.
 
         Raises:

@@ -53,7 +53,11 @@ class Sizes(Mapping[str, int]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run: a task at some sizes under a table of laws."""
+    """One training run: a task at some sizes under a table of laws.
+
+    Raises:
+        EquimuError: a field that cannot be.
+    """
 
     task: Task = LanguageModel()
     size: Mapping[str, int] = Sizes()

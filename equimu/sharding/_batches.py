@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Integer
 
 from equimu._errors import EquimuError
 from equimu._types import PyTree
@@ -26,7 +27,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.device_put(batch, NamedSharding(mesh, BATCH))
 
 
-def rows_of_process(mesh: Mesh, rows: int) -> np.ndarray | None:
+def rows_of_process(mesh: Mesh, rows: int) -> Integer[np.ndarray, " own"] | None:
     """The rows of a batch that this process' devices need, ascending; None for all.
 
     Args:
@@ -49,7 +50,7 @@ def rows_of_process(mesh: Mesh, rows: int) -> np.ndarray | None:
     return np.unique(np.concatenate([np.arange(rows)[index] for index in places if index is not None]))
 
 
-def place_batch(batch: PyTree, mesh: Mesh, rows: np.ndarray | None, whole: int) -> PyTree:
+def place_batch(batch: PyTree, mesh: Mesh, rows: Integer[np.ndarray, " own"] | None, whole: int) -> PyTree:
     """This process' rows of a batch, as its part of the batch on the devices of all.
 
     Args:

@@ -17,7 +17,7 @@ from equimu.sharding._mesh import TENSOR
 
 
 def tensor_parallel_size(x: Array) -> int:
-    """How many devices share the work along `tensor` that `x` is part of."""
+    """How many devices share the work along `tensor` that `x`, of any shape, is part of."""
     return jax.lax.axis_size(TENSOR) if TENSOR in varying_axes(x) else 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 
 from equimu._errors import EquimuError
 from equimu._json import loads
@@ -105,7 +105,7 @@ class ArrayWriter:
         with told_as(f"cannot write to {place!r}"):
             self._array = ts.open(spec, create=True, context=cached_chunks()).result()
 
-    def append(self, values: np.ndarray) -> None:
+    def append(self, values: Shaped[np.ndarray, " values"]) -> None:
         """Adds values at the end; they are safe only after `finish`."""
         self._waiting.append(values.astype(self._dtype))
         self.size += len(values)
@@ -222,7 +222,9 @@ def _ends(place: str, path: str, array: Any, files: int) -> list[str]:
     return ends
 
 
-def read_rows(array: Any, starts: Sequence[int] | np.ndarray, length: int) -> Shaped[np.ndarray, "rows length"]:
+def read_rows(
+    array: Any, starts: Sequence[int] | Integer[np.ndarray, " rows"], length: int
+) -> Shaped[np.ndarray, "rows length"]:
     """Reads stretches of an array in one batch of requests; places past its end are 0.
 
     Args:

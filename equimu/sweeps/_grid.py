@@ -68,6 +68,9 @@ class SweepConfig:
 
     Numbers are named as in a config: a size by its name (`width`), others by their paths (`optimizer.weight_decay`, `steps`,
     `task.text.rows`) or an end of the path that no other number has (`weight_decay`, `rows`).
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     run: RunConfig = RunConfig()

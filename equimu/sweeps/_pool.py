@@ -52,6 +52,9 @@ class Launcher(abc.ABC):
     """Where the cells of a sweep are trained, as a value.
 
     - `name`: by which the command line calls it.
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     name: ClassVar[str]

@@ -23,7 +23,11 @@ from equimu.tasks._task import Task
 @takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The decoder transformer, less its sizes; see `equimu.nn.Transformer`."""
+    """The decoder transformer, less its sizes; see `equimu.nn.Transformer`.
+
+    Raises:
+        EquimuError: a field that cannot be.
+    """
 
     head_dim: Size = 16
     """Width of an attention head."""
@@ -75,7 +79,11 @@ class ModelConfig:
 @takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text and its batches; see `equimu.data.text`."""
+    """The text and its batches; see `equimu.data.text`.
+
+    Raises:
+        EquimuError: a field that cannot be.
+    """
 
     corpus: PathLike = "stdlib"
     """"stdlib" (the sources of Python's standard library); a file, folder or glob of text; or a data set,
@@ -101,7 +109,11 @@ class TextConfig:
 @takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModel(Task):
-    """A decoder transformer that predicts the next token of text."""
+    """A decoder transformer that predicts the next token of text.
+
+    Raises:
+        EquimuError: a field that cannot be.
+    """
 
     model: ModelConfig = ModelConfig()
     """The decoder, less its sizes."""
@@ -117,7 +129,11 @@ class LanguageModel(Task):
         check_fields(self)
 
     def make(self, width: int = 128, depth: int = 2, *, key: Key) -> Transformer:
-        """The transformer of this width, a multiple of `model.head_dim`, and of depth blocks."""
+        """The transformer of this width, a multiple of `model.head_dim`, and of depth blocks.
+
+        Raises:
+            EquimuError: the width is no such multiple.
+        """
         model = self.model
         if model.n_head is not None and width % model.n_head != 0:
             raise EquimuError(

@@ -86,6 +86,9 @@ class Task(abc.ABC):
             state: of the model.
             row_weights: 0 for rows that fill up a batch.
             training: or evaluation.
+
+        Raises:
+            EquimuError: what the loss gave is none, or it takes a state and gives none back.
         """
         model = gather_shards(model)
         given = {name: value for name, value in (("keys", keys), ("state", state)) if name in self.loss_takes}

@@ -11,7 +11,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from equimu._errors import EquimuError, printable
 from equimu._types import PyTree
@@ -47,7 +47,7 @@ class Trained:
     leaves: Sequence[Array]
 
     @functools.cached_property
-    def evaluate(self) -> Callable[..., Mapping[str, tuple[Array, Array]]]:
+    def evaluate(self) -> Callable[..., Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]]:
         """The compiled evaluation of a batch: (batch, row weights) → pairs of a sum and its weight, by name."""
         compiled = jax.jit(self.program.functions.evaluate)
         return lambda batch, weights: compiled(list(self.leaves), batch, weights, self.numbers)

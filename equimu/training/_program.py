@@ -214,7 +214,7 @@ class Program:
     def with_weights(
         self, leaves: Sequence[Any], weights: Mapping[str, np.ndarray], numbers: Numbers, hyper: Hyperparameters
     ) -> list[Array]:
-        """A state with other weights, by path, and the optimizer's state that belongs to them."""
+        """A state with other weights, by path and of their shapes, and the optimizer's state that belongs to them."""
         state, like = self.state(leaves), self.state(self.state_like)
 
         def placed(path: Any, old: Array, shape: jax.ShapeDtypeStruct) -> Array:

@@ -12,7 +12,11 @@ from equimu.training._profile import step_range
 @takes_ints
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Devices, processes, checkpoints and loggers of a run."""
+    """Devices, processes, checkpoints and loggers of a run.
+
+    Raises:
+        EquimuError: a field that cannot be.
+    """
 
     data: Size = 1
     """Devices over which the rows of a batch are spread, each with a copy of the weights."""

@@ -210,7 +210,7 @@ def update(
 
 def evaluation(
     task: Task, apply: Callable[[PyTree, PyTree], PyTree], mesh: Mesh, specs: PyTree = None
-) -> Callable[..., Mapping[str, tuple[Array, Array]]]:
+) -> Callable[..., Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]]:
     """The function (params, batch, row_weights, keys, buffers, state) → pairs of a sum and its weight, over all devices.
 
     By name: `loss`, and the task's own metrics.

@@ -27,6 +27,9 @@ class TuneConfig:
 
     Numbers are named as in a sweep (`learning_rate`, `weight_decay`, `b2`), and base constants of the table as `where.number`,
     where being a role, module or path of the model (`output.multiplier`, `blocks.mlp.lr`).
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     run: RunConfig = RunConfig()

@@ -40,6 +40,9 @@ class Machine:
         megacore: whether the device is two cores that work as one, which the compiler needs to know.
         examples: sizes that there are, for messages: `4x4x8`.
         source: of the figures.
+
+    Raises:
+        EquimuError: a field that cannot be.
     """
 
     name: str
