@@ -28,7 +28,7 @@ def find_task(where: str) -> type[Task]:
         where: `my.py:NextByte`, a class in a file; `package.module:NextByte`, one in an installed module; or `LanguageModel`.
 
     Raises:
-        EquimuError: there is none there.
+        EquimuError: there is none there, or it is not a frozen dataclass.
     """
     if where == DEFAULT.__name__:
         return DEFAULT
@@ -45,6 +45,7 @@ def find_task(where: str) -> type[Task]:
     if found is None or not _is_task(found):
         there = nearest(name, tasks) if tasks else "it has none"
         raise EquimuError(f"{place} has no task {name!r} (a subclass of equimu.Task); {there}")
+    _check_frozen(found)
     return found
 
 
@@ -141,18 +142,23 @@ def checked_task(task: Any) -> Task:
     """
     if not isinstance(task, Task):
         raise EquimuError(f"task must be an equimu.Task, got {shown(task)}")
+    _check_frozen(type(task))
     name = type(task).__name__
-    frozen = "__dataclass_params__" in vars(type(task)) and type(task).__dataclass_params__.frozen  # pyright: ignore
-    if not frozen:
-        raise EquimuError(
-            f"{name} must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) above class {name}"
-        )
     taken = {_NAME, _MODULE} & {field.name for field in dataclasses.fields(type(task))}  # pyright: ignore[reportArgumentType]
     if taken and not isinstance(task, FunctionTask):
         raise EquimuError(
             f"{name} has a field {taken.pop()!r}, by which configs call the task's class; give it another name"
         )
     return task
+
+
+def _check_frozen(cls: type[Task]) -> None:
+    frozen = "__dataclass_params__" in vars(cls) and cls.__dataclass_params__.frozen  # pyright: ignore
+    if not frozen:
+        name = cls.__name__
+        raise EquimuError(
+            f"{name} must be a frozen dataclass: write @dataclasses.dataclass(frozen=True) above class {name}"
+        )
 
 
 def source_digest(task: Task) -> str | None:
