@@ -57,7 +57,10 @@ def _read(path: Path) -> Mapping[str, Any]:
         text = read_regular(path, _MOST_BYTES).decode()
         values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
     except OSError as error:
-        raise EquimuError(f"cannot read the config {path}: {error.strerror}") from None
+        raise EquimuError(
+            f"cannot read the config {path}: {error.strerror}; give a TOML or JSON file, such as the config.json of a run, or "
+            f"{_PAPER}GROUP"
+        ) from None
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
         raise EquimuError(f"the config {path} is not {kind}: {error}") from None
