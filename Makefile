@@ -5,6 +5,9 @@ INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check --constrai
 
 PYTEST = $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
+# Tests start many processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-most test-all lint docs clean
 
 demo: $(VENV)/.demo  ## tune small, train large, beside SP; prints a table, the paths of a page and a figure, and a sentence

@@ -54,9 +54,11 @@ def nearest(name: object, names: Iterable[str]) -> str:
         For example `did you mean 'relative'? (valid: absolute, relative)`, or `give one of absolute, relative`.
     """
     names = sorted(names)
-    matches = difflib.get_close_matches(str(name), names, n=1) or [
-        each for each in names if _initials(each) == str(name)
-    ]
+    # In whatever case; where two names differ in case alone, as written.
+    lowered = {each.lower(): each for each in names} | {each: each for each in names}
+    close = (difflib.get_close_matches(given, lowered, n=1) for given in (str(name), str(name).lower()))
+    matches = [lowered[each] for each in next(filter(None, close), [])]
+    matches = matches or [each for each in names if _initials(each) == str(name)]
     valid = ", ".join(names)
     return f"did you mean {matches[0]!r}? (valid: {valid})" if matches else f"give one of {valid}"
 

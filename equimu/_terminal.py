@@ -1,6 +1,7 @@
 """Tables on a terminal, no wider than it is: columns that can be spared are left out, and long names shortened."""
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -8,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 _GAP = "  "
 _SHORTEST = 12  # characters that remain of a name
+_PART = re.compile(r"[./\s]")  # in front of a part of a path or of a sentence
 
 
 def terminal_width() -> int | None:
@@ -38,7 +40,7 @@ def table_lines(
         rows: as long as the header, or all of one length.
         text: which columns are flush left; numbers are flush right.
         spare: columns in the order in which they are left out where the width is too small. What then remains too wide has
-            the first column shortened, at the beginning.
+            the first column shortened, at the beginning of a part of each path.
         width: in characters; None for as wide as the table is.
 
     Returns:
@@ -57,15 +59,12 @@ def table_lines(
         first = shown[0]
         widths[first] -= min(max(_total(widths, shown) - width, 0), max(widths[first] - _SHORTEST, 0))
 
-    def line(row: Sequence[str]) -> str:
-        cells = [_shortened(row[column], widths[column]) for column in shown]
-        padded = [
-            cell.ljust(widths[column]) if column in text else cell.rjust(widths[column])
-            for column, cell in zip(shown, cells, strict=True)
-        ]
-        return _GAP.join(padded).rstrip()
-
-    lines = [line(row) for row in (*head, *rows)]
+    columns = [
+        [cell.ljust(widths[column]) if column in text else cell.rjust(widths[column]) for cell in cells]
+        for column in shown
+        for cells in [_shortened([row[column] for row in (*head, *rows)], widths[column])]
+    ]
+    lines = [_GAP.join(cells).rstrip() for cells in zip(*columns, strict=True)]
     if head:
         lines.insert(1, _GAP.join("─" * widths[column] for column in shown))
     if spared:
@@ -91,6 +90,18 @@ def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[column] for column in shown) + len(_GAP) * (len(shown) - 1)
 
 
-def _shortened(text: str, width: int) -> str:
-    """The text, with an ellipsis for its beginning if it is longer: paths differ at their ends."""
-    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+def _shortened(texts: Sequence[str], width: int) -> list[str]:
+    """Texts with an ellipsis for their beginnings where they are longer: paths differ at their ends.
+
+    What remains begins where a part of the path does, if that leaves different paths different.
+    """
+    parts, cut = ([_end(text, width, at_part) for text in texts] for at_part in (True, False))
+    return parts if len(set(parts)) == len(set(cut)) else cut
+
+
+def _end(text: str, width: int, at_part: bool) -> str:
+    if len(text) <= width:
+        return text
+    cut = len(text) - width + 1
+    begins = (match.end() for match in _PART.finditer(text) if cut <= match.end() < len(text))
+    return f"…{text[next(begins, cut) if at_part else cut :]}"

@@ -1,6 +1,7 @@
 """The documentation: what its pages show runs, its links lead somewhere, and every public name stands in the reference."""
 
 import contextlib
+import glob
 import io
 import re
 import shutil
@@ -19,6 +20,7 @@ from tiers import long_but
 import equimu
 from equimu.cli import main
 from equimu.cli._main import _parse
+from equimu.presets import groups
 
 # Files that a reader has whose name stands in a command.
 READERS = {
@@ -30,6 +32,8 @@ READERS = {
 }
 # Commands that take a blink are run; of the others the flags and the files are looked at.
 QUICK = {"show", "verdict", "doctor", "completion", "help", "--version"}
+# Pages that are one chain, whose commands are run between their Python.
+CHAINS = {"text"}
 # Pages that train, compile or search for more than three seconds.
 LONG = {
     "any-model",
@@ -41,6 +45,7 @@ LONG = {
     "plan",
     "runs",
     "sweeps",
+    "text",
     "tune",
 }
 
@@ -72,6 +77,9 @@ def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
             with contextlib.redirect_stdout(out):
                 exec(compile(block.text, str(page), "exec"), names)
             printed = out.getvalue()
+        elif block.language == "sh" and page.stem in CHAINS:
+            for words in commands(block):
+                _run(words)
         elif block.language == "text" and printed:  # what the block before it prints
             for passage in re.split(r"^\.\.\.$", block.text, flags=re.MULTILINE):
                 _check_printed(passage, printed)
@@ -79,6 +87,17 @@ def test_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
             printed = ""
     for name in {Path(block.file).stem for block in blocks(page) if block.file.endswith(".py")}:
         sys.modules.pop(name, None)
+
+
+def _run(words):
+    """A command, as a shell runs it."""
+    words = [each for word in words for each in sorted(glob.glob(word)) or [word]]
+    if words[0] == "equimu":
+        with pytest.raises(SystemExit) as stop:
+            main(words[1:])
+        assert stop.value.code == 0, words
+    elif words[0] == "python" and "transformers" not in Path(words[1]).read_text():  # which is not of the tests
+        subprocess.run([sys.executable, *words[1:]], check=True)
 
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
@@ -127,7 +146,7 @@ def _check(words, capsys):
                 field = flag.removeprefix("--").replace("-", "_")
                 assert f'"{flag}"' in source or re.search(rf"^    {field}:", source, re.MULTILINE), (module, flag)
         case ["python", file, *_]:
-            assert (ROOT / file).exists(), file
+            assert Path(file).exists() or (ROOT / file).exists(), file
         case ["pip", "install", *what]:
             asked = [name for each in what for name in re.findall(r"\[(.*)\]", each)]
             assert {name for each in asked for name in each.split(",")} <= extras.keys(), what
@@ -148,6 +167,17 @@ def test_every_block_says_what_it_is():
 def test_rule_tables_are_those_of_the_code():
     made = subprocess.run([sys.executable, ROOT / "docs" / "make_rules.py"], capture_output=True, text=True, check=True)
     assert made.stdout == (ROOT / "docs" / "rules.md").read_text()
+
+
+def test_groups_of_the_paper_are_those_of_the_presets():
+    sys.path.append(str(DOCS))
+    try:
+        from make_groups import PAGE, with_table
+    finally:
+        sys.path.remove(str(DOCS))
+    page = PAGE.read_text()
+    assert with_table(page) == page
+    assert "`lion_abs`" in page and f"All {len(groups())} groups" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,5 +1,7 @@
 """What a newcomer types first: the overview, help, version, guesses, the look at the machine, and completion."""
 
+import importlib.metadata
+import os
 import re
 import shlex
 import subprocess
@@ -11,6 +13,7 @@ from json_schemas import check_schema
 import equimu
 from equimu.cli import main
 from equimu.cli._doctor import Doctor, _excluded, _extras, _lines, findings
+from equimu.cli._help import _sentence
 from equimu.cli._main import _COMMANDS, _parse, commands
 
 
@@ -34,19 +37,27 @@ def test_help_of_a_command_is_asked_for_either_way(capsys):
     assert code == 2 and "did you mean 'sweep'?" in err
 
 
-@pytest.mark.parametrize("name", [*commands(), "show lion"])
+@pytest.mark.parametrize("name", commands())
 def test_every_flag_has_a_sentence_and_help_fits_80_columns(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    lines = call(capsys, *name.split(), "--help")[1].splitlines()
+    lines = call(capsys, name, "--help")[1].splitlines()
     assert max(map(len, lines)) <= 80
-    flag, texts = "", dict[str, str]()
+    flag, texts, before = "", dict[str, str](), ""
     for line in lines[lines.index("") + 1 :]:
-        if re.match(r"  (--)?\w", line):
+        if re.match(r"  ([\w\[{]|--?\w)", line):
             # The text stands in a column of its own, or in the lines below.
             flag, _, text = line.strip().partition("  ")
             texts[flag] = text
         elif line.startswith("   "):
+            if texts.get(flag):  # a sentence goes on only where the line is full
+                assert not line.strip() or len(f"{before} {line.split()[0]}") > 78, (before, line)
             texts[flag] = f"{texts.get(flag, '')} {line.strip()}"
+        before = line.rstrip()
+    # Defaults are values, and words of a command have names.
+    assert not [flag for flag, text in texts.items() if "(default: )" in text]
+    assert not [flag for flag in texts if re.match(r"[\[\s]*STR\b", flag)]
+    if name == "show":
+        assert "what it changes" in texts["[GROUP ...]"] and "cpu, gpu or paper" in texts["--scale {None}|STR"]
     flags = {flag: text for flag, text in texts.items() if flag.startswith("--")}
     assert flags or name in ("doctor", "completion")
     assert not [flag for flag, text in flags.items() if not re.sub(r"\((default|required).*", "", text).strip()]
@@ -104,9 +115,14 @@ except KeyboardInterrupt:
     print("raised")
 with handle_signals() as stop:
     print(stop.signum)
+    os.kill(os.getpid(), signal.SIGINT)
+    print(stop.signum)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["dropped", "raised", "0"]
+    assert done.stdout.split() == ["dropped", "raised", "0", "2"]
+    # Once a run listens the program says at once that it heard: the step or compilation may take minutes.
+    told = "equimu: stopping after the step or compilation under way; Ctrl-C again: at once"
+    assert done.stderr.splitlines()[-1] == told and done.stderr.count(told) == 1
 
 
 def test_the_doctor_looks_at_this_machine(capsys, tmp_path, monkeypatch):
@@ -133,15 +149,20 @@ def test_versions_that_the_package_leaves_out_are_told():
     assert "WRONG NUMBERS: jaxlib 0.11.0" in "\n".join(_lines(found))
 
 
-def test_an_extra_is_there_if_all_its_packages_are():
+def test_an_extra_is_there_if_all_its_packages_are(monkeypatch):
+    known = {"one": ["two[more] ; extra == 'gpu'", "absent ; extra == 'tpu'"], "two": ["far-off>=1 ; extra == 'more'"]}
+    requires = importlib.metadata.requires
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: known[name] if name in known else requires(name))
     requirements = [
         "jax>=0.1",
         "pytest>=9 ; extra == 'mine'",
         "surely-not-there>=1 ; python_version >= '3' and extra == 'mine'",
         "numpy>=2 ; extra == 'whole'",
         "surely-not-there ; extra == 'test'",
+        "one[gpu]>=0.1 ; extra == 'nested'",
+        "one ; extra == 'less'",
     ]
-    assert _extras(requirements) == {"mine": ["surely-not-there"], "whole": []}
+    assert _extras(requirements) == {"mine": ["surely-not-there"], "whole": [], "nested": ["far-off"], "less": []}
 
 
 def test_bash_completes_commands_flags_and_files(capsys, tmp_path):
@@ -166,3 +187,49 @@ def test_other_shells_have_scripts(shell, words, capsys, monkeypatch):
     monkeypatch.setattr(_completion, "_printed", lambda name: f"--flag-of-{name} 1")
     code, out, _ = call(capsys, "completion", shell)
     assert code == 0 and words in out and "flag-of-train" in out
+
+
+def test_a_mistake_is_one_line_without_boxes_too(capsys):
+    # What is captured is in ASCII, where a box has a title and lines of dashes.
+    code, _, err = call(capsys, "doctor", "--jsn")
+    assert code == 2 and err == "equimu: Unrecognized options: --jsn; did you mean --json?\n"
+
+
+SENTENCES = '''
+import dataclasses
+
+@dataclasses.dataclass
+class Words:
+    above: int = 1
+    """Of two lines
+    (of which the second begins with no letter)."""
+    # What stands
+    # in two comments.
+    below: int = 2
+    beside: int = 3  # a comment
+    none: int = 4
+'''
+
+
+def test_sentences_of_flags_are_docstrings_or_comments(tmp_path, monkeypatch):
+    (tmp_path / "words_of_flags.py").write_text(SENTENCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = importlib.import_module("words_of_flags").Words
+    assert [_sentence(words, name) for name in ("above", "below", "beside", "none")] == [
+        "Of two lines (of which the second begins with no letter).",
+        "What stands in two comments.",
+        "a comment",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_xla_is_quiet_where_the_user_has_not_said_otherwise(own):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment |= {} if own is None else {"TF_CPP_MIN_LOG_LEVEL": own}
+    code = (
+        "import atexit, os, sys; sys.argv[1:] = ['--version']; import equimu.__main__ as program; "
+        "assert 'jax' not in sys.modules; atexit.register(lambda: print(os.environ['TF_CPP_MIN_LOG_LEVEL'])); program.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout.splitlines()[1:] == [own or "3"], ran.stderr

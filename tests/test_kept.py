@@ -92,7 +92,8 @@ def test_a_step_that_measures_and_one_that_does_not_are_one_step(monkeypatch, me
     model, mesh = ModelConfig(vocab_size=VOCAB, head_dim=16), make_mesh(1, 1, 1, devices=jax.devices()[:1])
     found = []
     for both in (False, True):
-        monkeypatch.setattr(_program, "_runs_both_branches", lambda mesh, both=both: both)
+        kinds = (True, False) if both else (None,)
+        monkeypatch.setattr(_program, "step_kinds", lambda mesh, kinds=kinds: kinds)
         arguments = step_of(model, mesh)
         found.append(after_a_step(*arguments, measure))
         assert isinstance(arguments[0].compiled(*arguments[1:]).step, StepPair) == both

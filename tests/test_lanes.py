@@ -18,7 +18,7 @@ from equimu._errors import Interrupted
 from equimu.sweeps import RunPool
 from equimu.sweeps import cells as cells_of_grid
 from equimu.tasks import find_task
-from equimu.training import Programs, train
+from equimu.training import Programs, _lanes, train
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
 LANES = 4
@@ -67,6 +67,17 @@ def test_more_runs_than_lanes_are_what_they_are_alone(cells, alone, tmp_path):
     for together, one in zip(trained(cells, tmp_path, programs), alone, strict=True):
         assert_alike(together, one)
     assert programs.made == 1
+
+
+@pytest.mark.long
+def test_steps_that_measure_and_steps_that_do_not_are_two_programs_on_a_gpu(cells, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(_lanes, "step_kinds", lambda mesh: (True, False))
+    programs = Programs(lanes=2)
+    for together, one in zip(trained(cells[:2], tmp_path, programs), alone, strict=False):
+        assert_alike(together, one)
+    (program,) = programs._kept.values()
+    pair = program._compiled.__self__._step
+    assert pair.plain.cost_analysis()["flops"] < pair.measured.cost_analysis()["flops"]
 
 
 @pytest.mark.long

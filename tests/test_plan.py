@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from equimu.plans import (
     plan_to_json,
     sweep_plans,
 )
+from equimu.plans._child import _CODE
 from equimu.plans._compile import compile_step, needed_and_available
 from equimu.plans._estimate import estimate, optimizer_bytes, weight_bytes
 from equimu.plans._mesh import mesh_for, meshes, unsupported_reason
@@ -204,7 +206,11 @@ def test_what_does_not_fit_names_the_largest_part(change, words):
 
 def test_the_compilers_refusal_is_read():
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    assert needed_and_available(message) == (20.5 * GIB, 15.75 * GIB)
+    later = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (20.50G) exceeds available HBM (15.75G). HLO module: jit__step."
+    )
+    assert needed_and_available(message) == needed_and_available(later) == (20.5 * GIB, 15.75 * GIB)
     refused = planned(counts=None, total=int(20.5 * GIB), available=int(15.75 * GIB))
     assert not refused.fits and refused.times is None and refused.counted_flops is None
     with pytest.raises(EquimuError, match="refuses this step: INTERNAL: a bug"):
@@ -358,6 +364,21 @@ def test_a_size_that_the_compiler_does_not_know_is_told():
     needs_libtpu()
     with pytest.raises(EquimuError, match="'v5e:17x3' is unknown"):
         plan(TINY, "v5e:17x3")
+
+
+@pytest.mark.long
+def test_what_compiles_ends_with_the_process_that_asked(tmp_path):
+    asked = tmp_path / "request.json"
+    os.mkfifo(asked)  # it waits here, as in a compiler
+    alive, held = os.pipe()
+    package = str(Path(equimu.__file__).parents[1])
+    command = [sys.executable, "-P", "-c", _CODE, package, str(asked), str(tmp_path / "facts.json"), str(alive)]
+    with subprocess.Popen(command, pass_fds=[alive]) as child:
+        os.close(alive)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(4)
+        os.close(held)
+        assert child.wait(30) == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -244,23 +245,40 @@ def found(corpus, tmp_path_factory, light_compilation):
         return reproduce(["baseline"], scale=scale, out=out, seeds=1, text={"corpus": corpus})[0]
 
 
-@pytest.mark.long
-def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
+def printed(capsys, *words):
     with pytest.raises(SystemExit) as stop:
-        main(
-            ["reproduce", "baseline", "bsz_large", "--scale", tiny, "--seeds", "1", "--text.corpus", corpus]
-            + ["--out", str(tmp_path / "runs")]
-        )
+        main(words)
     out, err = capsys.readouterr()
     assert stop.value.code == 0, err
+    return out, err.splitlines()
+
+
+@pytest.mark.long
+def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
+    flags = ["--scale", tiny, "--seeds", "1", "--out", str(tmp_path / "runs"), "--text.corpus", corpus]
+    command = ["reproduce", "baseline", "paper:bsz_large", *flags]
+    dry, _ = printed(capsys, *command, "--dry-run", "--json")
+    planned = check_schema("reproduce-dry-run", dry)
+    assert (planned["cells"], planned["done"], len(planned["groups"])) == (12, 0, 2) and not list(tmp_path.iterdir())
+    assert planned["command"] == shlex.join(["equimu", "reproduce", "baseline", "bsz_large", *flags])
+    out, told = printed(capsys, *command)
     lines = out.splitlines()
     assert lines[0].startswith("group") and lines[2].startswith("baseline") and lines[3].startswith("bsz_large")
     assert lines[-1].startswith("2 groups: ") and "agreeing with the paper " in lines[-1]
+    assert told[0] == "reproducing 0/12  no cells done before, 12 to train, nothing to speak of a group"
+    assert [line.split()[1] for line in told[1:]] == [f"{done}/12" for done in range(1, 13)]
+    assert all(line.endswith(" left)") for line in told[1:-1]) and not told[-1].endswith("left)")
+    # What is done is not told again.
+    assert printed(capsys, *command)[1] == ["reproducing 12/12  all cells were done before"]
+    out, _ = printed(capsys, *command, "--dry-run")
+    assert "12 cells: 12 done, none to train" in out.splitlines()
     page = (tmp_path / "runs" / "paper.md").read_text()
-    assert "at the scale `tiny`: nothing to speak of. The smallest 40% of the widths are run; widths (by 16)" in page
+    assert "at the scale `tiny`: nothing to speak of. The smallest widths are run, 2 of 5; widths (by 16)" in page
+    assert f"`{planned['command']}`" in page
+    assert f"`{shlex.join(['equimu', 'reproduce', 'bsz_large', *flags])}`" in page
+    assert "![Loss against learning rate](baseline/report.png)" in page
     assert (
-        "`equimu reproduce bsz_large --scale tiny`" in page
-        and "![Loss against learning rate](baseline/report.png)" in page
+        "The paper says that the best learning rate transfers (best log2 α -6 -6 -6 at widths 128, 512, 2048)" in page
     )
     whole = (tmp_path / "runs" / "paper.html").read_text()
     assert whole.count("data:image/svg+xml;base64,") == 2 and '<h2 id="bsz_large">' in whole
@@ -346,7 +364,7 @@ def test_a_config_of_no_group_is_refused(capsys):
     [
         (["bassline"], "the paper has no group 'bassline': did you mean 'baseline'?"),
         (["baseline", "--scale", "big"], "scale 'big' is unknown: give one of cpu, gpu, paper"),
-        ([], "name at least one group of the paper, e.g. baseline, or all"),
+        ([], "name at least one group of the paper, e.g. baseline, or all; equimu show all lists them"),
     ],
 )
 def test_mistakes(given, words, tmp_path, capsys):
@@ -360,22 +378,70 @@ def test_a_field_of_text_that_is_not_there_is_told(tmp_path):
         reproduce(["baseline"], scale="cpu", out=tmp_path, text={"stor": "x"})
 
 
-def test_what_a_group_changes_is_shown(capsys):
-    with pytest.raises(SystemExit):
-        main(["show", "lion"])
-    out = capsys.readouterr().out.splitlines()
-    assert out[:2] == [
+@pytest.mark.parametrize("words", [["lion"], ["paper:lion"], ["lion", "sp"]])
+def test_what_a_group_changes_is_shown(words, capsys):
+    out = printed(capsys, "show", *words)[0].partition("\n\n")[0].splitlines()
+    assert out[:3] == [
         "lion: Lion",
-        "the paper says: it does not transfer, with log2 α of -10 -8 -8 at widths 128, 512, 2048",
+        "the paper says that the best learning rate does not transfer (best log2 α -10 -8",
+        "-8 at widths 128, 512, 2048)",
     ]
-    changed = {line.split()[0]: line for line in out[2:-1]}
+    changed = {line.split()[0]: line for line in out[3:-1]}
     assert set(changed) == {"optimizer.name", "optimizer.b1", "optimizer.b2"}
     assert changed["optimizer.b1"].endswith("0.95  (baseline: 0.9)")
     assert out[-1] == "equimu reproduce lion --scale paper"
+    data = check_schema("show-groups", printed(capsys, "show", "--json", *words)[0])["groups"]
+    assert list(data) == [word.removeprefix("paper:") for word in words]
+    assert data["lion"]["values"] == {"optimizer.name": "lion", "optimizer.b1": 0.95, "optimizer.b2": 0.98}
+    assert data["lion"]["baseline"]["optimizer.name"] == "adamw" and data["lion"]["claim"] is False
+
+
+@pytest.mark.parametrize("word", ["all", "groups", "2404.05728"])
+def test_all_groups_are_listed(word, capsys):
+    lines = printed(capsys, "show", word)[0].splitlines()
+    assert [line.split()[0] for line in lines[2:29]] == list(groups())
+    assert lines[2].split()[1] == "transfers" and lines[3].split()[1] == "–" and max(map(len, lines)) <= 80
+    assert list(check_schema("show-groups", printed(capsys, "show", word, "--json")[0])["groups"]) == list(groups())
+
+
+def test_what_is_shown_of_groups_fits_80_columns(capsys):
+    lines = printed(capsys, "show", *groups())[0].splitlines()
+    assert max(map(len, lines)) <= 80 and not any("None" in line or "nothing" in line for line in lines)
+    assert "the paper does not say whether the best learning rate transfers" in lines
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("show lyon", "'lyon' is neither a task, as my.py:NextByte is, nor a group of the paper: did you mean 'lion'?"),
+        ("show LION", "the paper has no group 'LION': did you mean 'lion'?"),
+        ("show 'mup(form=absolute)'", "did you mean --parameterization 'mup(form=absolute)'?"),
+        ("show lion --size.width 64", "write equimu show --config paper:lion and its flags"),
+        ("show --scale cpu", "--scale is of groups of the paper, e.g. equimu show lion --scale cpu"),
+        ("show lion --scale cup", "scale 'cup' is unknown: did you mean 'cpu'?"),
+        ("show --config lion", "No such file or directory; did you mean --config paper:lion?"),
+        (
+            "show --config 2404.05728",
+            "--config takes one group of the paper, e.g. paper:baseline; equimu show all lists",
+        ),
+        ("train --config paper", "--config takes one group of the paper, e.g. paper:baseline; equimu show all lists"),
+        ("train lion", "did you mean --config paper:lion?"),
+        ("train paper:lion", "did you mean --config paper:lion?"),
+        ("sweep Lion", "did you mean --config paper:lion?"),
+        ("sweep mup", "did you mean --panels mup?"),
+        ("tune lion", "did you mean --run.optimizer.name lion?"),
+        ("train adamw", "did you mean --optimizer.name adamw?"),
+        ("train --optimizer lion", "write --optimizer.name"),
+        ("train runs/3f0c/config.json", "did you mean --config runs/3f0c/config.json?"),
+        ("lion", "unknown command 'lion': did you mean equimu show lion?"),
+        ("2404.05728", "unknown command '2404.05728': did you mean equimu show all?"),
+        ("reproduce Lion", "the paper has no group 'Lion': did you mean 'lion'?"),
+        ("reproduce --list", "equimu show all lists the groups"),
+        ("eval", "eval needs RUN: Folder of a run"),
+    ],
+)
+def test_guesses_find_the_way(given, words, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["show", "lyon"])
-    assert stop.value.code == 2
-    assert (
-        "'lyon' is neither a task, as my.py:NextByte is, nor a group of the paper: did you mean 'lion'?"
-        in capsys.readouterr().err
-    )
+        main(shlex.split(given))
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and words in err and len(err.splitlines()) == 1

@@ -201,11 +201,14 @@ def test_signal_in_the_validation_saves_the_last_step(whole, tmp_path):
     assert len(seen) == 1 and "validation_loss" in seen[0]
 
 
-def test_second_signal_ends_at_once():
+def test_second_signal_ends_at_once(capsys):
     with handle_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    with handle_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err == ""  # a library is silent
 
 
 def test_threads_hear_what_the_main_thread_hears_and_install_nothing():

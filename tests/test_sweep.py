@@ -23,10 +23,18 @@ def small_sweep(run=None, **grid):
 def test_sweep_runs_every_cell_with_one_program_per_width(tmp_path, made):
     found = []
     config = small_sweep()
-    runs = sweep(config, out=tmp_path, on_cell=lambda run, done, total: found.append((done, total)))
+    begun = []
+    calls = {
+        "on_cell": lambda run, done, total: found.append((done, total)),
+        "on_begin": lambda left, total: begun.append((set(left), total)),
+    }
+    runs = sweep(config, out=tmp_path, **calls)
+    assert begun == [({run.folder.name for run in runs}, 12)]
     assert len(runs) == 12 and sorted(found) == [(n, 12) for n in range(1, 13)]
     assert [programs.made for programs in made] == [2]
     assert len({run.folder for run in runs}) == 12
+    sweep(config, out=tmp_path, on_begin=calls["on_begin"])
+    assert begun[1:] == [(set(), 12)]
     # What is printed fits on a screen, of sweeps of any size; a run on a line.
     for thing in (runs, type(runs)(9 * runs)):
         lines = repr(thing).splitlines()

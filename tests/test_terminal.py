@@ -1,7 +1,12 @@
-"""Tables on terminals of any width."""
+"""Tables and progress bars on terminals of any width."""
+
+import io
+import re
+import sys
 
 import pytest
 
+from equimu._progress import progress
 from equimu._terminal import print_rows, table_lines, terminal_width, wrapped
 
 HEADER = ("leaf", "init", "lr", "decay")
@@ -35,6 +40,18 @@ def test_no_line_is_wider_than_the_terminal(width):
         assert any(line.startswith("…query.weight") for line in lines)
 
 
+def test_paths_are_shortened_where_a_part_begins():
+    rows = [("blocks.attention.query.weight", "1"), ("blocks.attention.value.weight", "1"), ("norm.gain", "1")]
+    for width in (18, 22, 24):
+        assert [line.split()[0] for line in table_lines((), rows, width=width)] == [
+            "…query.weight",
+            "…value.weight",
+            "norm.gain",
+        ]
+    # Where that would make two of them the same, they are cut where the width ends.
+    assert [line.split()[0] for line in table_lines((), rows, width=15)][:2] == ["…uery.weight", "…alue.weight"]
+
+
 def test_rows_without_a_header_or_without_rows():
     assert table_lines((), [("total", "1"), ("a", "20")]) == ["total   1", "a      20"]
     assert table_lines((), [("total", "1", "2")], spare=(2,), width=9)[0] == "total  1"
@@ -50,3 +67,19 @@ def test_the_width_is_the_terminal_s_or_that_of_columns(monkeypatch, capsys):
     assert terminal_width() == 40 and max(map(len, wrapped("word " * 30).splitlines())) <= 40
     print_rows(HEADER, ROWS, title="a title of many words " * 5, spare=(1, 3))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_is_of_work_and_keeps_its_numbers_on_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress("sweeping", 1) as bar:
+        bar.update(8, "8 cells done before, 4 to train", 12)
+        bar.update(9, "width 32, learning rate 0.01562, seed 0: loss 2.4384", 12, 0.75)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sys.stderr.getvalue()).rstrip().splitlines()[-1]
+    assert re.fullmatch(r"sweeping ━+╸?╺?━* 9/12 [\d:-]{7} width 32, .*…", last.rpartition("\r")[2]), last

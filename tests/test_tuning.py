@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import equinox as eqx
 import jax
@@ -99,7 +100,7 @@ def test_mistakes_in_what_is_searched(search, words):
     assert "\n" not in str(error.value)
 
 
-def test_mistakes_of_the_rest(tmp_path):
+def test_mistakes_of_the_rest(tmp_path, monkeypatch):
     with pytest.raises(EquimuError, match="seeds must be at least 2"):
         TuneConfig(run=RUN, seeds=1)
     with pytest.raises(EquimuError, match="trials must be at least 1"):
@@ -110,6 +111,9 @@ def test_mistakes_of_the_rest(tmp_path):
         mu.tune(RUN, search={"nowhere.lr": (0.5, 2)}, out=tmp_path)
     with pytest.raises(EquimuError, match="unknown key 'trails': did you mean 'trials'"):
         tune_config_from_dict({"trails": 3})
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(EquimuError, match=r"needs Optuna, which is not installed: pip install 'equimu\[tune\]'"):
+        mu.tune(RUN, out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

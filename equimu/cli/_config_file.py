@@ -9,7 +9,7 @@ from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu._values import path_text
 from equimu.files import expanded, read_regular
-from equimu.presets import group
+from equimu.presets import PREFIX, group, group_meant, means_all
 from equimu.runs import RunConfig, config_from_dict
 from equimu.storage import local_path
 from equimu.sweeps import SweepConfig, sweep_config_from_dict
@@ -17,7 +17,6 @@ from equimu.tasks import LanguageModel, Task
 from equimu.tuning import TuneConfig, tune_config_from_dict
 
 _MOST_BYTES = 2**26
-_PAPER = "paper:"
 
 
 def read_config(
@@ -35,8 +34,10 @@ def read_config(
         EquimuError: there is no such group; the file is unreadable, or is not such a config; or it names data that are
             elsewhere, which the flags do not name.
     """
-    if name.startswith(_PAPER):
-        return _of_the_paper(name.removeprefix(_PAPER), cls)
+    if name in (PREFIX, PREFIX.removesuffix(":")) or (means_all([name]) and not Path(name).exists()):
+        raise EquimuError(f"--config takes one group of the paper, e.g. {PREFIX}baseline; equimu show all lists them")
+    if name.startswith(PREFIX):
+        return _of_the_paper(name.removeprefix(PREFIX), cls)
     path = expanded(path_text("--config", name), "--config")
     read = {SweepConfig: sweep_config_from_dict, TuneConfig: tune_config_from_dict}.get(cls, config_from_dict)
     config: RunConfig | SweepConfig | TuneConfig = read(_read(path), task)
@@ -48,7 +49,7 @@ def read_config(
 def _of_the_paper(name: str, cls: type) -> RunConfig | SweepConfig:
     found = group(name)
     if cls is TuneConfig:
-        raise EquimuError(f"{_PAPER}{name} is a sweep, with nothing to search; give it to sweep, plan, train or show")
+        raise EquimuError(f"{PREFIX}{name} is a sweep, with nothing to search; give it to sweep, plan, train or show")
     return found.sweep() if cls is SweepConfig else found.largest()
 
 
@@ -57,10 +58,10 @@ def _read(path: Path) -> Mapping[str, Any]:
         text = read_regular(path, _MOST_BYTES).decode()
         values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
     except OSError as error:
-        raise EquimuError(
-            f"cannot read the config {path}: {error.strerror}; give a TOML or JSON file, such as the config.json of a run, or "
-            f"{_PAPER}GROUP"
-        ) from None
+        meant = group_meant(path.name) if isinstance(error, FileNotFoundError) else None
+        instead = f"give a TOML or JSON file, such as the config.json of a run, or {PREFIX}GROUP"
+        hint = f"did you mean --config {PREFIX}{meant}?" if meant else instead
+        raise EquimuError(f"cannot read the config {path}: {error.strerror}; {hint}") from None
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
         raise EquimuError(f"the config {path} is not {kind}: {error}") from None

@@ -10,13 +10,14 @@ from equimu._errors import EquimuError
 from equimu.cli._config_file import read_config
 from equimu.cli._flags import Axes, Flat, flags_class, flags_field, flags_of, take_axes
 from equimu.optim import AdamW, Optimizer, optimizer_class, optimizer_name
+from equimu.presets import PREFIX
 from equimu.runs import RunConfig
 from equimu.sweeps import SweepConfig, refuse_former
 from equimu.tasks import LanguageModel, Task, find_task
 from equimu.tuning import TuneConfig
 
-# A task on the command line. What follows the colon of a machine, as in cpu:8, is a number.
-_TASK = re.compile(r"[^-].*:[A-Za-z_]\w*|LanguageModel")
+# A task on the command line, and no group of the paper. What follows the colon of a machine, as in cpu:8, is a number.
+_TASK = re.compile(rf"(?!{PREFIX})[^-].*:[A-Za-z_]\w*|LanguageModel")
 
 
 def with_config_flags(command: Any, source: str | None, flags: list[str]) -> tuple[Any, list[str]]:

@@ -17,7 +17,7 @@ from equimu.cli._command import Printing
 
 _LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "jaxtyping", "beartype", "numpy", "tensorstore", "grain", "tyro")
 _NOT_FOR_USERS = ("test", "docs")  # extras
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^]]*\])?([^;]*)(?:;(.*))?")
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([^]]*)\])?([^;]*)(?:;(.*))?")
 _EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")
 # What attention backends are asked about.
 _SEQ, _HEADS, _HEAD_DIM = 4096, 8, 128
@@ -75,8 +75,8 @@ def _excluded(requirements: Sequence[str]) -> list[str]:
     wrong: list[str] = []
     for requirement in requirements:
         match = _REQUIREMENT.match(requirement)
-        if match is not None and "extra" not in (match[3] or ""):
-            left_out = re.findall(r"!=\s*([\w.]+)", match[2])
+        if match is not None and "extra" not in (match[4] or ""):
+            left_out = re.findall(r"!=\s*([\w.]+)", match[3])
             names = (match[1], "jaxlib") if match[1] == "jax" else (match[1],)
             wrong += [f"{name} {version}" for name in names if (version := _version(name)) in left_out]
     return wrong
@@ -86,23 +86,24 @@ def _extras(requirements: Sequence[str]) -> dict[str, list[str]]:
     """Of each extra the packages that are not installed."""
     missing: dict[str, list[str]] = {}
     for requirement in requirements:
-        match, extra = _REQUIREMENT.match(requirement), _EXTRA.search(requirement)
-        if match is not None and extra is not None and extra[1] not in _NOT_FOR_USERS:
-            lacks = missing.setdefault(extra[1], [])
-            name = _package(match[0])
-            if _version(name) is None:
-                lacks.append(name)
+        extra = _EXTRA.search(requirement)
+        if extra is not None and extra[1] not in _NOT_FOR_USERS:
+            missing.setdefault(extra[1], []).extend(_missing(requirement))
     return missing
 
 
-def _package(requirement: str) -> str:
-    """The package that tells whether a requirement is there: of `jax[tpu]`, libtpu."""
-    if "[tpu]" in requirement:
-        return "libtpu"
-    if "[cuda" in requirement:
-        return f"jax-cuda{re.findall(r'cuda([0-9]+)', requirement)[0]}-plugin"
+def _missing(requirement: str) -> list[str]:
+    """The packages of a requirement that are not installed: of `jax[cuda13]`, jax or those that its extra asks for."""
     match = _REQUIREMENT.match(requirement)
-    return requirement if match is None else match[1]
+    if match is None:
+        return []
+    name, extras = match[1], re.findall(r"[\w-]+", match[2] or "")
+    try:
+        needed = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return [name]
+    own = [each for each in needed if (extra := _EXTRA.search(each)) is not None and extra[1] in extras]
+    return [package for each in own for package in _missing(each)]
 
 
 def _existing(path: Path) -> Path:

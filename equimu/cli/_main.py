@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import tyro
 
 from equimu._errors import EquimuError, ExitCode, Interrupted, nearest, printable
-from equimu.cli._words import one_line, own_words
+from equimu.cli._help import REGISTRY
+from equimu.cli._words import one_line, own_words, show_instead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,8 @@ _COMMANDS: dict[str, _Entry] = {
     "show": _Entry(
         "_show",
         "Show",
-        "Print the rule table of a config; or, of a group of the paper, such as lion, what it changes.",
-        ("--size.width 1024 --base.width 128", "my.py:NextByte --parameterization 'mup(form=absolute)'", "lion"),
+        "Print the rule table of a config; or, of groups of the paper, what they change and what it says of them.",
+        ("--size.width 1024 --base.width 128", "my.py:NextByte --parameterization 'mup(form=absolute)'", "lion", "all"),
     ),
     "train": _Entry(
         "_train",
@@ -173,7 +174,6 @@ _EXAMPLES = (
     "equimu coord-check my.py:NextByte      # does my model behave as it grows?",
 )
 _CONFIG = "--config FILE: the flags from a file of JSON or TOML, or from a group of the paper: --config paper:lion."
-_GROUP = re.compile(r"(?!LanguageModel)[A-Za-z]\w*")  # a word that is not a task: a group of the paper
 _COLUMNS = 80
 _POWER = re.compile(r"(|--[\w.-]+=)([\d.]+)\*\*(-?[\d.]+)")
 
@@ -232,7 +232,9 @@ def _parse(arguments: list[str]) -> Any:
         sys.exit(ExitCode.DONE)
     name, *flags = arguments
     if name not in _COMMANDS:
-        raise EquimuError(f"unknown command {name!r}: {_FORMER.get(name) or nearest(name, _COMMANDS)}")
+        near = _FORMER.get(name) or nearest(name, _COMMANDS)
+        meant = near if near in _FORMER.values() or near.startswith("did you mean") else show_instead(name) or near
+        raise EquimuError(f"unknown command {name[:99]!r}: {meant}")
     entry = _COMMANDS[name]
     if entry.has_task:
         from equimu.cli._config_flags import with_task_flag
@@ -241,8 +243,6 @@ def _parse(arguments: list[str]) -> Any:
     if not entry.has_numbers:  # but texts, which stay as they are
         return _flags(name, entry.load(), flags)
     flags = list(map(_without_power, flags))
-    if name == "show" and flags and _GROUP.fullmatch(flags[0]):
-        return _flags(name, _Entry("_show_group", "ShowGroup", entry.help).load(), flags)
     path, flags = _take_config_file(flags)
     if not entry.has_config:
         if path is not None:
@@ -289,11 +289,14 @@ def _flags(name: str, command: Any, flags: list[str]) -> Any:
                 description=_description(name),
                 args=flags,
                 config=(tyro.conf.FlagCreatePairsOff,),
+                registry=REGISTRY,
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise EquimuError(own_words(stop) or one_line(errors.getvalue(), name)) from None
+        raise EquimuError(
+            own_words(stop) or one_line(errors.getvalue(), name, has_config=_COMMANDS[name].has_config)
+        ) from None
 
 
 def _description(name: str) -> str:

@@ -1,9 +1,11 @@
 """What commands that train runs share."""
 
 import os
+from collections.abc import Mapping
 
-from equimu.runs import Run
-from equimu.sweeps import Local, cores, launcher_from_text
+from equimu._progress import Progress
+from equimu.runs import Run, RunConfig
+from equimu.sweeps import Local, cores, launcher_from_text, work
 
 
 def one_core_each(workers: int | None, launcher: str = "local") -> None:
@@ -19,6 +21,38 @@ def one_core_each(workers: int | None, launcher: str = "local") -> None:
     workers = local.workers if workers is None else workers
     if workers is None or workers >= cores():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+class CellsTold:
+    """Cells of sweeps as they end: first how many there are, and were done before, which are told no more; then each, with the
+    time that is left.
+
+    Args:
+        bar: where it is told.
+        about: what more is said at first.
+    """
+
+    def __init__(self, bar: Progress, about: str = ""):
+        self._bar, self._about = bar, about
+        self._left: dict[str, int] = {}
+        self._total = self._work = 0
+
+    def begin(self, left: Mapping[str, RunConfig], total: int) -> None:
+        """As `on_begin` of `sweep`."""
+        self._left = {name: work(cell, cell.steps) for name, cell in left.items()}
+        self._total, self._work = total, sum(self._left.values())
+        before = total - len(left)
+        found = f"{before or 'no'} cells done before, {len(left)} to train"
+        self._bar.update(before, f"{found}{self._about}" if left else "all cells were done before", total)
+
+    def ended(self, run: Run, text: str) -> None:
+        """A cell ended, or was left. If it was done before, nothing is told."""
+        if run.folder.name not in self._left:
+            return
+        if run.status != "paused":
+            del self._left[run.folder.name]
+        share = 1 - sum(self._left.values()) / self._work
+        self._bar.update(self._total - len(self._left), text, self._total, share)
 
 
 def loss_text(run: Run) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -25,7 +25,7 @@ class Sample(Command):
 
     run: Place
     """Folder of a run, whose newest checkpoint is taken, or RUN/checkpoints/step-N."""
-    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT ...]")] = ()
+    prompts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Texts to continue; "" for a document of the model's own. Without any, the lines of standard input."""
     task: str | None = None
     """Of a run of a language model of your own: my.py:Mine, here or as the first word."""

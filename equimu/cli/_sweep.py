@@ -10,7 +10,7 @@ from equimu._values import PathLike, Size
 from equimu.cli._command import Place, Printing
 from equimu.cli._flags import Flat
 from equimu.cli._print_report import print_report
-from equimu.cli._running import loss_text, one_core_each
+from equimu.cli._running import CellsTold, loss_text, one_core_each
 from equimu.cli._suggest import print_suggestions, target_of
 from equimu.files import local_folder
 from equimu.reports import cells_of, read_cells
@@ -69,13 +69,13 @@ class Sweep(Printing):
         target = target_of(self.suggest, self.config)
         one_core_each(self.workers, self.launcher)
         with progress("sweeping", 1) as bar:
+            told = CellsTold(bar)
             runs = sweep(
                 self.config,
                 **where,
                 early_stopping=self.early_stopping,
-                on_cell=lambda run, done, total: bar.update(
-                    done, f"{self.config.cell_text(run)}: {loss_text(run)}", total
-                ),
+                on_begin=told.begin,
+                on_cell=lambda run, done, total: told.ended(run, f"{self.config.cell_text(run)}: {loss_text(run)}"),
             )
         made = print_report(cells_of(runs), self.out, as_json=self.json)
         if self.early_stopping and not self.json:
@@ -110,5 +110,6 @@ class Report(Printing):
     def __call__(self) -> None:
         """Writes and prints the report."""
         out = self.runs if self.out is None else self.out
-        local_folder(out, "--out")
+        if self.out is not None:
+            local_folder(out, "--out")
         print_report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out, as_json=self.json)

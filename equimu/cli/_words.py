@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Sequence
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, nearest
 
 # What people write, and what it is called here. In commands of several runs what these share stands under run.
 _MEANT = {
@@ -12,6 +13,7 @@ _MEANT = {
     "learning-rate": "optimizer.learning-rate",
     "weight-decay": "optimizer.weight-decay",
     "warmup-steps": "optimizer.warmup",
+    "optimizer": "optimizer.name",
     "optimizer.decay": "optimizer.schedule",
     "runtime.restore-from": "restore-from",
     "resume": "restore-from",
@@ -32,6 +34,7 @@ _OF_COMMANDS = {
     "tune": _OF_SEARCH,
     "compare": _OF_SEARCH,
 }
+_GROUPS = {"--list", "--group", "--groups", "--all"}  # of show and reproduce, which take groups as words
 
 
 def own_words(stop: BaseException) -> str | None:
@@ -44,33 +47,47 @@ def own_words(stop: BaseException) -> str | None:
     return None
 
 
-def one_line(message: str, command: str) -> str:
+def one_line(message: str, command: str, *, has_config: bool) -> str:
     """tyro's boxed message as one line: what is wrong and, where it is known, the flag that was meant.
 
     Args:
         message: tyro's.
         command: the name of the command.
+        has_config: whether it takes the flags of a run.
     """
     paragraphs: list[list[str]] = [[]]
     for line in message.splitlines():
         text = line.strip("│╭╮╰╯ ").strip()
-        if re.fullmatch(r"[─\s]*", text) or line.startswith("╭"):
+        if re.fullmatch(r"[─\s-]*", text) or line.startswith("╭"):
             paragraphs.append([])
         else:
             paragraphs[-1].append(text)
     messages = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    messages = messages if "╭" in message else messages[1:]  # in ASCII, the title is a paragraph
     first = messages[0].rstrip(".") if messages else "these flags are not valid"
+    first = re.sub(rf"^Missing from equimu {command}: (\S+)", rf"{command} needs \1:", first).removesuffix(
+        " (required)"
+    )
+    choice = re.fullmatch(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", first)
+    if choice is not None:
+        value, flag, valid = choice.groups()
+        names = re.findall("'([^']*)'", valid)
+        return f"{flag} {value!r} is unknown: {nearest(value, names)}"
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
-    hint = _meant(unknown, command) or (f"did you mean {near.group(1)}?" if near else "--help tells the flags")
+    if command in ("show", "reproduce") and _GROUPS & set(unknown):
+        return f"{first}; groups are words, as in equimu {command} lion; equimu show all lists the groups"
+    hint = (has_config and _meant(unknown, command)) or (
+        f"did you mean {near.group(1)}?" if near else "--help tells the flags"
+    )
     return f"{first}; {hint}"
 
 
 def _meant(unknown: Sequence[str], command: str) -> str | None:
     """What to write instead of flags that are not there; None where that is not known."""
+    if not any(flag.startswith("--") for flag in unknown):  # of which they could be values
+        return next(filter(None, (instead(word, command) for word in unknown)), None)
     for flag in unknown:
-        if flag.endswith(".py"):
-            return f"name a task in it, e.g. {flag}:NextByte, as the first word after the command"
         name = flag.removeprefix("--").partition("=")[0]
         if flag == name:
             continue
@@ -83,6 +100,32 @@ def _meant(unknown: Sequence[str], command: str) -> str | None:
         if target is not None:
             return f"write --{'' if own is None else 'run.'}{target}"
     return None
+
+
+def instead(word: str, command: str) -> str | None:
+    """What to write instead of a word that a command with a config has no place for; None where that is not known."""
+    from equimu.optim import is_optimizer_text
+    from equimu.parameterization import parameterization_names
+    from equimu.presets import PREFIX, group_meant, means_all
+
+    run = "run." if command in _OF_COMMANDS else ""
+    if word.endswith(".py"):
+        return f"name a task in it, e.g. {word}:NextByte, as the first word after the command"
+    if word.endswith((".json", ".toml")):
+        return f"did you mean --config {word}?"
+    if _OF_COMMANDS.get(command) is not _OF_SEARCH and (group_meant(word) or means_all([word])):
+        return f"did you mean --config {PREFIX}{group_meant(word) or 'baseline'}?"
+    if re.split(r"[(.]", word)[0] in parameterization_names():
+        return f"did you mean --{'panels' if command == 'sweep' else f'{run}parameterization'} {shlex.quote(word)}?"
+    return f"did you mean --{run}optimizer.name {word}?" if is_optimizer_text(word) else None
+
+
+def show_instead(word: str) -> str | None:
+    """What to write instead of a group of the paper, where a command should stand."""
+    from equimu.presets import group_meant, means_all
+
+    named = "all" if means_all([word]) else group_meant(word)
+    return named and f"did you mean equimu show {named}?"
 
 
 def _of_run() -> set[str]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,13 @@ def compile_elsewhere(
         asked.write_text(json.dumps(request), encoding="utf-8")
         # What the compiler of a TPU logs goes to stderr, and only matters if it dies.
         command = [sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[2]), str(asked), str(answered)]
+        # Nothing is written to this pipe: it closes when this process ends, however that happens.
+        alive, held = os.pipe()
         try:
             done = subprocess.run(
-                command,
+                [*command, str(alive)],
                 env={**os.environ, **environment_for(topology)},
+                pass_fds=[alive],
                 capture_output=True,
                 text=True,
                 timeout=seconds,
@@ -67,6 +71,9 @@ def compile_elsewhere(
             raise EquimuError(
                 f"compiling for {topology.name} took longer than {seconds:.0f} s; give it more by --seconds"
             ) from None
+        finally:
+            os.close(alive)
+            os.close(held)
         if not answered.exists():
             last = (done.stderr.strip() or "no word").splitlines()[-1]
             raise EquimuError(f"the process that compiles for {topology.name} died ({done.returncode}): {last[:300]}")
@@ -92,8 +99,14 @@ def _facts(answer: dict[str, Any]) -> CompiledStep:
     return CompiledStep(**fields)
 
 
-def main(asked: str, answered: str) -> None:
-    """Answers a request: a file to read and one to write."""
+def main(asked: str, answered: str, alive: str) -> None:
+    """Answers a request.
+
+    Args:
+        asked, answered: a file to read and one to write.
+        alive: descriptor of a pipe that closes when the process that asked has ended; this one ends with it.
+    """
+    threading.Thread(target=_end_with, args=(int(alive),), daemon=True).start()
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
         task = find_task(request["task"])
@@ -105,3 +118,8 @@ def main(asked: str, answered: str) -> None:
     except EquimuError as error:
         answer = {"error": str(error)}
     Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _end_with(alive: int) -> None:
+    os.read(alive, 1)
+    os._exit(1)  # the compiler cannot be interrupted

@@ -182,7 +182,12 @@ def needed_and_available(message: str) -> tuple[int, int]:
     Raises:
         EquimuError: it refuses for another reason.
     """
-    found = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm", message)
+    size = r"([\d.]+)([KMGT]?)i?B?"
+    wordings = (
+        rf"Used {size} of {size} hbm",  # of libtpu 0.0.41
+        rf"memory required for HLO temporaries \({size}\) exceeds available HBM \({size}\)",  # of 0.0.50
+    )
+    found = next(filter(None, (re.search(words, message) for words in wordings)), None)
     if found is None:
         raise EquimuError(f"the compiler refuses this step: {' '.join(message.split())[:300]}")
     needed, available = (round(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3))

@@ -3,13 +3,14 @@
 import collections
 import html
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from equimu._html import html_page, html_table
 from equimu.files import local_folder, write_files
-from equimu.presets._paper import scale_text
+from equimu.presets._paper import groups, scale_text
 from equimu.presets._reproduce import Reproduced
 from equimu.reports import html_report, markdown, write_report
 
@@ -23,13 +24,16 @@ _CRITERION = (
 )
 
 
-def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Path) -> tuple[Path, Path, Path]:
+def write_reproduction(
+    found: Sequence[Reproduced], scale: str, folder: str | Path, *, flags: Sequence[str] = ()
+) -> tuple[Path, Path, Path]:
     """Writes pages that have the paper's claims beside what was found, and a report for each group.
 
     Args:
         found: what `reproduce` returned.
         scale: of the runs.
         folder: where to; made if it does not exist.
+        flags: with which `equimu reproduce` runs the same; by default the scale alone.
 
     Returns:
         The paths of `paper.html`, which is one file, `paper.md` and `paper.json`.
@@ -42,8 +46,8 @@ def write_reproduction(found: Sequence[Reproduced], scale: str, folder: str | Pa
         write_report(each.report, root / each.group.name)
     data = {each.group.name: _data(each) for each in found}
     contents = {
-        "paper.html": _html(found, scale).encode(),
-        "paper.md": _markdown(found, scale).encode(),
+        "paper.html": _html(found, scale, flags or ["--scale", scale]).encode(),
+        "paper.md": _markdown(found, scale, flags or ["--scale", scale]).encode(),
         "paper.json": (json.dumps({"scale": scale, "groups": data}, indent=1, allow_nan=False) + "\n").encode(),
     }
     html_path, page_path, data_path = write_files(root, contents)
@@ -87,15 +91,18 @@ def summary_rows(found: Sequence[Reproduced]) -> list[list[str]]:
     return rows
 
 
-def _html(found: Sequence[Reproduced], scale: str) -> str:
+def _html(found: Sequence[Reproduced], scale: str, flags: Sequence[str]) -> str:
     heading, *rows = summary_rows(found)
+    names = [each.group.name for each in found]
     table = [
         [f'<a href="#{row[0]}">{row[0]}</a>', *map(html.escape, row[1:-1]), f"{_SIGNS[row[-1]]} {row[-1]}"]
         for row in rows
     ]
     sections = [
         f"<p>Groups of experiments of arXiv 2404.05728 at the scale <code>{html.escape(scale)}</code>: "
-        f"{html.escape(scale_text(scale))}. <b>{html.escape(summary(found))}</b>; {html.escape(criterion_summary(found))}.</p>",
+        f"{html.escape(scale_text(scale, names))}. <b>{html.escape(summary(found))}</b>; "
+        f"{html.escape(criterion_summary(found))}.</p>",
+        f"<pre>{html.escape(reproduce_command(names, flags))}</pre>",
         f"<p>{html.escape(_CRITERION)}</p>",
         html_table(heading, table, text=frozenset(range(len(heading)))),
     ]
@@ -112,19 +119,22 @@ def _html(found: Sequence[Reproduced], scale: str) -> str:
         ]
     for each in found:
         sections += [f'<h2 id="{each.group.name}">{each.group.name}</h2>', f"<p>{html.escape(_told(each))}</p>"]
-        sections += [f"<pre>{html.escape(_command(each, scale))}</pre>", html_report(each.report)]
+        sections += [f"<pre>{html.escape(reproduce_command([each.group.name], flags))}</pre>", html_report(each.report)]
         runs = " ".join(f"<code>{run.folder.name}</code>" for run in each.runs)
         sections += [f"<details><summary>{len(each.runs)} runs</summary><p>{runs}</p></details>"]
     return html_page(_TITLE, sections)
 
 
-def _markdown(found: Sequence[Reproduced], scale: str) -> str:
+def _markdown(found: Sequence[Reproduced], scale: str, flags: Sequence[str]) -> str:
     heading, *rows = ([text.replace("|", "\\|") for text in row] for row in summary_rows(found))
+    names = [each.group.name for each in found]
     lines = [
         f"# {_TITLE}",
         "",
-        f"Groups of experiments of arXiv 2404.05728 at the scale `{scale}`: {scale_text(scale)}. {summary(found)}; "
+        f"Groups of experiments of arXiv 2404.05728 at the scale `{scale}`: {scale_text(scale, names)}. {summary(found)}; "
         f"{criterion_summary(found)}.",
+        "",
+        f"`{reproduce_command(names, flags)}`",
         "",
         _CRITERION,
         "",
@@ -136,7 +146,15 @@ def _markdown(found: Sequence[Reproduced], scale: str) -> str:
     if reasons:
         lines += ["", "## Why not", "", *(f"- {name} ({kind}): {text}" for name, kind, text in reasons)]
     for each in found:
-        lines += ["", f"## {each.group.name}", "", _told(each), "", f"`{_command(each, scale)}`", ""]
+        lines += [
+            "",
+            f"## {each.group.name}",
+            "",
+            _told(each),
+            "",
+            f"`{reproduce_command([each.group.name], flags)}`",
+            "",
+        ]
         lines += [f"![Loss against learning rate]({each.group.name}/report.png)", "", markdown(each.report).rstrip()]
     return "\n".join(lines) + "\n"
 
@@ -147,13 +165,19 @@ def _reasons(found: Sequence[Reproduced]) -> list[tuple[str, str, str]]:
 
 
 def _told(each: Reproduced) -> str:
-    claim = _CLAIMS[each.group.claim] or "says nothing of it"
-    best = f" (best log2 α {' '.join(map(str, each.group.best))})" if each.group.best else ""
-    return f"{each.group.text}. The paper: {claim}{best}. Here: {each.panel.verdict.sentence}."
+    says = each.group.says
+    return f"{each.group.text}. {says[0].upper()}{says[1:]}. Here: {each.panel.verdict.sentence}."
 
 
-def _command(each: Reproduced, scale: str) -> str:
-    return f"equimu reproduce {each.group.name} --scale {scale}"
+def reproduce_command(names: Sequence[str], flags: Sequence[str]) -> str:
+    """The command that runs groups.
+
+    Args:
+        names: of the groups.
+        flags: and what follows them.
+    """
+    every = set(names) == set(groups())
+    return shlex.join(["equimu", "reproduce", *(["all"] if every else names), *flags])
 
 
 def _data(each: Reproduced) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import functools
 import importlib.resources
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equimu._errors import EquimuError, nearest
@@ -13,8 +13,11 @@ from equimu._values import Real
 from equimu.runs import RunConfig, flat
 from equimu.sweeps import SweepConfig, cells, octaves, sweep_config_from_dict
 
-PAPER = "paper"  # the scale that the experiments were made at
+PAPER = "paper"
 """The scale at which the experiments of the paper were made."""
+PREFIX = "paper:"
+"""In front of the name of a group, where other names could stand."""
+_ALL = ("all", "groups", "2404.05728", "arxiv:2404.05728")
 # What stands in a group beside the fields of its sweep that it changes.
 _OWN = ("text", "claim", "best", "rate", "at")
 
@@ -41,6 +44,20 @@ class Group:
     rate: Real
     changes: Mapping[str, Any]
     at: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def says(self) -> str:
+        """What the paper says of the group, as a sentence."""
+        if self.claim is None:
+            return "the paper does not say whether the best learning rate transfers"
+        best = f" (best log2 α {self.best_text})" if self.best else ""
+        return f"the paper says that the best learning rate {'transfers' if self.claim else 'does not transfer'}{best}"
+
+    @property
+    def best_text(self) -> str:
+        """`best`, as text."""
+        widths = ", ".join(str(128 * 4**index) for index in range(len(self.best)))
+        return f"{' '.join(map(str, self.best))} at widths {widths}"
 
     def sweep(self, scale: str = PAPER) -> SweepConfig:
         """The sweep of the group at a scale.
@@ -81,11 +98,58 @@ def scales() -> tuple[str, ...]:
     return (*_paper()["scales"], PAPER)
 
 
-def scale_text(scale: str) -> str:
-    """A scale in words."""
+def groups_of(words: Sequence[str]) -> tuple[str, ...]:
+    """The names of the groups that words of a command stand for.
+
+    Args:
+        words: names, with `paper:` or without; `all`, or the number of the paper, for all groups.
+
+    Raises:
+        EquimuError: a word is no group.
+    """
+    if means_all(words):
+        return groups()
+    return tuple(dict.fromkeys(group(word.removeprefix(PREFIX)).name for word in words))
+
+
+def means_all(words: Sequence[str]) -> bool:
+    """Whether words of a command stand for all groups.
+
+    Args:
+        words: as of `groups_of`.
+    """
+    return any(word.lower() in _ALL for word in words)
+
+
+def group_meant(word: str) -> str | None:
+    """The group that a word means in whatever case, with `paper:` or without; None where it means none.
+
+    Args:
+        word: which may be anything.
+    """
+    name = word.lower().removeprefix(PREFIX).replace("-", "_")
+    return name if name in groups() else None
+
+
+def scale_takes(scale: str) -> str:
+    """About how long a group takes at a scale; empty for the paper's.
+
+    Args:
+        scale: its name.
+
+    Raises:
+        EquimuError: an unknown scale.
+    """
+    return "" if scale == PAPER else _scale(scale)["text"]
+
+
+def scale_text(scale: str, names: Sequence[str]) -> str:
+    """A scale in words, for some groups."""
     if scale == PAPER:
         return "that of the paper"
-    by = _paper()["scales"][scale]
+    by = _scale(scale)
+    counts = [[len(group(name).sweep(at).over["width"]) for at in (scale, PAPER)] for name in names]
+    of_widths = " or ".join(dict.fromkeys(f"{here} of {there}" for here, there in counts))
     divided = ", ".join(
         f"{words} (by {by[key]})"
         for key, words in (
@@ -98,7 +162,7 @@ def scale_text(scale: str) -> str:
         if by[key] != 1
     )
     return (
-        f"{by['text']}. The smallest {by['widths']:.0%} of the widths are run; {divided} are divided, and weight decay is "
+        f"{by['text']}. The smallest widths are run, {of_widths}; {divided} are divided, and weight decay is "
         "multiplied by the root of what the steps are divided by. Shares of warm-up and decay in a run are the paper's. "
         f"Learning rates are {by['octaves']:g} octave{'s' * (by['octaves'] != 1)} apart. The text is that of this machine, "
         "in bytes"
@@ -127,6 +191,14 @@ def group(name: str) -> Group:
     )
 
 
+def _scale(name: str) -> Mapping[str, Any]:
+    """What a scale that is not the paper's divides by."""
+    known = _paper()["scales"]
+    if name not in known:
+        raise EquimuError(f"scale {name[:99]!r} is unknown: {nearest(name, scales())}")
+    return known[name]
+
+
 def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """A sweep of the paper's scale at another one.
 
@@ -136,10 +208,7 @@ def _scaled(sweep: Mapping[str, Any], scale: str) -> dict[str, Any]:
     hardly grow against it; by 1, their size in equilibrium would stay, but a run ends long before. Text is that of this
     machine, in bytes, without padding, as so short rows of documents would be little else; computed in float32.
     """
-    known = _paper()["scales"]
-    if scale not in known:
-        raise EquimuError(f"scale {scale[:99]!r} is unknown: {nearest(scale, scales())}")
-    by = known[scale]
+    by = _scale(scale)
     widths = sweep["over"]["width"]
     run = sweep["run"]
     task, decay = run["task"], run["optimizer"].get("weight_decay", 0.0)

@@ -8,14 +8,33 @@ from typing import Any, Literal
 
 from equimu._errors import EquimuError, nearest
 from equimu._values import Real, Size, check
+from equimu.files import local_folder
 from equimu.presets._paper import PAPER, Group, group
 from equimu.reports import Panel, Report, cells_of, report
-from equimu.runs import Run, Runs
-from equimu.sweeps import Launcher, SweepConfig, sweep
+from equimu.runs import Run, RunConfig, Runs
+from equimu.sweeps import Launcher, SweepConfig, cells, pool_of, sweep, unfinished
 from equimu.tasks import LanguageModel
 from equimu.training import RuntimeConfig
 
 OnGroup = Callable[[str, Run, int, int], None]
+OnBegin = Callable[[Mapping[str, RunConfig], int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A group of the paper that is to be run at a scale.
+
+    Attributes:
+        group: what the paper has.
+        cells: of its sweep.
+        left: those that are not done yet, by the names of their folders. Groups may share cells.
+        where: the others are trained, in words.
+    """
+
+    group: Group
+    cells: tuple[RunConfig, ...]
+    left: Mapping[str, RunConfig]
+    where: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +97,7 @@ class Reproduced:
         sizes = [f"{curve.size:g}" for curve in self.panel.curves]
         says = {True: "by which it transfers", False: "by which it does not transfer", None: ""}
         right = ", as the paper says" if self.same_best == self.group.claim else ""
-        theirs = f"; there {' '.join(map(str, self.group.best))} at 128, 512, 2048" if self.group.best else ""
+        theirs = f"; there {self.group.best_text}" if self.group.best else ""
         sentence = self.panel.verdict.sentence.removeprefix("undecided: ")
         return (
             f"{sentence}. The best log2 α of the paper's grid is {self.best_text} at width "
@@ -98,6 +117,7 @@ def reproduce(
     runtime: RuntimeConfig | None = None,
     early_stopping: bool = False,
     on_cell: OnGroup | None = None,
+    on_begin: OnBegin | None = None,
 ) -> tuple[Reproduced, ...]:
     """Runs groups of experiments of arXiv 2404.05728. Interrupted and called again, it goes on where it was.
 
@@ -110,19 +130,18 @@ def reproduce(
             machine, which is not the paper's.
         workers, launcher, runtime, early_stopping: as of `equimu.sweeps.sweep`.
         on_cell: called after each cell with the name of the group and as that of `sweep`.
+        on_begin: as of `sweep`, called once with the cells of all groups.
 
     Raises:
         EquimuError: an unknown group or scale, or whatever is wrong with a sweep.
         Interrupted: a signal came.
     """
-    check(Size | None, seeds=seeds)
-    if not names:
-        raise EquimuError("name at least one group of the paper, e.g. baseline, or all")
-    wanted = [group(name) for name in dict.fromkeys(names)]
-    count = (1 if scale == PAPER else 2) if seeds is None else seeds
-    sweeps = [dataclasses.replace(_with_text(each.sweep(scale), text or {}), seeds=count) for each in wanted]
+    sweeps = _sweeps(names, scale, seeds, text)
+    if on_begin is not None:
+        planned = _planned(sweeps, out, workers, launcher, runtime)
+        on_begin(*left_of(planned))
     found: list[Reproduced] = []
-    for each, config in zip(wanted, sweeps, strict=True):
+    for each, config in sweeps:
         runs = sweep(
             config,
             out=out,
@@ -134,6 +153,68 @@ def reproduce(
         )
         found.append(Reproduced(group=each, runs=runs, report=report(cells_of(runs))))
     return tuple(found)
+
+
+def plan_reproduction(
+    names: Sequence[str],
+    *,
+    scale: str,
+    out: str | Path,
+    seeds: int | None = None,
+    text: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    launcher: str | Launcher | None = None,
+    runtime: RuntimeConfig | None = None,
+) -> tuple[Planned, ...]:
+    """What `reproduce` would run with these arguments; nothing is trained or written.
+
+    Args:
+        names, scale, out, seeds, text, workers, launcher, runtime: as of `reproduce`.
+
+    Raises:
+        EquimuError: an unknown group or scale, or data, workers or a launcher that cannot be.
+    """
+    return _planned(_sweeps(names, scale, seeds, text), out, workers, launcher, runtime)
+
+
+def left_of(planned: Sequence[Planned]) -> tuple[dict[str, RunConfig], int]:
+    """The cells of groups that are not done, by the names of their folders, and the number of all; one of two groups is one.
+
+    Args:
+        planned: the groups.
+    """
+    left = {name: cell for each in planned for name, cell in each.left.items()}
+    return left, len({cell for each in planned for cell in each.cells})
+
+
+def _planned(
+    sweeps: Sequence[tuple[Group, SweepConfig]],
+    out: str | Path,
+    workers: int | None,
+    launcher: str | Launcher | None,
+    runtime: RuntimeConfig | None,
+) -> tuple[Planned, ...]:
+    found: list[Planned] = []
+    root = local_folder(out, "--out")
+    for each, config in sweeps:
+        pool = pool_of(launcher, config.run, out=out, workers=workers, runtime=runtime)
+        grid = tuple(cells(config))
+        left = unfinished(grid, root)
+        found.append(Planned(group=each, cells=grid, left=left, where=pool.plan(list(left.values()))))
+    return tuple(found)
+
+
+def _sweeps(
+    names: Sequence[str], scale: str, seeds: int | None, text: Mapping[str, Any] | None
+) -> list[tuple[Group, SweepConfig]]:
+    check(Size | None, seeds=seeds)
+    if not names:
+        raise EquimuError("name at least one group of the paper, e.g. baseline, or all; equimu show all lists them")
+    count = (1 if scale == PAPER else 2) if seeds is None else seeds
+    return [
+        (each, dataclasses.replace(_with_text(each.sweep(scale), text or {}), seeds=count))
+        for each in map(group, dict.fromkeys(names))
+    ]
 
 
 def _with_text(config: SweepConfig, fields: Mapping[str, Any]) -> SweepConfig:

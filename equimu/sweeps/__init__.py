@@ -13,7 +13,10 @@ from equimu.sweeps._launchers import launcher_from_text as launcher_from_text
 from equimu.sweeps._launchers import pool_of as pool_of
 from equimu.sweeps._pool import Launcher as Launcher
 from equimu.sweeps._pool import Pool as Pool
+from equimu.sweeps._pool import unfinished as unfinished
+from equimu.sweeps._pool import work as work
 from equimu.sweeps._print_commands import commands as commands
+from equimu.sweeps._print_commands import flags_of as flags_of
 from equimu.sweeps._ray import Ray as Ray
 from equimu.sweeps._runner import Local as Local
 from equimu.sweeps._runner import RunPool as RunPool

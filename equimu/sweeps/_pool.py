@@ -15,6 +15,7 @@ from equimu.runs import Run, RunConfig, RunFolder, read_paused, read_run
 from equimu.training import RuntimeConfig, data_of
 
 OnCell = Callable[[Run, int, int], None]
+OnBegin = Callable[[Mapping[str, RunConfig], int], None]
 
 
 @runtime_checkable
@@ -95,12 +96,33 @@ def checked_cells(run: RunConfig, out: str | Path, runtime: RuntimeConfig | None
 def largest_first(cells: Iterable[RunConfig], until: Mapping[RunConfig, int] | None) -> dict[RunConfig, int]:
     """The steps that cells are trained for, in the order to begin them: small cells at the end leave no worker without work."""
     steps = {cell: cell.steps if until is None else until[cell] for cell in cells}
-    return dict(sorted(steps.items(), key=lambda item: -math.prod(item[0].size.values()) * item[1]))
+    return dict(sorted(steps.items(), key=lambda item: -work(*item)))
+
+
+def work(cell: RunConfig, steps: int) -> int:
+    """About how much work a cell is beside others: its sizes times its steps.
+
+    Args:
+        cell: the run.
+        steps: for which it is trained.
+    """
+    return math.prod(cell.size.values()) * steps
 
 
 def folder_of(cell: RunConfig, root: Path) -> RunFolder:
     """The folder that a cell has below the root; nothing is created."""
     return RunFolder(root, cell, data_of(cell.task).fingerprint)
+
+
+def unfinished(grid: Iterable[RunConfig], root: Path) -> dict[str, RunConfig]:
+    """The cells that are not done yet, by the names of their folders; each cell once.
+
+    Args:
+        grid: the cells.
+        root: of the run folders.
+    """
+    folders = {cell: folder_of(cell, root) for cell in dict.fromkeys(grid)}
+    return {folder.path.name: cell for cell, folder in folders.items() if not folder.is_done}
 
 
 def reached(folder: Path, step: int) -> Run | None:

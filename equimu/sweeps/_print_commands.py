@@ -11,7 +11,7 @@ from equimu.files import write_files
 from equimu.runs import RunConfig, config_to_dict
 from equimu.storage import local_path
 from equimu.sweeps._grid import SweepConfig, cells
-from equimu.sweeps._pool import checked_cells, folder_of
+from equimu.sweeps._pool import checked_cells, unfinished
 from equimu.sweeps._runner import check_trees
 from equimu.tasks import LanguageModel, where_of
 from equimu.training import RuntimeConfig
@@ -33,13 +33,12 @@ def commands(config: SweepConfig, *, out: str | Path, runtime: RuntimeConfig | N
     root, runtime = checked_cells(config.run, out, runtime)
     grid = list(cells(config))
     check_trees(grid)
-    folders = {cell: folder_of(cell, root) for cell in grid}
-    left = {cell: f"{folder.path.name}.json" for cell, folder in folders.items() if not folder.is_done}
+    left = {cell: f"{name}.json" for name, cell in unfinished(grid, root).items()}
     contents = {name: json.dumps(_with_place(cell), indent=1).encode() for cell, name in left.items()}
     if contents:
         write_files(root / FOLDER, contents)
     where = root.absolute()
-    flags = ["--out", str(where), *_flags(runtime)]
+    flags = ["--out", str(where), *flags_of(runtime, "runtime.")]
     return [
         shlex.join(["equimu", "train", "--config", str(where / FOLDER / name), *flags, *_store(cell)])
         for cell, name in left.items()
@@ -59,10 +58,18 @@ def _store(cell: RunConfig) -> list[str]:
     return [] if store is None or local_path(store) is not None else ["--text.store", store]
 
 
-def _flags(runtime: RuntimeConfig) -> Iterator[str]:
-    """The flags of what is not by default."""
-    for field in dataclasses.fields(runtime):
-        value: Any = getattr(runtime, field.name)
-        if value != field.default:
-            yield f"--runtime.{field.name.replace('_', '-')}"
-            yield from map(str, value if isinstance(value, tuple) else (value,))
+def flags_of(config: Any, prefix: str = "") -> Iterator[str]:
+    """The flags by which a command takes a dataclass: those of what is not by default.
+
+    Args:
+        config: the dataclass; a field may be one in turn.
+        prefix: of its fields' names, ending in a dot.
+    """
+    for field in dataclasses.fields(config):
+        value: Any = getattr(config, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            yield from flags_of(value, f"{name}.")
+        elif value != field.default:
+            yield f"--{name}"
+            yield from () if value is True else map(str, value if isinstance(value, tuple) else (value,))  # pyright: ignore

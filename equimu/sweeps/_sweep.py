@@ -10,7 +10,7 @@ from equimu.sweeps._early_stopping import TrainUntil
 from equimu.sweeps._early_stopping import early_stopping as stop_early
 from equimu.sweeps._grid import SweepConfig, cells, curves, sweep_config
 from equimu.sweeps._launchers import pool_of
-from equimu.sweeps._pool import Launcher, OnCell, Pool, folder_of
+from equimu.sweeps._pool import Launcher, OnBegin, OnCell, Pool, unfinished
 from equimu.sweeps._runner import check_trees
 from equimu.tasks import Task
 from equimu.training import RuntimeConfig
@@ -24,6 +24,7 @@ def sweep(
     launcher: str | Launcher | None = None,
     runtime: RuntimeConfig | None = None,
     on_cell: OnCell | None = None,
+    on_begin: OnBegin | None = None,
     early_stopping: bool = False,
     **fields: Any,
 ) -> Runs:
@@ -43,6 +44,8 @@ def sweep(
             process.
         on_cell: called after each cell with its run, the number of cells done, and of all cells; with early stopping also with
             the runs of cells that are left, whose status is `"paused"`.
+        on_begin: called before the first cell is trained with the cells that are not done yet, by the names of their folders,
+            and the number of all cells.
         early_stopping: whether cells that cannot be the best of their curve are left before their end, and others trained to
             it where the verdict needs them. Called again without it, the sweep trains what was left to its end.
         fields: the other fields of `SweepConfig` (`over`, `fit`, `fit_scale`, `panels`, `seeds`, `base`) and of the
@@ -67,6 +70,9 @@ def sweep(
     of_curves = list(curves(config))
     grid = [cell for curve in of_curves for cell in curve]
     check_trees(grid)
+    if on_begin is not None:
+        check_function("on_begin", on_begin, "of the cells that are not done, by name, and the number of all")
+        on_begin(unfinished(grid, local_folder(out, "--out")), len(set(grid)))
     if early_stopping:
         return stop_early(of_curves, config.axes, _counted(pool, on_cell, len(grid)))
     runs = pool.train(grid, on_cell)
@@ -109,7 +115,6 @@ def dry_run(
     pool = pool_of(launcher, config.run, out=out, workers=workers, runtime=runtime)
     grid = list(cells(config))
     check_trees(grid)
-    root = local_folder(out, "--out")
-    left = [cell for cell in grid if not folder_of(cell, root).is_done]
+    left = list(unfinished(grid, local_folder(out, "--out")).values())
     found = f"{len(grid)} cells: {len(grid) - len(left)} done, {len(left)} to train"
     return f"{found} {pool.plan(left)}" if left else found

@@ -5,6 +5,7 @@ lane have asked; then one call computes it for all. A run that ends leaves its l
 """
 
 import concurrent.futures
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool
 
 from equimu._types import PyTree
 from equimu._values import Real
-from equimu.training._functions import Functions
+from equimu.training._functions import Functions, one_step, step_kinds
 from equimu.training._step import StepMetrics
 
 _SHARE = 0.9  # of a device's memory that a step may take
@@ -44,15 +45,19 @@ class Lanes:
     ):
         of_init, of_step, of_evaluate = examples
         self._whole = NamedSharding(mesh, PartitionSpec())
-        with concurrent.futures.ThreadPoolExecutor(2) as beside:
+        with concurrent.futures.ThreadPoolExecutor(4) as beside:
             init = beside.submit(self._jit(functions.init).lower(*of_init).compile)
             while True:
                 like = [jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=self._whole) for x in state_like]
                 evaluate = self._jit(_vectorized_evaluate(functions.evaluate)).lower(like, [of_evaluate] * count)
-                step = self._jit(_vectorized_step(functions.step), 0)
-                step = step.lower(like, [of_step] * count, *[np.ones(count, bool)] * 2)
+                steps = [
+                    self._jit(step, 0).lower(like, [of_step] * count, *[np.ones(count, bool)] * 2, *told)
+                    for step, told in _vectorized_steps(functions.step, mesh)
+                ]
+                # The step takes longest, and begins first.
+                compiled = [beside.submit(step.compile) for step in steps]
                 evaluated = beside.submit(evaluate.compile)
-                self._step = step.compile()
+                self._step = one_step([each.result() for each in compiled])
                 if count == 1 or _bytes(self._step) <= _SHARE * _memory(mesh):
                     break
                 count = (count + 1) // 2
@@ -134,8 +139,10 @@ class Lanes:
     def _step_all(self, mine: dict[int, Any]) -> dict[int, PyTree]:
         lanes = range(len(self._free) + len(self._taken))
         inputs = [mine[lane][0] if lane in mine else self._idle_step for lane in lanes]
-        measure = np.array([lane in mine and mine[lane][1] for lane in lanes])
-        self._state, metrics = self._step(self._state, inputs, measure, np.array([lane in mine for lane in lanes]))
+        measured = np.array([lane in mine and mine[lane][1] for lane in lanes])
+        steps = np.array([lane in mine for lane in lanes])
+        # All are measured or none, so that nothing is computed where nobody wants it.
+        self._state, metrics = self._step(self._state, inputs, steps, measured, measured.any())
         return _parts(metrics, mine)
 
     def _evaluate_all(self, mine: dict[int, Any]) -> dict[int, PyTree]:
@@ -205,21 +212,29 @@ def _stacked(parts: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *each: jnp.stack(each), *parts)
 
 
-def _vectorized_step(step: Callable[..., Any]) -> Callable[..., Any]:
+def _vectorized_steps(step: Callable[..., Any], mesh: Mesh) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """The steps of `step_kinds`, each with an example of the last arguments of its own."""
+
     def choose(lanes: Bool[Array, " lanes"], one: Array, other: Any) -> Array:
         return jnp.where(lanes.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
 
     def vectorized(
-        state: list[Array], inputs: Sequence[Any], measure: Bool[Array, " lanes"], mine: Bool[Array, " lanes"]
+        state: list[Array],
+        inputs: Sequence[Any],
+        mine: Bool[Array, " lanes"],
+        measured: Bool[Array, " lanes"],
+        measure: Any,
     ) -> tuple[list[Array], StepMetrics]:
-        # All are measured or none, so that nothing is computed where nobody wants it.
-        new, metrics = jax.vmap(step, (0, 0, 0, 0, None))(state, *_stacked(inputs), measure.any())
+        new, metrics = jax.vmap(step, (0, 0, 0, 0, None))(state, *_stacked(inputs), measure)
         norms = metrics.grad_norm, metrics.update_rms, metrics.inspected
-        grad_norm, update_rms, inspected = jax.tree.map(lambda x: choose(measure, x, jnp.nan), norms)
+        grad_norm, update_rms, inspected = jax.tree.map(lambda x: choose(measured, x, jnp.nan), norms)
         metrics = metrics._replace(grad_norm=grad_norm, update_rms=update_rms, inspected=inspected)
         return [choose(mine, after, before) for after, before in zip(new, state, strict=True)], metrics
 
-    return vectorized
+    return [
+        (vectorized, (np.bool_(True),)) if kind is None else (functools.partial(vectorized, measure=kind), ())
+        for kind in step_kinds(mesh)
+    ]
 
 
 def _vectorized_evaluate(evaluate: Callable[..., Any]) -> Callable[..., Any]:

@@ -39,7 +39,7 @@ from equimu.runs import RunConfig, Sizes
 from equimu.sharding import make_mesh, partition_specs, state_specs, with_specs
 from equimu.tasks import LanguageModel
 from equimu.training._flops import model_flops
-from equimu.training._functions import Functions, StepPair
+from equimu.training._functions import Functions, one_step, step_kinds
 from equimu.training._lanes import Lanes
 from equimu.training._leaf_measures import measure_leaves
 from equimu.training._step import StepMetrics, TrainState, evaluation, loss_and_gradient, update
@@ -149,8 +149,7 @@ class Program:
     def _of_one_run(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Functions:
         state = self.state_like
         # The step takes longest, and begins first.
-        kinds = (True, False) if _runs_both_branches(self.mesh) else (None,)
-        traced = [self.traced_step(batch, numbers, hyper, measure) for measure in kinds]
+        traced = [self.traced_step(batch, numbers, hyper, measure) for measure in step_kinds(self.mesh)]
         if peak_of(self.mesh) is not None:
             self.step_flops = model_flops(self._config, self._tree, traced[0].jaxpr)
         steps = [step.lower() for step in traced]
@@ -160,7 +159,7 @@ class Program:
         lowered = (*steps, evaluate, init)
         with concurrent.futures.ThreadPoolExecutor(len(lowered)) as pool:
             *steps, evaluate, init = pool.map(lambda program: program.compile(), lowered)
-        return Functions(init, steps[0] if len(steps) == 1 else StepPair(*steps), evaluate)
+        return Functions(init, one_step(steps), evaluate)
 
     def _vectorized(self, batch: PyTree, numbers: Numbers, hyper: Hyperparameters) -> Callable[[], Functions] | None:
         """None where something in the model cannot be vectorised."""
@@ -271,15 +270,6 @@ class Program:
     def _keys(self, batch: PyTree, key: Key) -> PyTree:
         """A key for each row, where the loss takes them."""
         return jax.random.split(key, _rows_of(batch)) if "keys" in self._config.task.loss_takes else None
-
-
-def _runs_both_branches(mesh: Mesh) -> bool:
-    """Whether the compiler makes a selection of a condition one of whose branches is constants, as XLA does for GPUs.
-
-    A step would then measure its norms each time, only to throw them away: at a width of 2048 a tenth of all that moves
-    through memory outside of the matrix products (`benchmarks.gpu_program`).
-    """
-    return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
 
 
 def _rows_of(batch: PyTree) -> tuple[int, ...]:

@@ -96,6 +96,10 @@ class _Search:
         self._runs: dict[RunConfig, Run] = {}
         seeds, numbers = config.seeds, len(self._numbers)
         self._most = config.trials + seeds * (2 + config.finalists + numbers)
+        shares = [number.share(number.default) for number in self._numbers]
+        first = [] if None in shares else [[share for share in shares if share is not None]]
+        quasi_random = config.trials if config.sampler == "sobol" else None
+        self._sampler = Sampler(numbers, first, config.sampler_seed, quasi_random)
 
     def result(self) -> Tuned:
         """Everything, in order."""
@@ -140,18 +144,14 @@ class _Search:
     def _trials(self, noise: Real) -> tuple[list[tuple[dict[str, Real], Real]], bool]:
         """The values of each trial and its loss; and whether the search settled before its trials were used up."""
         numbers, most = self._numbers, self._config.trials
-        shares = [number.share(number.default) for number in numbers]
-        first = [] if None in shares else [[share for share in shares if share is not None]]
-        quasi_random = most if self._config.sampler == "sobol" else None
-        sampler = Sampler(len(numbers), first, self._config.sampler_seed, quasi_random)
         trials: list[tuple[dict[str, float], float]] = []
         while len(trials) < most:
-            asked = sampler.ask(min(max(_AT_ONCE, self._pool.workers), most - len(trials)))
+            asked = self._sampler.ask(min(max(_AT_ONCE, self._pool.workers), most - len(trials)))
             points = [_values(numbers, point) for _, point in asked]
             self._train(self._cell(values, 0) for values in points)
             for (index, _), values in zip(asked, points, strict=True):
                 loss = self._loss(values, 0)
-                sampler.tell(index, loss)
+                self._sampler.tell(index, loss)
                 trials.append((values, loss))
             if _is_settled([loss for _, loss in trials], noise, _LEAST_PER_NUMBER * len(numbers)):
                 return trials, True

@@ -23,13 +23,16 @@ class Sampler:
         first: points to begin with.
         seed: of all that is random.
         quasi_random: how many points are quasi-random; by default as many as a model of the losses needs.
+
+    Raises:
+        EquimuError: Optuna is not installed.
     """
 
     def __init__(self, dimensions: int, first: Sequence[Sequence[Real]], seed: int, quasi_random: int | None = None):
         try:
             import optuna
         except ImportError:
-            raise EquimuError("tuning needs Optuna; install equimu[tune]") from None
+            raise EquimuError("tuning needs Optuna, which is not installed: pip install 'equimu[tune]'") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         from scipy.stats import qmc
 
