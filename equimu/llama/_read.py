@@ -28,7 +28,7 @@ class LlamaCheckpoint(NamedTuple):
     digest: str
 
 
-def _config_of(folder: Path) -> LlamaConfig:
+def read_config(folder: Path) -> LlamaConfig:
     """What the `config.json` of a folder says.
 
     Raises:
@@ -54,7 +54,7 @@ def read_llama(folder: Path) -> LlamaCheckpoint:
     Raises:
         EquimuError: it is none, of another architecture, or arrays are missing, of other shapes or too many.
     """
-    config = _config_of(folder)
+    config = read_config(folder)
     tensors, digest = read_tensors(folder)
     _check_shapes(folder, config, {name: array.shape for name, array in tensors.items()})
     return LlamaCheckpoint(config, {name: tensors[name].astype(np.float32) for name in config.shapes()}, digest)
@@ -66,7 +66,7 @@ def check_llama(folder: Path) -> LlamaConfig:
     Raises:
         EquimuError: as `read_llama`.
     """
-    config = _config_of(folder)
+    config = read_config(folder)
     _check_shapes(folder, config, read_shapes(folder))
     return config
 
