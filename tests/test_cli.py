@@ -155,6 +155,16 @@ BAD = {
     "config with an unknown key": (["train", "--config", "{tmp}/typo.json"], "did you mean 'steps'"),
     "config of the wrong command": (["report", "--config", "x", "runs"], "takes no --config"),
     "no such runs": (["report", "{tmp}/noruns"], "noruns"),
+    "a file of runs": (
+        ["report", "{tmp}/list.json"],
+        "is a file; give the folder of the runs, or a table of other runs",
+    ),
+    "no such table": (["verdict", "{tmp}/nothing.csv"], "give a table of runs as CSV or JSON Lines"),
+    "no such config": (["train", "--config", "{tmp}/nothing.toml"], "give a TOML or JSON file"),
+    "no such split": (
+        ["eval", "{tmp}/saved", "--split", "validatoin"],
+        "--split 'validatoin' is unknown: did you mean",
+    ),
     "no finished runs": (["report", "{tmp}/empty"], "no finished runs"),
     # configs
     "config without a file": (["show", "--config"], "needs a file"),

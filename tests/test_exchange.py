@@ -167,8 +167,14 @@ def test_the_command_line_exports_and_imports(trained, tmp_path, capsys):
     assert (code, out.strip(), err) == (0, str(tmp_path / "out"), "")
     code, _, err = call("export", run.folder, "--out", tmp_path / "out")
     assert code == 2 and "is there already; choose another --out" in err
-    code, out, _ = call("import", tmp_path / "out", "--out", tmp_path / "config.json")
-    assert code == 0 and out.startswith("equimu train --config ")
+    code, out, err = call("import", tmp_path / "out", "--out", tmp_path / "config.json")
+    assert (
+        code == 0
+        and out.startswith("equimu train --config ")
+        and "learning rate 3.1e-05" in err
+        and "rows of 16" in err
+    )
+    assert (tmp_path / "config.json").read_text().endswith("}\n")
     config = mu.runs.config_from_dict(json.loads((tmp_path / "config.json").read_text()))
     assert config == run_from_llama(tmp_path / "out")
     assert config.size == {"width": 32, "depth": 2} and config.task.model.n_kv_head == 2
@@ -223,9 +229,26 @@ BAD = {
 def test_what_is_no_llama_of_ours_is_refused(name, trained, tmp_path):
     edits, words = BAD[name]
     folder = damaged(trained[1].folder, tmp_path, **edits)
-    with pytest.raises(EquimuError) as error:
-        read_llama(folder)
-    assert words in str(error.value) and "\n" not in str(error.value)
+    for read in (read_llama, run_from_llama):
+        with pytest.raises(EquimuError) as error:
+            read(folder)
+        assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "cut", "no head", "longer"])
+def test_weights_that_are_not_whole_are_refused(how, trained, tmp_path):
+    folder = damaged(trained[1].folder, tmp_path)
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    kept = {"empty": b"", "cut": content[:-9], "no head": content[:20], "longer": content + b"more"}
+    weights.unlink()
+    if how in kept:
+        weights.write_bytes(kept[how])
+    for read in (read_llama, run_from_llama):
+        with pytest.raises(
+            EquimuError, match="(cannot read|is not a whole) .*; copy or convert the llama's weights again"
+        ):
+            read(folder)
 
 
 def test_a_run_with_another_model_is_told_its_flags(trained, corpus, tmp_path):

@@ -93,7 +93,9 @@ def test_a_task_is_found_in_a_module_and_imports_what_is_beside_its_file(tmp_pat
     (tmp_path / "lab_of_tasks").mkdir()
     (tmp_path / "lab_of_tasks" / "__init__.py").write_text("")
     (tmp_path / "lab_of_tasks" / "mine.py").write_text(GOOD)
-    (tmp_path / "user.py").write_text("from lab_of_tasks.mine import *\n@dataclasses.dataclass(frozen=True)\nclass Mine(Doubled): pass\n")
+    (tmp_path / "user.py").write_text(
+        "from lab_of_tasks.mine import *\n@dataclasses.dataclass(frozen=True)\nclass Mine(Doubled): pass\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert find_task("lab_of_tasks.mine:Doubled").__name__ == "Doubled"
     monkeypatch.undo()

@@ -59,8 +59,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         values = tomllib.loads(text) if path.suffix == ".toml" else loads(text)
     except OSError as error:
         meant = group_meant(path.name) if isinstance(error, FileNotFoundError) else None
-        did_you = f"; did you mean --config {PREFIX}{meant}?" if meant else ""
-        raise EquimuError(f"cannot read the config {path}: {error.strerror}{did_you}") from None
+        instead = f"give a TOML or JSON file, such as the config.json of a run, or {PREFIX}GROUP"
+        hint = f"did you mean --config {PREFIX}{meant}?" if meant else instead
+        raise EquimuError(f"cannot read the config {path}: {error.strerror}; {hint}") from None
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON (or TOML in a .toml file)"
         raise EquimuError(f"the config {path} is not {kind}: {error}") from None

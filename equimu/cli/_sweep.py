@@ -110,5 +110,6 @@ class Report(Printing):
     def __call__(self) -> None:
         """Writes and prints the report."""
         out = self.runs if self.out is None else self.out
-        local_folder(out, "--out")
+        if self.out is not None:
+            local_folder(out, "--out")
         print_report(read_cells(self.runs, fit=self.fit, over=self.over, scale=self.scale), out, as_json=self.json)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, nearest
 
 # What people write, and what it is called here. In commands of several runs what these share stands under run.
 _MEANT = {
@@ -70,6 +70,11 @@ def one_line(message: str, command: str, *, has_config: bool) -> str:
         names = re.findall(r"^[│ ] {5}(?!equimu )(\S[^│]*?)\s*│?$", message, re.MULTILINE)
         about = f": {first.partition(names[0])[2].strip()}".removesuffix(". (required)") if len(names) == 1 else ""
         return f"{command} needs {' and '.join(names)}{about}; equimu {command} --help tells more"
+    choice = re.fullmatch(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", first)
+    if choice is not None:
+        value, flag, valid = choice.groups()
+        names = re.findall("'([^']*)'", valid)
+        return f"{flag} {value!r} is unknown: {nearest(value, names)}"
     unknown = re.findall(r"[^\s,]+", first.partition("Unrecognized options:")[2])
     near = re.search(r"Perhaps you meant.*?(--[\w.-]+)", " ".join(messages))
     if command in ("show", "reproduce") and _GROUPS & set(unknown):

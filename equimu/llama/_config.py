@@ -30,6 +30,7 @@ class LlamaConfig:
     - `rms_norm_eps`: epsilon inside the root of the norms.
     - `rope_theta`: wavelength base of the rotary embedding.
     - `tie_word_embeddings`: whether the embedding is the unembedding, too.
+    - `max_position_embeddings`: the longest rows that it was trained on; no array depends on it.
 
     Raises:
         EquimuError: sizes that do not fit each other.
@@ -44,6 +45,7 @@ class LlamaConfig:
     rms_norm_eps: Positive
     rope_theta: Positive
     tie_word_embeddings: bool
+    max_position_embeddings: Size = 2048
 
     def __post_init__(self) -> None:
         check_fields(self, "config.json: ")
@@ -145,6 +147,7 @@ def llama_config_from_dict(values: Mapping[str, Any]) -> LlamaConfig:
         "rms_norm_eps": values.get("rms_norm_eps", 1e-6),
         "rope_theta": rope.get("rope_theta", values.get("rope_theta", 10_000.0)),
         "tie_word_embeddings": values.get("tie_word_embeddings", False),
+        "max_position_embeddings": values.get("max_position_embeddings", 2048),
     }
     config = LlamaConfig(**given)
     head_dim = values.get("head_dim")

@@ -10,7 +10,9 @@ from equimu._errors import EquimuError
 from equimu._json import loads
 from equimu.files import read_inside
 from equimu.llama._config import LlamaConfig, llama_config_from_dict
-from equimu.llama._safetensors import read_tensors
+from equimu.llama._safetensors import read_shapes, read_tensors
+
+_WHOLE = "give the whole folder that LlamaForCausalLM.save_pretrained wrote"
 
 
 class LlamaCheckpoint(NamedTuple):
@@ -37,11 +39,9 @@ def read_config(folder: Path) -> LlamaConfig:
         if not isinstance(values, dict):
             raise ValueError
     except OSError as error:
-        raise EquimuError(
-            f"cannot read {folder / 'config.json'}: {error.strerror}; give the folder of a llama"
-        ) from None
+        raise EquimuError(f"cannot read {folder / 'config.json'}: {error.strerror}; {_WHOLE}") from None
     except ValueError:
-        raise EquimuError(f"{folder / 'config.json'} is not a JSON object; give the folder of a llama") from None
+        raise EquimuError(f"{folder / 'config.json'} is not a JSON object; {_WHOLE}") from None
     try:
         return llama_config_from_dict(values)
     except EquimuError as error:
@@ -56,21 +56,32 @@ def read_llama(folder: Path) -> LlamaCheckpoint:
     """
     config = read_config(folder)
     tensors, digest = read_tensors(folder)
-    # Old checkpoints hold the frequencies of the rotary embedding, and some a tied array twice.
-    found = {
-        name: array
-        for name, array in tensors.items()
-        if not name.endswith("rotary_emb.inv_freq") and not (config.tie_word_embeddings and name == "lm_head.weight")
-    }
+    _check_shapes(folder, config, {name: array.shape for name, array in tensors.items()})
+    return LlamaCheckpoint(config, {name: tensors[name].astype(np.float32) for name in config.shapes()}, digest)
+
+
+def check_llama(folder: Path) -> LlamaConfig:
+    """What the `config.json` of a folder says, whose weights are found to be there, whole and of these sizes, but not read.
+
+    Raises:
+        EquimuError: as `read_llama`.
+    """
+    config = read_config(folder)
+    _check_shapes(folder, config, read_shapes(folder))
+    return config
+
+
+def _check_shapes(folder: Path, config: LlamaConfig, found: Mapping[str, tuple[int, ...]]) -> None:
     expected = config.shapes()
     for name, shape in expected.items():
         if name not in found:
-            raise EquimuError(f"{folder} has no array {name}, which should have shape {list(shape)}")
-        if found[name].shape != shape:
+            raise EquimuError(f"{folder} has no array {name}, which should have shape {list(shape)}; {_WHOLE}")
+        if found[name] != shape:
             raise EquimuError(
-                f"{folder}: {name} has shape {list(found[name].shape)}, and by its config.json should have {list(shape)}"
+                f"{folder}: {name} has shape {list(found[name])}, and by its config.json should have {list(shape)}; {_WHOLE}"
             )
-    more = sorted(set(found) - set(expected))
+    # Old checkpoints hold the frequencies of the rotary embedding, and some a tied array twice.
+    tied = ("lm_head.weight",) if config.tie_word_embeddings else ()
+    more = sorted(name for name in found if name not in (*expected, *tied) and not name.endswith("rotary_emb.inv_freq"))
     if more:
-        raise EquimuError(f"{folder} has an array {more[0]}, which a llama has not ({len(more)} such)")
-    return LlamaCheckpoint(config, {name: found[name].astype(np.float32) for name in expected}, digest)
+        raise EquimuError(f"{folder} has an array {more[0]}, which a llama has not ({len(more)} such); {_WHOLE}")

@@ -13,10 +13,13 @@ import numpy as np
 
 from equimu._errors import EquimuError
 from equimu._json import loads
-from equimu.files import read_inside
+from equimu._values import shown
+from equimu.files import open_inside, read_inside
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MOST_BYTES = 2**32  # of a file that is written
+_LENGTH, _MOST_HEAD = 8, 2**27  # bytes
+_COMPLETE = "copy or convert the llama's weights again"
 _DTYPES: Mapping[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -84,20 +87,52 @@ def read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], str]:
             content = read_inside(folder, file, max(1, os.lstat(folder / file).st_size))
             found = package.deserialize(content)
         except OSError as error:
-            raise EquimuError(f"cannot read {folder / file}: {error.strerror}") from None
+            raise EquimuError(f"cannot read {folder / file}: {error.strerror}; {_COMPLETE}") from None
         except package.SafetensorError as error:
             message = " ".join(str(error).split())[:200]
-            raise EquimuError(f"{folder / file} is not a safetensors file: {message}") from None
+            raise EquimuError(f"{folder / file} is not a whole safetensors file: {message}; {_COMPLETE}") from None
         digest.update(hashlib.sha256(content).digest())
         for name, tensor in found:
-            if tensor["dtype"] not in _DTYPES:
-                raise EquimuError(
-                    f"{folder / file}: {name} is {tensor['dtype']}; equimu reads {', '.join(_DTYPES)}, so convert it first"
-                )
+            _check_dtype(folder / file, name, tensor["dtype"])
             if name in arrays:
                 raise EquimuError(f"{folder / file}: {name} is in another file, too")
             arrays[name] = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
     return arrays, digest.hexdigest()[:32]
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's arrays, by the heads of its files; the arrays themselves are not read.
+
+    Raises:
+        EquimuError: there are no such files, one is missing, or has another size than its head says.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _files(folder):
+        try:
+            with open(open_inside(folder, file, os.O_RDONLY), "rb") as content:
+                size = os.fstat(content.fileno()).st_size
+                length = int.from_bytes(content.read(_LENGTH), "little")
+                if length > min(size, _MOST_HEAD):
+                    raise ValueError("its head is cut off, or none")
+                head = {name: of for name, of in loads(content.read(length)).items() if name != "__metadata__"}
+            end = _LENGTH + length + max((of["data_offsets"][1] for of in head.values()), default=0)
+            if end != size:
+                raise ValueError(f"it holds {size} bytes, and by its head {end}")
+            shapes |= {name: tuple(of["shape"]) for name, of in head.items()}
+            dtypes = {name: of["dtype"] for name, of in head.items()}
+        except OSError as error:
+            raise EquimuError(f"cannot read {folder / file}: {error.strerror}; {_COMPLETE}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            message = error if type(error) is ValueError else "its head cannot be read"
+            raise EquimuError(f"{folder / file} is not a whole safetensors file: {message}; {_COMPLETE}") from None
+        for name, dtype in dtypes.items():
+            _check_dtype(folder / file, name, dtype)
+    return shapes
+
+
+def _check_dtype(path: Path, name: str, dtype: str) -> None:
+    if dtype not in _DTYPES:
+        raise EquimuError(f"{path}: {name} is {shown(dtype)}; equimu reads {', '.join(_DTYPES)}, so convert it first")
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """From run folders to the cells of a report."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ def read_cells(
     Raises:
         EquimuError: no such folder, no finished run in it, or as `cells_of`.
     """
+    if os.path.isfile(root):
+        raise EquimuError(
+            f"{root} is a file; give the folder of the runs, or a table of other runs to `equimu verdict`"
+        )
     root = local_folder(root, "the folder of runs")
     if not root.is_dir():
         raise EquimuError(f"there is no folder {root}; name the one that `equimu sweep --out` wrote")

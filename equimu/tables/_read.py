@@ -30,7 +30,8 @@ def read_rows(place: str | Path) -> list[Row]:
         return _folder_rows(path) if path.is_dir() else _file_rows(path)
     except OSError as error:
         raise EquimuError(
-            f"cannot read {error.filename or path}: {error.strerror}; name another file or folder"
+            f"cannot read {error.filename or path}: {error.strerror}; give a table of runs as CSV or "
+            "JSON Lines, or a folder of wandb, mlruns or TensorBoard"
         ) from None
 
 
