@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from aot import gpu_mesh, gradient, needs_cuda, optimized, shapes
+from tiers import long_but
 
 from equimu._device import compiling_for
 from equimu._errors import EquimuError
@@ -51,7 +52,7 @@ def test_cudnn_compiles():
     assert sorted(kernel_flops(name, 1.0) for name in counts.kernels if "fmha" in name) == [1, 2.5]
 
 
-@pytest.mark.parametrize("topology", ["a100:2", "h100:2"])
+@pytest.mark.parametrize("topology", long_but(["h100:2"], ["a100:2", "h100:2"]))
 def test_tokamax_compiles(topology):
     needs(_tokamax._missing)
     counts = compiled(topology, shapes(512, 4, 2, 128, jnp.bfloat16), backend="tokamax")

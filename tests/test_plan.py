@@ -219,6 +219,8 @@ def test_the_compilers_refusal_is_read():
 def test_an_unknown_topology_is_a_mistake(capsys):
     code, _, err = call(capsys, "plan", "v7:8x8")
     assert code == 2 and err.count("\n") == 1 and "v5p:4x4x8" in err
+    code, _, err = call(capsys, "plan")
+    assert code == 2 and err.startswith("equimu: plan needs a machine after it, such as v3:8x8")
 
 
 def test_without_the_compiler_the_pip_command_is_told(monkeypatch, capsys):

@@ -189,6 +189,7 @@ def test_a_step_for_one_gpu_has_the_products_that_the_mathematics_needs():
     assert 0 < made.times.roofline <= made.times.schedule
 
 
+@pytest.mark.long
 @needs_cuda
 @pytest.mark.usefixtures("nothing_kept")
 def test_the_convolutions_of_cudnn_have_the_operations_of_those_of_the_cpu():
@@ -199,6 +200,7 @@ def test_the_convolutions_of_cudnn_have_the_operations_of_those_of_the_cpu():
     assert {"cudnn$convBackwardFilter", "cudnn$convBackwardInput"} <= made.kernels.keys()
 
 
+@pytest.mark.long
 @needs_cuda
 @pytest.mark.usefixtures("nothing_kept")
 def test_a_sharded_step_tells_what_crosses_between_hosts():

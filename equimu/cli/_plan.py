@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from equimu._errors import EquimuError
 from equimu._progress import progress
 from equimu._values import Count, Seconds, Size
 from equimu.cli._command import Printing
@@ -54,6 +55,8 @@ class Plan(Printing):
 
     def __call__(self) -> None:
         """Compiles and prints."""
+        if not self.topology:
+            raise EquimuError(f"plan needs a machine after it, such as {', '.join(examples())}")
         if self.sweep is not None:
             found = self._sweep(self.sweep)
             print(candidates_to_json(found)) if self.json else print_candidates(found)

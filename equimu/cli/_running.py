@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+from equimu._errors import counted
 from equimu._progress import Progress
 from equimu.runs import Run, RunConfig
 from equimu.sweeps import Local, cores, launcher_from_text, work
@@ -42,7 +43,7 @@ class CellsTold:
         self._left = {name: work(cell, cell.steps) for name, cell in left.items()}
         self._total, self._work = total, sum(self._left.values())
         before = total - len(left)
-        found = f"{before or 'no'} cells done before, {len(left)} to train"
+        found = f"{counted(before, 'cell') if before else 'no cells'} done before, {len(left)} to train"
         self._bar.update(before, f"{found}{self._about}" if left else "all cells were done before", total)
 
     def ended(self, run: Run, text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, counted
 from equimu._values import Real, shown
 from equimu.reports._cells import Cell
 from equimu.reports._columns import Columns, find_columns
@@ -144,9 +144,8 @@ def _last(steps: Sequence[Row], columns: Columns) -> Row:
 
 def _check(runs: Sequence[Row], columns: Columns, left_out: Mapping[str, int]) -> None:
     if not runs:
-        raise EquimuError(
-            f"no finished run is left: {', '.join(f'{n} rows {reason}' for reason, n in left_out.items())}"
-        )
+        reasons = ", ".join(f"{counted(n, 'row')} {reason}" for reason, n in left_out.items())
+        raise EquimuError(f"no finished run is left: {reasons}")
     seen: dict[tuple[Any, ...], Row] = {}
     for row in runs:
         other = seen.setdefault(_place(row, columns), row)

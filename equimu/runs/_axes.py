@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, counted
 from equimu.runs._run import Run
 
 _SHOWN = 20  # runs that the repr of a sweep names
@@ -41,7 +41,7 @@ class Runs(list[Run]):
     def __repr__(self) -> str:
         lost = sum(run.status == "diverged" for run in self)
         left = f", {len(self.stopped)} stopped early" if self.stopped else ""
-        lines = [f"{len(self)} runs, {lost} diverged{left}"]
+        lines = [f"{counted(len(self), 'run')}, {lost} diverged{left}"]
         fit = "optimizer.learning_rate" if self.axes is None else self.axes.fit
         for run in self[:_SHOWN]:
             value = value_at(run.identity["config"], fit)

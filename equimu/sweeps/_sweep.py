@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from equimu._errors import counted
 from equimu._values import check, check_function
 from equimu.files import local_folder
 from equimu.runs import Run, RunConfig, Runs
@@ -116,5 +117,5 @@ def dry_run(
     grid = list(cells(config))
     check_trees(grid)
     left = list(unfinished(grid, local_folder(out, "--out")).values())
-    found = f"{len(grid)} cells: {len(grid) - len(left)} done, {len(left)} to train"
+    found = f"{counted(len(grid), 'cell')}: {len(grid) - len(left)} done, {len(left)} to train"
     return f"{found} {pool.plan(left)}" if left else found
