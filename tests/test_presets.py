@@ -9,7 +9,7 @@ import pytest
 from commands import call
 from json_schemas import check_schema
 
-from equimu import EquimuError
+from equimu import EquimuError, _progress
 from equimu.cli import main
 from equimu.cli._config_file import read_config
 from equimu.optim import AdamW, Lion
@@ -253,7 +253,8 @@ def printed(capsys, *words):
 
 
 @pytest.mark.long
-def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys):
+def test_groups_are_run_and_put_beside_the_paper(tiny, corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_progress, "_SECONDS", 0.0)  # each line is told
     flags = ["--scale", tiny, "--seeds", "1", "--out", str(tmp_path / "runs"), "--text.corpus", corpus]
     command = ["reproduce", "baseline", "paper:bsz_large", *flags]
     dry, _ = printed(capsys, *command, "--dry-run", "--json")
