@@ -65,7 +65,7 @@ def split_back(store, split):
     return texts
 
 
-PLACES = ["{}/store", "{}/a b#c%20d", "file://{}/store/", "memory://{}/store"]
+PLACES = ["{}/store", "{0}/../{0.name}/store", "{}/a b#c%20d", "file://{}/store/", "memory://{}/store"]
 
 
 @pytest.mark.parametrize("place", PLACES)

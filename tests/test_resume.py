@@ -145,7 +145,7 @@ def test_run_begun_from_a_named_checkpoint_goes_on_with_its_bits(whole, cut, tmp
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("nowhere", "holds no checkpoint"),
+        ("nowhere", "is not there; give the folder of a saved run"),
         ("{cut}/checkpoints/step-5", "has step-4, step-8"),
         ("{whole}", "holds no checkpoint"),
         ("{whole}/config.json", "is inside of a run; give the run, {whole}"),

@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             print(f"equimu: {printable(stop)}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
-        print("equimu: interrupted; what was finished is kept", file=sys.stderr)
+        print("equimu: interrupted", file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
     except (MemoryError, RuntimeError) as error:  # JAX's own is a RuntimeError
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -281,6 +281,8 @@ def _take_config_file(flags: list[str]) -> tuple[str | None, list[str]]:
 
 def _flags(name: str, command: Any, flags: list[str]) -> Any:
     errors = io.StringIO()
+    if {"-h", "--help"} & set(flags):
+        flags = ["--help"]  # after a value, the parser would leave its argument out
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(

@@ -51,8 +51,8 @@ class Sample(Command):
     def __call__(self) -> None:
         """Prints the prompts and what follows them."""
         sampling = Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-        prompts = self._prompts()
         trained = load(self.run, None if self.task is None else find_task(self.task), store=self.store)
+        prompts = self._prompts()
         given: dict[str, Any] = {
             "tokens": self.tokens,
             "sampling": sampling,

@@ -17,12 +17,16 @@ _MEANT = {
     "optimizer": "optimizer.name",
     "optimizer.decay": "optimizer.schedule",
     "runtime.restore-from": "restore-from",
-    "resume": "restore-from",
     "epochs": "steps",
     "iterations": "steps",
+    "max-steps": "steps",
     "batch-size": "text.rows",
+    "seq-len": "text.seq",
     "width": "size.width",
+    "d-model": "size.width",
+    "hidden-size": "size.width",
     "depth": "size.depth",
+    "layers": "size.depth",
 }
 _OF_SEARCH = {"lr": "search.learning-rate", "learning-rate": "search.learning-rate"}
 _OF_COMMANDS = {
@@ -95,6 +99,8 @@ def _meant(unknown: Sequence[str], command: str) -> str | None:
             continue
         own = _OF_COMMANDS.get(command)
         bare = name if own is None else name.removeprefix("run.")
+        if bare == "resume":
+            return "the same command, given again, goes on where it was; --restore-from begins another run from a checkpoint"
         if own is not None and bare in own:
             return f"write --{own[bare]}"
         is_of_run = own is not None and bare == name and bare.partition(".")[0] in _of_run()

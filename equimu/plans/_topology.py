@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from equimu._errors import EquimuError
+from equimu._errors import EquimuError, counted
 from equimu._values import checked, shown
 from equimu.plans.machines import COMPILERS, Machine, examples, machines
 
@@ -37,11 +37,11 @@ def parse_topology(name: str) -> Topology:
     match = re.fullmatch(r"(\w+):(\d{1,9}(?:x\d{1,9})*)", checked("topology", name, str)[:100], re.ASCII)
     machine = machines().get(match[1]) if match else None
     if match is None or machine is None:
-        raise unknown_topology(name)
+        raise unknown_topology(name, "how many follows a colon" if name in machines() else "")
     sizes = [int(size) for size in match[2].split("x")]
     above = len(sizes) - machine.dimensions
     if min(sizes) < 1 or above not in ((0,) if machine.network is None else (0, 1)):
-        raise unknown_topology(name)
+        raise unknown_topology(name, f"{machine.name} has {counted(machine.dimensions, 'dimension')}")
     hosts = math.prod(sizes[:above])
     devices = math.prod(sizes) * machine.per_chip
     if machine.per_host is not None and devices // hosts > machine.per_host:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator
 from types import FrameType
 
-from equimu._interrupt import raise_if_interrupted, tell_that_it_stops
+from equimu._interrupt import raise_if_interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -49,8 +49,6 @@ def handle_signals() -> Generator[StopRequest, None, None]:
         request.ask(signum)
         for each in before:
             signal.signal(each, signal.SIG_DFL)  # the next one ends the process without help from here
-        if signum == signal.SIGINT:
-            tell_that_it_stops(found[signal.SIGINT])
 
     for signum in before:
         signal.signal(signum, heard)

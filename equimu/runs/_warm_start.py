@@ -120,6 +120,8 @@ def find_warm_start(path: str, what: str = "restore_from=") -> WarmStart:
     named = re.fullmatch(r"step-(\d+)", place.name)
     folder = place.parent.parent if named else place
     root = folder / CHECKPOINTS
+    if not folder.exists():
+        raise EquimuError(f"{what}{path} is not there; give the folder of a saved run, or its {CHECKPOINTS}/step-N")
     if not (folder / CONFIG).is_file():
         refuse_inside_run(place, f"{what}{path}")
     try:

@@ -26,7 +26,10 @@ def local_path(place: str) -> Path | None:
     """
     if place.startswith("file://"):
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(place).path))
-    return None if is_url(place) else Path(place).expanduser().absolute()
+    if is_url(place):
+        return None
+    path = Path(place).expanduser().absolute()
+    return path.resolve() if ".." in path.parts else path  # tensorstore takes no ".."
 
 
 def kvstore_spec(place: str) -> Any:

@@ -169,9 +169,13 @@ class LanguageModel(Task):
         )
 
     def data(self) -> TextData:
-        """The text, tokenized: a store, or a corpus that is made one once."""
-        given = self.text
-        return text(
+        """The text, tokenized: a store, or a corpus that is made one once.
+
+        Raises:
+            EquimuError: whatever is wrong with it, or it has tokens for which the model has none.
+        """
+        given, own = self.text, self.model.vocab_size
+        found = text(
             given.corpus,
             store=given.store,
             tokenizer=given.tokenizer,
@@ -180,6 +184,11 @@ class LanguageModel(Task):
             rows=given.rows,
             validation=given.validation_share,
         )
+        if own is not None and own < found.vocab_size:
+            raise EquimuError(
+                f"model.vocab_size={own} is below the {found.vocab_size} tokens of the text's tokenizer; leave it out"
+            )
+        return found
 
     def loss(self, model: PyTree, batch: Batch | PackedBatch) -> LossLike:
         """The cross-entropy of each position, in nats, and whether it counts."""
