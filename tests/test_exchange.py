@@ -271,6 +271,7 @@ def test_a_run_with_another_model_is_told_its_flags(trained, corpus, tmp_path):
 NO_LLAMA = {
     "its activation is gelu": {"activation": "gelu"},
     "it has no rotary embedding": {"rotary_base": None},
+    "its attention has a window": {"attention_window": 4},
     "it has biases": {"use_bias": True},
     "it normalises its embedding": {"embedding_norm": True},
     "it normalises queries and keys": {"qk_norm": True},

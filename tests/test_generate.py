@@ -19,6 +19,7 @@ VOCAB, SEQ = 13, 9
 OPTIONS = {
     "grouped, qk-norm, biases": {"n_kv_head": 2, "qk_norm": True, "use_bias": True, "norm_gain": "vector"},
     "multi-query, swiglu": {"n_kv_head": 1, "activation": "swiglu", "embedding_norm": True},
+    "a window": {"attention_window": 3},
     "tied, no positions": {"tie_embeddings": True, "rotary_base": None, "attention_scale": 0.5},
 }
 MAKE = functools.partial(nn.Transformer, vocab_size=VOCAB, d_model=16, head_dim=4)
@@ -56,6 +57,12 @@ def test_decoding_equals_the_whole_forward_pass(option):
         logits, cache = step(decoder, TOKENS[i : i + 1], cache, jnp.int32(i))
         parts.append(logits)
     np.testing.assert_allclose(jnp.concatenate(parts), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_hides_what_is_further_away():
+    found, other = model("a window", 1), TOKENS.at[0].set((TOKENS[0] + 1) % VOCAB)
+    changed = np.any(forward(found, TOKENS) != forward(found, other), axis=-1)
+    assert changed.tolist() == [True] * 3 + [False] * (SEQ - 3)
 
 
 @pytest.mark.long

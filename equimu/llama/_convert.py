@@ -37,6 +37,7 @@ def reason_against_llama(model: Transformer) -> str | None:
     reasons = {
         f"its activation is {mlp.activation}": mlp.activation != "swiglu",
         "it has no rotary embedding": attention.rotary_base is None,
+        "its attention has a window": attention.window is not None,
         "it has biases": attention.query.bias is not None,
         "it normalises its embedding": model.embedding_norm is not None,
         "it normalises queries and keys": attention.query_norm is not None,

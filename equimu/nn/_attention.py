@@ -34,6 +34,7 @@ class SelfAttention(eqx.Module):
     head_dim: int = eqx.field(static=True)
     rotary_base: Real | None = eqx.field(static=True)
     scale: Real = eqx.field(static=True)
+    window: int | None = eqx.field(static=True)
     backend: str = eqx.field(static=True)
 
     def __init__(
@@ -44,6 +45,7 @@ class SelfAttention(eqx.Module):
         n_kv_head: int | None = None,
         rotary_base: Real | None = 10_000.0,
         scale: Real | None = None,
+        window: int | None = None,
         qk_norm: bool = False,
         norm_gain: Gain = "none",
         norm_eps: Real = 1e-5,
@@ -60,6 +62,7 @@ class SelfAttention(eqx.Module):
             n_kv_head: key/value heads, a divisor of the query heads (1 is multi-query attention); all by default.
             rotary_base: wavelength base of the rotary embedding; None for no positional encoding.
             scale: factor on the scores; 1/head_dim by default, as μP asks (the standard is 1/sqrt(head_dim)).
+            window: positions that each sees, its own the last; all before it by default.
             qk_norm: RMS-normalise queries and keys over head_dim, before the rotary embedding.
             norm_gain, norm_eps: as in `RMSNorm`, for the qk-norm.
             use_bias: biases on all four projections.
@@ -72,7 +75,7 @@ class SelfAttention(eqx.Module):
             EquimuError: sizes that do not divide each other.
         """
         check(Size, d_model=d_model, head_dim=head_dim)
-        check(Size | None, n_kv_head=n_kv_head)
+        check(Size | None, n_kv_head=n_kv_head, window=window)
         check(Positive | None, rotary_base=rotary_base)
         check(float | None, scale=scale)
         check_key("key", key)
@@ -99,6 +102,7 @@ class SelfAttention(eqx.Module):
         self.head_dim = head_dim
         self.rotary_base = rotary_base
         self.scale = 1.0 / head_dim if scale is None else scale
+        self.window = window
         self.backend = backend
 
     def __call__(
@@ -112,7 +116,8 @@ class SelfAttention(eqx.Module):
                 of its own segment, and rotary positions begin at 0 in each.
         """
         q, k, v = kept(self.heads(x, None if segment_ids is None else positions_in_segments(segment_ids)))
-        mixed = kept(dot_product_attention(q, k, v, scale=self.scale, segment_ids=segment_ids, backend=self.backend))
+        given = {"scale": self.scale, "window": self.window}
+        mixed = kept(dot_product_attention(q, k, v, **given, segment_ids=segment_ids, backend=self.backend))
         return self.output(mixed.reshape(mixed.shape[0], -1))
 
     def extend(
@@ -133,7 +138,7 @@ class SelfAttention(eqx.Module):
             jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=0)
             for old, new in zip(cache, (k, v), strict=True)
         )
-        mixed = decode_attention(q, keys, values, scale=self.scale, length=length + x.shape[0])
+        mixed = decode_attention(q, keys, values, scale=self.scale, window=self.window, length=length + x.shape[0])
         return self.output(mixed.reshape(mixed.shape[0], -1)), KeyValues(keys, values)
 
     def heads(

@@ -99,6 +99,7 @@ class Transformer(eqx.Module):
         activation: Activation = "relu",
         rotary_base: Real | None = 10_000.0,
         attention_scale: Real | None = None,
+        attention_window: int | None = None,
         norm_gain: Gain = "none",
         norm_eps: Real = 1e-5,
         embedding_norm: bool = False,
@@ -125,6 +126,7 @@ class Transformer(eqx.Module):
             activation: `"relu"`, `"gelu"`, `"squared_relu"` or `"swiglu"`.
             rotary_base: wavelength base of the rotary embedding; None for no positional encoding.
             attention_scale: factor on the attention scores; 1/head_dim by default.
+            attention_window: positions that each sees, its own the last; all before it by default.
             norm_gain: trainable gains of all norms: `"none"`, `"vector"` or `"scalar"`.
             norm_eps: epsilon inside the root of all norms.
             embedding_norm: RMS-normalise the embedding.
@@ -178,6 +180,7 @@ class Transformer(eqx.Module):
                     n_kv_head=n_kv_head,
                     rotary_base=rotary_base,
                     scale=attention_scale,
+                    window=attention_window,
                     qk_norm=qk_norm,
                     norm_gain=norm_gain,
                     norm_eps=norm_eps,
