@@ -116,8 +116,17 @@ class SelfAttention(eqx.Module):
                 of its own segment, and rotary positions begin at 0 in each.
         """
         q, k, v = kept(self.heads(x, None if segment_ids is None else positions_in_segments(segment_ids)))
-        given = {"scale": self.scale, "window": self.window}
-        mixed = kept(dot_product_attention(q, k, v, **given, segment_ids=segment_ids, backend=self.backend))
+        mixed = kept(
+            dot_product_attention(
+                q,
+                k,
+                v,
+                scale=self.scale,
+                window=self.window,
+                segment_ids=segment_ids,
+                backend=self.backend,
+            )
+        )
         return self.output(mixed.reshape(mixed.shape[0], -1))
 
     def extend(
