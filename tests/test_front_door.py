@@ -119,11 +119,11 @@ with handle_signals() as stop:
 def test_an_interrupt_is_answered_while_the_main_thread_hears_nothing():
     # As in a compiler: no signal comes to the main thread. The first one is answered, the second one ends the process.
     code = """
-import signal, time
+import signal, threading, time
 from equimu._interrupt import remember_interrupts
 remember_interrupts()
+threading.Timer(1, lambda: print("ready", flush=True)).start()  # while this thread sleeps
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # of this thread
-print("ready", flush=True)
 time.sleep(60)
 """
     with subprocess.Popen(
