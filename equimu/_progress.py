@@ -14,7 +14,7 @@ _SECONDS = 30.0  # between two lines: a log is read afterwards
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where progress is told."""
+    """Where progress is printed."""
 
     def update(self, done: int, text: str, total: int | None = None, share: Real | None = None) -> None:
         """So much is done of the total, which may be new; `text` says what was done last.
@@ -67,7 +67,7 @@ class _Lines:
 
     def update(self, done: int, text: str, total: int | None = None, share: Real | None = None) -> None:
         self._total = total or self._total
-        if done == self._done and not text:  # was told
+        if done == self._done and not text:  # already printed
             return
         self._done = done
         left = f" ({_duration((time.monotonic() - self._began) * (1 / share - 1))} left)" if share and share < 1 else ""
@@ -77,7 +77,7 @@ class _Lines:
             self.close()
 
     def close(self) -> None:
-        """Tells what was left out last."""
+        """Prints the last line, if it was left out."""
         if self._left_out is not None:
             print(self._left_out, file=sys.stderr, flush=True)
             self._left_out = None

@@ -7,11 +7,12 @@ from typing import Any
 
 import tyro
 
+from equimu._errors import counted
 from equimu._progress import progress
 from equimu._terminal import print_rows, wrapped
 from equimu._values import PathLike, Size
 from equimu.cli._command import Printing, print_data
-from equimu.cli._running import CellsTold, loss_text, one_core_each
+from equimu.cli._running import CellProgress, loss_text, one_core_each
 from equimu.files import local_folder
 from equimu.presets import (
     Planned,
@@ -94,14 +95,16 @@ class Reproduce(Printing):
         one_core_each(self.workers, self.launcher)
         takes = scale_takes(self.scale)
         with progress("reproducing", 1) as bar:
-            told = CellsTold(bar, f", {takes} a group" if takes else "")
+            cells_done = CellProgress(bar, f", {takes} a group" if takes else "")
 
             def tell(name: str, run: Run, done: int, total: int) -> None:
                 del done, total
                 rate = f"learning rate {run.learning_rate:.4g}"
-                told.ended(run, f"{name}: {run.size}, {rate}, seed {run.seed}: {loss_text(run)}")
+                cells_done.ended(run, f"{name}: {run.size}, {rate}, seed {run.seed}: {loss_text(run)}")
 
-            found = reproduce(names, **what, early_stopping=self.early_stopping, on_begin=told.begin, on_cell=tell)
+            found = reproduce(
+                names, **what, early_stopping=self.early_stopping, on_begin=cells_done.begin, on_cell=tell
+            )
         paths = write_reproduction(found, self.scale, out, flags=flags)
         if self.json:
             print_data(paths)
@@ -147,7 +150,7 @@ def _print_plan(planned: Sequence[Planned], command: str) -> None:
     print_rows(["group", "widths", "cells", "done", "steps to train"], rows, text=(0, 1), spare=(1,))
     left = data["cells"] - data["done"]
     train = f"{left} to train {data['where']}; {data['steps']} steps" if left else "none to train"
-    print(wrapped(f"{data['cells']} {'cell' if data['cells'] == 1 else 'cells'}: {data['done']} done, {train}"))
+    print(wrapped(f"{counted(data['cells'], 'cell')}: {data['done']} done, {train}"))
     if sum(each["cells"] for each in data["groups"].values()) > data["cells"]:
         print(wrapped("cells that groups share are trained once"))
     print(command)

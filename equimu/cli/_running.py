@@ -24,13 +24,13 @@ def one_core_each(workers: int | None, launcher: str = "local") -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
 
-class CellsTold:
-    """Cells of sweeps as they end: first how many there are, and were done before, which are told no more; then each, with the
-    time that is left.
+class CellProgress:
+    """The progress of sweeps: first how many cells there are and were done before, then each of the others as it ends, with
+    the time that is left.
 
     Args:
-        bar: where it is told.
-        about: what more is said at first.
+        bar: where it is printed.
+        about: what is added to the first line.
     """
 
     def __init__(self, bar: Progress, about: str = ""):
@@ -47,7 +47,7 @@ class CellsTold:
         self._bar.update(before, f"{found}{self._about}" if left else "all cells were done before", total)
 
     def ended(self, run: Run, text: str) -> None:
-        """A cell ended, or was left. If it was done before, nothing is told."""
+        """A cell ended, or was left. Nothing is printed of one that was done before."""
         if run.folder.name not in self._left:
             return
         if run.status != "paused":

@@ -10,7 +10,7 @@ from equimu._values import PathLike, Size
 from equimu.cli._command import Place, Printing
 from equimu.cli._flags import Flat
 from equimu.cli._print_report import print_report
-from equimu.cli._running import CellsTold, loss_text, one_core_each
+from equimu.cli._running import CellProgress, loss_text, one_core_each
 from equimu.cli._suggest import print_suggestions, target_of
 from equimu.files import local_folder
 from equimu.reports import cells_of, read_cells
@@ -69,13 +69,15 @@ class Sweep(Printing):
         target = target_of(self.suggest, self.config)
         one_core_each(self.workers, self.launcher)
         with progress("sweeping", 1) as bar:
-            told = CellsTold(bar)
+            cells_done = CellProgress(bar)
             runs = sweep(
                 self.config,
                 **where,
                 early_stopping=self.early_stopping,
-                on_begin=told.begin,
-                on_cell=lambda run, done, total: told.ended(run, f"{self.config.cell_text(run)}: {loss_text(run)}"),
+                on_begin=cells_done.begin,
+                on_cell=lambda run, done, total: cells_done.ended(
+                    run, f"{self.config.cell_text(run)}: {loss_text(run)}"
+                ),
             )
         made = print_report(cells_of(runs), self.out, as_json=self.json)
         if self.early_stopping and not self.json:
